@@ -1,0 +1,2 @@
+//! Tasktide.
+fn main() {}
