@@ -1,1 +1,24 @@
-//! See the crate description.
+//! What crosses a border of Tasktide: types and their wire form. No I/O, no clock, no dataflow.
+//!
+//! Read in this order: a [`record::Record`] of the log is decoded to [`event::TaskEvent`]s or to a
+//! [`dead_letter::DeadLetter`]; the pipeline turns them into [`commit::Commit`]s, which hold the changed
+//! rows of every view ([`task::Task`] and [`view::ViewRow`]s), audit entries, actions and positions.
+
+pub mod time;
+pub mod ids;
+pub mod record;
+pub mod topic_list;
+pub mod partition;
+pub mod event;
+pub mod task;
+pub mod reminder;
+pub mod audit;
+pub mod action;
+pub mod dead_letter;
+pub mod view;
+pub mod commit;
+
+pub use ids::{TaskId, UserId};
+pub use record::{Position, Record};
+pub use task::Task;
+pub use time::{Due, Timestamp};

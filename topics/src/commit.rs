@@ -1,0 +1,188 @@
+//! What became final together (contract: **commit**): the only thing that moves between pipeline, store and index.
+
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::action::{Action, OutboxChange, Progress};
+use crate::audit::AuditEntry;
+use crate::dead_letter::{DeadLetter, Reason};
+use crate::ids::{TaskId, UserId};
+use crate::record::SourceTopic;
+use crate::reminder::{Channel, Offset};
+use crate::task::Task;
+use crate::time::Timestamp;
+use crate::view::ViewRow;
+
+/// Next offset to read of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NextOffset {
+    /// The topic.
+    pub topic: SourceTopic,
+    /// The partition.
+    pub partition: i32,
+    /// The offset after the last one committed.
+    pub offset: i64,
+}
+
+/// All that became final between two frontiers.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// Number of the commit, from 1, without gaps.
+    pub n: u64,
+    /// Commit time by the pipeline's clock (`recordedAt`).
+    pub committed_at: Timestamp,
+    /// Latest event time applied so far (`X-View-Frontier`); the clock's where that is later and nothing waits.
+    pub frontier: Timestamp,
+    /// Partitions that moved.
+    pub positions: Vec<NextOffset>,
+    /// Changed tasks, each at most once (the last state), in no order.
+    pub tasks: Vec<TaskRow>,
+    /// Changed rows of the other views, each key at most once.
+    pub rows: Vec<RowChange>,
+    /// Changed users.
+    pub users: Vec<UserRow>,
+    /// Audit entries, in order.
+    pub audit: Vec<AuditEntry>,
+    /// Outbox and ledger, in order.
+    pub outbox: Vec<OutboxChange>,
+    /// Records that can never be read.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Users whose personal data is to be destroyed everywhere (§7).
+    pub erased: Vec<UserId>,
+    /// What was read.
+    pub counts: Counts,
+    /// Whether the log end seen at start is covered: from this commit on actions may be sent (§4.1).
+    pub caught_up: bool,
+}
+
+impl Commit {
+    /// Whether nothing but time passed.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+            && self.tasks.is_empty()
+            && self.rows.is_empty()
+            && self.users.is_empty()
+            && self.audit.is_empty()
+            && self.outbox.is_empty()
+            && self.dead_letters.is_empty()
+            && self.erased.is_empty()
+    }
+}
+
+/// A task after a commit, with what the pipeline must remember of it.
+#[derive(Clone, Debug)]
+pub struct TaskRow {
+    /// Which task.
+    pub id: TaskId,
+    /// The task before this commit as readers saw it; `None` when new or deleted.
+    pub before: Option<Arc<Task>>,
+    /// The task now; `None` when deleted.
+    pub after: Option<Arc<Task>>,
+    /// What the pipeline must remember (order, chain, tombstone): opaque to the others, given back at restart.
+    pub memory: Arc<[u8]>,
+}
+
+/// A row of a view other than tasks after a commit.
+#[derive(Clone, Debug)]
+pub struct RowChange {
+    /// Number of the view in the list of views (`pipeline::VIEWS`).
+    pub view: u8,
+    /// Key.
+    pub key: Uuid,
+    /// The row now; `None` when it is gone.
+    pub after: Option<Arc<dyn ViewRow>>,
+}
+
+/// A user's settings as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserRow {
+    /// Default channels.
+    pub channels: Option<Vec<Channel>>,
+    /// Mail address.
+    pub email: Option<String>,
+    /// Whether the user was erased.
+    #[serde(default)]
+    pub erased: bool,
+    /// Which user.
+    pub id: UserId,
+    /// Number of entries in the user's own audit chain.
+    pub entries: u64,
+    /// Default reminders.
+    pub reminder_offsets: Option<Vec<String>>,
+    /// Zone.
+    pub timezone: Option<Tz>,
+}
+
+impl UserRow {
+    /// A user of whom nothing is known.
+    pub fn new(id: UserId) -> Self {
+        UserRow {
+            channels: None,
+            email: None,
+            erased: false,
+            id,
+            entries: 0,
+            reminder_offsets: None,
+            timezone: None,
+        }
+    }
+
+    /// The default reminders, if set.
+    pub fn offsets(&self) -> Option<Vec<Offset>> {
+        self.reminder_offsets
+            .as_ref()
+            .map(|list| list.iter().filter_map(|text| Offset::parse(text)).collect())
+    }
+}
+
+/// Counts of what was read for a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events applied, by [`AuditAction`](crate::audit::AuditAction) number.
+    pub applied: [u64; 8],
+    /// Duplicates.
+    pub duplicates: u64,
+    /// Stale events.
+    pub stale: u64,
+    /// Skipped tombstones.
+    pub skipped_tombstones: u64,
+    /// Skipped unknown types.
+    pub skipped_unknown: u64,
+    /// Dead letters by reason, in the order of [`Reason::ALL`].
+    pub dead: [u64; Reason::ALL.len()],
+    /// Successors that matched a create already confirmed.
+    pub duplicate_successors: u64,
+    /// Records of the source.
+    pub records: u64,
+    /// Lateness in milliseconds of each reminder that was handed to the outbox.
+    pub reminder_lateness_ms: Vec<u64>,
+    /// Microseconds since the epoch at which the oldest record of this commit came from the source.
+    pub oldest_arrival_us: Option<u64>,
+}
+
+/// All that a store gives back at start.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Number of the last commit; 0 for an empty store.
+    pub n: u64,
+    /// Time of the last commit.
+    pub committed_at: Timestamp,
+    /// Frontier of the last commit.
+    pub frontier: Timestamp,
+    /// Where to read on.
+    pub positions: Vec<NextOffset>,
+    /// Every task, tombstones too (`after: None`).
+    pub tasks: Vec<TaskRow>,
+    /// Every row of the other views.
+    pub rows: Vec<RowChange>,
+    /// Every user.
+    pub users: Vec<UserRow>,
+    /// Actions of the ledger: every create, and every delivery that is still open.
+    pub actions: Vec<(Arc<Action>, Progress)>,
+    /// Digests of the identities of all accepted events (first 8 bytes, big-endian, of the audit id), for duplicates.
+    pub identities: Vec<u64>,
+}
