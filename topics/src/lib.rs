@@ -17,6 +17,7 @@ pub mod action;
 pub mod dead_letter;
 pub mod view;
 pub mod commit;
+pub mod schemas;
 
 pub use ids::{TaskId, UserId};
 pub use record::{Position, Record};
