@@ -1,1 +1,20 @@
-//! See the crate description.
+//! From task events to commits: sources, decoding, dataflow, views and actions.
+//!
+//! Everything after [`source`] is a function of its input: no clock, no random ids, no I/O. So a replay gives the
+//! same rows and the same action ids, and a test drives time by hand.
+//!
+//! [`start`] runs it all: [`Input`]s go in, [`topics::commit::Commit`]s come out.
+
+pub mod config;
+pub mod source;
+mod input;
+pub mod state;
+pub mod recurrence;
+pub mod views;
+pub mod dataflow;
+
+pub use config::Config;
+pub use dataflow::{Handle, InputSender, Stopped, TrySend, start};
+pub use input::{Barrier, Input};
+pub use source::clock::{Clock, ClockError};
+pub use views::{VIEWS, View};

@@ -1,1 +1,4 @@
-//! See the crate description.
+//! Where the world changes: the store, the relay to Dapr, dead letters.
+
+pub mod store;
+pub mod relay;

@@ -48,10 +48,7 @@ mod tests {
         check("foobar", -790_332_482);
         check("a-little-bit-long-string", -985_981_536);
         check("a-little-bit-longer-string", -1_486_304_829);
-        check(
-            "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-            -58_897_971,
-        );
+        check("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971);
         check("abc", 479_470_107);
     }
 
@@ -63,9 +60,6 @@ mod tests {
             let partition = partition_of(Some(format!("key-{n}").as_bytes()), 12);
             assert!((0..12).contains(&partition));
         }
-        assert_eq!(
-            partition_of(Some(b"foobar"), 12),
-            ((-790_332_482i32) & 0x7fff_ffff) % 12
-        );
+        assert_eq!(partition_of(Some(b"foobar"), 12), ((-790_332_482i32) & 0x7fff_ffff) % 12);
     }
 }

@@ -109,10 +109,7 @@ pub fn find(name: &str) -> Option<&'static TopicSpec> {
 
 /// The topic that the pipeline reads as `source`.
 pub fn of_source(source: SourceTopic) -> &'static TopicSpec {
-    TOPICS
-        .iter()
-        .find(|topic| topic.source == Some(source))
-        .expect("every source topic is listed")
+    TOPICS.iter().find(|topic| topic.source == Some(source)).expect("every source topic is listed")
 }
 
 #[cfg(test)]
@@ -131,15 +128,7 @@ mod tests {
     #[test]
     fn names_are_distinct() {
         for topic in &TOPICS {
-            assert_eq!(
-                TOPICS
-                    .iter()
-                    .filter(|other| other.name == topic.name)
-                    .count(),
-                1,
-                "{}",
-                topic.name
-            );
+            assert_eq!(TOPICS.iter().filter(|other| other.name == topic.name).count(), 1, "{}", topic.name);
         }
     }
 }

@@ -1,0 +1,130 @@
+//! Counts of open tasks, kept by differential: in all, and for each user, priority and tag.
+//!
+//! A change of a task gives the keys that it leaves and those that it joins; most changes leave them alone and cost
+//! nothing. What remains of a batch is summed up before differential sees it.
+
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use compact_str::CompactString;
+use differential_dataflow::AsCollection;
+use differential_dataflow::operators::CountTotal;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+use topics::Task;
+use topics::ids::UserId;
+use topics::task::Priority;
+
+use super::Built;
+use crate::state::tasks::Tasks;
+use crate::state::{Change, Step, Turn};
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CountKey {
+    /// Open tasks.
+    Open,
+    /// Open tasks of a priority.
+    Priority(Priority),
+    /// Open tasks of a user.
+    User(UserId),
+    /// Open tasks with a tag, lower-cased.
+    Tag(CompactString),
+}
+
+/// Counts as of some recent commit. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Counts(Arc<RwLock<HashMap<CountKey, i64>>>);
+
+impl Counts {
+    /// How many there are.
+    pub fn get(&self, key: &CountKey) -> u64 {
+        let counts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        counts.get(key).map_or(0, |count| u64::try_from(*count).unwrap_or(0))
+    }
+
+    /// Every count that is not zero.
+    pub fn all(&self) -> Vec<(CountKey, u64)> {
+        let counts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(key, count)| (key.clone(), u64::try_from(*count).unwrap_or(0))).collect()
+    }
+
+    fn add(&self, changes: &[((CountKey, isize), u64, isize)]) {
+        let mut counts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for ((key, count), _, diff) in changes {
+            let slot = counts.entry(key.clone()).or_insert(0);
+            *slot += (*count * *diff) as i64;
+            if *slot == 0 {
+                counts.remove(key);
+            }
+        }
+    }
+}
+
+type Totals = HashMap<CountKey, isize>;
+
+/// The counts of the stored tasks.
+pub(super) fn totals(tasks: &Tasks) -> Totals {
+    let mut totals = Totals::new();
+    tasks.iter().for_each(|task| each_key(task, |key| *totals.entry(key).or_insert(0) += 1));
+    totals
+}
+
+/// Builds the operators, beginning with `totals`.
+pub(super) fn count(turns: StreamVec<'_, u64, Rc<Turn>>, totals: Totals, counts: Counts) {
+    let changes = turns.unary::<Built<(CountKey, u64, isize)>, _, _, _>(Pipeline, "CountKeys", move |capability, _| {
+        let mut first = Some((capability, totals));
+        move |input, out| {
+            if let Some((capability, totals)) = first.take() {
+                let time = *capability.time();
+                out.session(&capability).give_iterator(totals.into_iter().map(|(key, diff)| (key, time, diff)));
+            }
+            input.for_each(|capability, turns| {
+                let time = *capability.least().expect("every turn has a time");
+                let mut changes = Totals::new();
+                for turn in turns.drain(..) {
+                    turn.steps.iter().for_each(|step| changes_of(step, &mut changes));
+                }
+                let changes = changes.into_iter().filter(|(_, diff)| *diff != 0);
+                out.session(&capability).give_iterator(changes.map(|(key, diff)| (key, time, diff)));
+            });
+        }
+    });
+    changes.as_collection().count_total().inspect_batch(move |_, batch| counts.add(batch));
+}
+
+fn changes_of(step: &Step, changes: &mut Totals) {
+    let Step::Delta(delta) = step else { return };
+    if !matches!(delta.change, Change::Task | Change::Erased) {
+        return;
+    }
+    if let (Some(before), Some(after)) = (&delta.before, &delta.after)
+        && before.completed == after.completed
+        && before.priority == after.priority
+        && before.user_id == after.user_id
+        && before.tags == after.tags
+    {
+        return;
+    }
+    if let Some(before) = &delta.before {
+        each_key(before, |key| *changes.entry(key).or_insert(0) -= 1);
+    }
+    if let Some(after) = &delta.after {
+        each_key(after, |key| *changes.entry(key).or_insert(0) += 1);
+    }
+}
+
+fn each_key(task: &Task, mut found: impl FnMut(CountKey)) {
+    if task.completed {
+        return;
+    }
+    found(CountKey::Open);
+    found(CountKey::Priority(task.priority));
+    found(CountKey::User(task.user_id.clone()));
+    for tag in &task.tags {
+        found(CountKey::Tag(tag.to_lowercase()));
+    }
+}

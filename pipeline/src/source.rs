@@ -1,0 +1,125 @@
+//! Where records and time come from: the only part of the pipeline that touches the outside.
+//!
+//! Whatever the source, it hands records over in order of each partition, in batches of bounded size, and waits
+//! while the pipeline is busy. It begins where the last commit ended, which the store knows, not the source.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use topics::Record;
+use topics::commit::NextOffset;
+use topics::record::SourceTopic;
+
+pub mod clock;
+pub mod log;
+
+/// Most records of a batch.
+pub const BATCH_MAX: usize = 1000;
+
+/// Takes a batch of records; it may block, and the source then waits.
+pub type HandOver = Box<dyn FnMut(Vec<Record>) + Send>;
+
+/// A running source.
+pub trait Source: Send + Sync {
+    /// `kafka`, `dapr` or `log`, for the status page.
+    fn mode(&self) -> &'static str;
+
+    /// Every partition read, with how far it is.
+    fn partitions(&self) -> Vec<PartitionProgress>;
+
+    /// Where each partition ended when the source was opened: once this is committed, the pipeline has caught up.
+    fn ends_at_start(&self) -> Vec<NextOffset>;
+
+    /// Becomes true when everything up to [`Source::ends_at_start`] has been handed over.
+    fn handed_over_start(&self) -> watch::Receiver<bool>;
+
+    /// Tells what was committed, for lag and for a broker's own tools.
+    fn committed(&self, positions: &[NextOffset]);
+
+    /// What keeps the source from reading, if anything does.
+    fn trouble(&self) -> Option<Arc<SourceError>>;
+
+    /// Hands over nothing more; returns at once.
+    fn stop(&self);
+}
+
+/// How far a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionProgress {
+    /// The topic.
+    pub topic: SourceTopic,
+    /// The partition.
+    pub partition: i32,
+    /// Next offset to be handed over.
+    pub handed_over: i64,
+    /// Next offset to be committed.
+    pub committed: i64,
+    /// The offset that the next record will get.
+    pub end: i64,
+}
+
+impl PartitionProgress {
+    /// Records that are there and not committed.
+    pub fn lag(&self) -> u64 {
+        (self.end - self.committed).max(0) as u64
+    }
+}
+
+/// Why a source does not read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Records after the committed position are gone: views would silently miss them.
+    #[error(
+        "{topic}[{partition}] begins at offset {start}, but only what is before {committed} was read; records are \
+         missing (bootstrap.allow_truncated=true goes on without them)"
+    )]
+    HistoryTruncated {
+        /// Which topic.
+        topic: &'static str,
+        /// Which partition.
+        partition: i32,
+        /// Where reading would go on.
+        committed: i64,
+        /// The first offset that is still there.
+        start: i64,
+    },
+    /// More was committed than the log holds: it is another log, or its end was lost.
+    #[error("{topic}[{partition}] ends at offset {end}, but everything before {committed} was already read; this is not the log that the views were made from")]
+    EndLost {
+        /// Which topic.
+        topic: &'static str,
+        /// Which partition.
+        partition: i32,
+        /// Where reading would go on.
+        committed: i64,
+        /// Where the log ends.
+        end: i64,
+    },
+    /// The number of partitions is another than before.
+    #[error("topic {topic} has {now} partitions, it had {before}")]
+    PartitionsChanged {
+        /// Which topic.
+        topic: &'static str,
+        /// As committed.
+        before: i32,
+        /// As it is.
+        now: i32,
+    },
+    /// The embedded log cannot be read.
+    #[error("could not read the embedded log")]
+    Log(#[from] log::LogError),
+}
+
+impl SourceError {
+    /// The reason that `/readyz` gives.
+    pub fn code(&self) -> &'static str {
+        match self {
+            SourceError::HistoryTruncated { .. } => "history_truncated",
+            SourceError::EndLost { .. } => "log_end_lost",
+            SourceError::PartitionsChanged { .. } => "partitions_changed",
+            SourceError::Log(log::LogError::PartitionsChanged { .. }) => "partitions_changed",
+            SourceError::Log(log::LogError::Damaged { .. }) => "log_damaged",
+            SourceError::Log(_) => "log_unreadable",
+        }
+    }
+}

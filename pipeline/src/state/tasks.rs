@@ -1,0 +1,262 @@
+//! The stored tasks: last writer wins by the contract's order (§1.3), tombstones are kept.
+//!
+//! [`Tasks`] takes decoded records one by one ([`Tasks::record`]) and says what they change: audit entries, touched
+//! tasks, steps for the views, effects of the ledger. It reads no clock and does no I/O. `apply` holds the rules,
+//! `order` says which event is the later, `snapshot` and `series` make the task after it, `memory` is what a restart
+//! needs to go on.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use topics::Task;
+use topics::action::{ActionKind, Outcome};
+use topics::audit::AuditEntry;
+use topics::commit::{Counts, NextOffset, Restored};
+use topics::dead_letter::DeadLetter;
+use topics::ids::{TaskId, UserId};
+use topics::record::{Position, SourceTopic};
+use topics::time::Timestamp;
+use uuid::Uuid;
+
+use super::identities::Identities;
+use super::ledger::{self, Ledger};
+use super::sharded::Sharded;
+use super::users::Users;
+use super::{Effect, Settings, Step};
+use crate::config::Config;
+use crate::recurrence::{Missed, RuleCache};
+
+mod apply;
+mod memory;
+mod order;
+mod record;
+mod series;
+mod snapshot;
+
+pub(crate) use apply::trace_id;
+pub use order::Order;
+pub use series::Echo;
+
+/// Rules held at once.
+const RULES_MAX: usize = 65_536;
+
+/// What is known of one task.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The task; `None` for a tombstone.
+    pub task: Option<Arc<Task>>,
+    /// Whose it is, or was.
+    pub owner: UserId,
+    /// Its version, which goes on growing over a deletion.
+    pub version: u64,
+    /// What was applied so far.
+    pub order: Order,
+    /// Entries in its audit chain.
+    pub chain: u32,
+    /// What few tasks have.
+    pub rare: Option<Box<Rare>>,
+}
+
+/// What few tasks have to be remembered by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rare {
+    /// Series fields that a sender keeps sending although the pipeline replaced them.
+    pub echo: Option<Echo>,
+    /// It may turn out to be a successor: see [`ledger::Match::content`].
+    pub content: Option<u64>,
+}
+
+/// All that the records of one time came to.
+#[derive(Debug, Default)]
+pub struct Drafts {
+    /// Audit entries without `seq` and `recorded_at`, each with its ordinal.
+    pub entries: Vec<(u32, AuditEntry)>,
+    /// Tasks that may have changed, and what they were before; the first mention counts.
+    pub touched: Vec<(TaskId, Option<Arc<Task>>)>,
+    /// What ledger and actions decided.
+    pub effects: Vec<Effect>,
+    /// What the views learn.
+    pub steps: Vec<Step>,
+    /// Users whose settings changed.
+    pub users: Vec<UserId>,
+    /// Users whose personal data goes.
+    pub erased: Vec<UserId>,
+    /// Records that can never be read.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Counts of what was read.
+    pub counts: Counts,
+    /// Latest event time seen.
+    pub frontier: Timestamp,
+    /// The next ordinal.
+    pub order: u32,
+}
+
+/// The stored tasks and all that is kept beside them.
+#[derive(Debug)]
+pub struct Tasks {
+    entries: Sharded<Entry>,
+    users: Users,
+    identities: Identities,
+    ledger: Ledger,
+    rules: RuleCache,
+    positions: HashMap<(SourceTopic, i32), i64>,
+    missed: Missed,
+    /// While rebuilding: how far back creates are still sent, in milliseconds.
+    horizon_ms: Option<i64>,
+    now: Timestamp,
+}
+
+impl Tasks {
+    /// Takes in what the store gave back.
+    pub fn new(config: &Config, restored: &mut Restored) -> Self {
+        let expected = config.tasks_expected.max(restored.tasks.len() + restored.tasks.len() / 4).max(1 << 14);
+        let mut tasks = Tasks {
+            entries: Sharded::with_capacity(expected),
+            users: Users::new(config.settings()),
+            identities: Identities::new(&std::mem::take(&mut restored.identities), config.recent_identities, config.confirm.clone()),
+            ledger: Ledger::default(),
+            rules: RuleCache::new(RULES_MAX),
+            positions: restored.positions.iter().map(|next| ((next.topic, next.partition), next.offset)).collect(),
+            missed: config.missed,
+            horizon_ms: (restored.n == 0).then(|| i64::try_from(config.create_horizon.as_millis()).unwrap_or(i64::MAX)),
+            now: restored.committed_at,
+        };
+        for row in std::mem::take(&mut restored.users) {
+            tasks.users.restore(row);
+        }
+        for (action, progress) in restored.actions.iter().filter(|(action, _)| action.kind == ActionKind::CreateNextTask) {
+            tasks.ledger.restore(Arc::clone(action), progress.clone());
+        }
+        for row in std::mem::take(&mut restored.tasks) {
+            let owner = row.after.as_ref().map(|task| &task.user_id);
+            let Some(mut entry) = memory::decode(&row.memory, owner) else {
+                tracing::error!(task_id = %row.id, "the stored memory of a task cannot be read; its next event counts as the first");
+                continue;
+            };
+            (entry.owner, _) = tasks.users.meet(&entry.owner);
+            tasks.users.own(&entry.owner, row.id, false);
+            entry.task = row.after;
+            if let Some(previous) = entry.task.as_ref().and_then(|task| task.previous_task_id) {
+                tasks.ledger.restore_early(previous, row.id);
+            }
+            if let Some(content) = entry.rare.as_ref().and_then(|rare| rare.content) {
+                tasks.ledger.remember_early(content, row.id);
+            }
+            tasks.entries.insert(row.id.0, entry);
+        }
+        tasks
+    }
+
+    /// The clock's reading for what follows.
+    pub fn set_now(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
+    /// The stored task, if there is one that is not deleted.
+    pub fn get(&self, id: TaskId) -> Option<&Arc<Task>> {
+        self.entries.get(id.0)?.task.as_ref()
+    }
+
+    /// Every task that is not deleted.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.entries.iter().filter_map(|(_, entry)| entry.task.as_ref())
+    }
+
+    /// How many tasks are known, deleted ones too.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no task is known.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What holds for a user.
+    pub fn settings(&self, user: &UserId) -> Arc<Settings> {
+        Arc::clone(self.users.settings(user))
+    }
+
+    /// Whether a record is new; one at or below a committed position was read again. Moves the position on.
+    pub fn admit(&mut self, topic: SourceTopic, position: Position) -> bool {
+        // Where nobody told the place, the local counter begins anew at each start: identities decide alone.
+        let told = position.partition >= 0;
+        let next = self.positions.entry((topic, position.partition)).or_insert(0);
+        if told && position.offset < *next {
+            return false;
+        }
+        *next = (position.offset + 1).max(*next);
+        true
+    }
+
+    /// Where to read on in a partition.
+    pub fn next_offset(&self, topic: SourceTopic, partition: i32) -> Option<NextOffset> {
+        let offset = *self.positions.get(&(topic, partition))?;
+        Some(NextOffset { topic, partition, offset })
+    }
+
+    /// The next number in a task's audit chain.
+    pub fn next_seq(&mut self, id: TaskId) -> u64 {
+        let Some(entry) = self.entries.get_mut(id.0) else { return 1 };
+        entry.chain += 1;
+        u64::from(entry.chain)
+    }
+
+    /// The next number in a user's own audit chain.
+    pub fn next_user_seq(&mut self, user: &UserId) -> u64 {
+        self.users.next_seq(user)
+    }
+
+    /// A user as stored.
+    pub fn user_row(&self, user: &UserId) -> Option<topics::commit::UserRow> {
+        self.users.row(user)
+    }
+
+    /// What a restart must know of a task.
+    pub fn memory(&self, id: TaskId, scratch: &mut Vec<u8>) -> Arc<[u8]> {
+        scratch.clear();
+        if let Some(entry) = self.entries.get(id.0) {
+            memory::encode(entry, scratch);
+        }
+        Arc::from(scratch.as_slice())
+    }
+
+    /// Remembers a fact of the pipeline; `false` when it was written before.
+    pub fn remember_fact(&mut self, audit_id: Uuid) -> bool {
+        let new = !self.identities.contains(audit_id);
+        if new {
+            self.identities.insert(audit_id);
+        }
+        new
+    }
+
+    /// Takes in what became of an action; those of deliveries are for the view of reminders.
+    pub fn outcome(&mut self, outcome: Outcome, drafts: &mut Drafts) {
+        match outcome.reminder {
+            Some(_) => drafts.steps.push(Step::Outcome(outcome)),
+            None => self.ledger.outcome(&outcome, self.now, &mut drafts.ledger_out()),
+        }
+    }
+
+    /// The log end seen at start is reached, or waiting for it was given up: while rebuilding, old creates that
+    /// nothing confirmed are given up. `reached` ends the rebuild.
+    pub fn end_hold(&mut self, reached: bool, drafts: &mut Drafts) {
+        if let Some(horizon) = self.horizon() {
+            self.ledger.give_up_before(horizon, self.now, &mut drafts.ledger_out());
+        }
+        if reached {
+            self.horizon_ms = None;
+        }
+    }
+
+    fn horizon(&self) -> Option<Timestamp> {
+        self.horizon_ms.map(|ms| self.now.plus_millis(-ms))
+    }
+}
+
+impl Drafts {
+    fn ledger_out(&mut self) -> ledger::Out<'_> {
+        ledger::Out { effects: &mut self.effects, steps: &mut self.steps }
+    }
+}

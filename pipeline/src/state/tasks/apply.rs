@@ -1,0 +1,423 @@
+//! One event: the apply rules of §1.2 to §1.4 and what §6 derives from them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use compact_str::CompactString;
+use topics::Task;
+use topics::audit::{AuditAction, AuditEntry, Metadata};
+use topics::event::{Actor, EventBody, Fields, TaskAction, TaskChange, TaskEvent, UserSettings};
+use topics::ids::{TaskId, UserId};
+use topics::task::{Extra, Warning};
+
+use super::order::{Order, Verdict};
+use super::snapshot::{Basis, Given, from_changes, from_snapshot};
+use super::{Drafts, Entry, Rare, Tasks, series};
+use crate::state::ledger::{Completion, Created, Match, SeriesFields};
+use crate::state::{Cause, Change, Delta, Settings, Step};
+
+static USER: CompactString = CompactString::const_new("user");
+
+impl Tasks {
+    /// Applies one event that was checked.
+    pub(super) fn apply(&mut self, event: TaskEvent, drafts: &mut Drafts) {
+        if self.identities.contains(event.audit_id) {
+            drafts.counts.duplicates += 1;
+            return;
+        }
+        self.identities.insert(event.audit_id);
+        drafts.frontier = drafts.frontier.max(event.time);
+        let order = drafts.order;
+        drafts.order += 1;
+        let mut event = event;
+        match std::mem::replace(&mut event.body, EventBody::UserErased { user: NOBODY.clone() }) {
+            EventBody::Task(change) => self.task_event(event, *change, order, drafts),
+            EventBody::ReminderSnoozed { task, reminder, until, .. } => {
+                self.reminder_event(event, task, Change::Snoozed { reminder, until }, AuditAction::ReminderSnoozed, order, drafts);
+            }
+            EventBody::ReminderDismissed { task, reminder, .. } => {
+                self.reminder_event(event, task, Change::Dismissed { reminder }, AuditAction::ReminderDismissed, order, drafts);
+            }
+            EventBody::UserUpdated { user, settings } => self.user_updated(event, &user, &settings, order, drafts),
+            EventBody::UserErased { user } => self.user_erased(event, &user, order, drafts),
+        }
+    }
+
+    fn task_event(&mut self, event: TaskEvent, change: TaskChange, order: u32, drafts: &mut Drafts) {
+        let id = change.task;
+        let action = audit_action(change.action);
+        let known = self.entries.get(id.0);
+        let live = known.and_then(|entry| entry.task.clone());
+        let owner = change.user.as_ref().or(known.map(|entry| &entry.owner)).expect("checked: a user is given or stored");
+        let (owner, settings) = self.users.meet(owner);
+        let verdict = known.map_or(Verdict::Newer { gap: false }, |entry| entry.order.judge(&event, change.task_version));
+        let buried = known.is_some() && live.is_none();
+        let rises = change.snapshot.is_some()
+            && (change.action == TaskAction::Created || (change.action == TaskAction::Updated && change.deleted == Some(false)));
+        let gap = match verdict {
+            Verdict::Newer { gap } if !buried || rises || change.action == TaskAction::Deleted => gap,
+            _ => {
+                drafts.counts.stale += 1;
+                drafts.touched.push((id, live.clone()));
+                let warnings = event.warnings.clone();
+                drafts.entry(order, &event, action, Some(id), owner, Said { before: &live, after: &live, stale: true, warnings, ..Said::default() });
+                return;
+            }
+        };
+        let implicit = known.is_none() && matches!(change.action, TaskAction::Updated | TaskAction::Completed);
+        let version = known.map_or(0, |entry| entry.version) + 1;
+        let TaskChange { snapshot, changes, task_version, action: task_action, .. } = change;
+
+        let mut matched = Match::default();
+        let mut echo = None;
+        let after = (task_action != TaskAction::Deleted).then(|| {
+            let basis = Basis { id, user: &owner, action: task_action, time: event.time, stored: live.as_deref(), version };
+            let (mut task, given) = match (snapshot, &live) {
+                (Some(fields), _) => from_snapshot(&basis, *fields),
+                (None, Some(stored)) => from_changes(&basis, stored, changes.map_or_else(Fields::default, |fields| *fields)),
+                (None, None) => unreachable!("checked: without a snapshot there is a stored task"),
+            };
+            if task_action == TaskAction::Created {
+                matched = self.match_created(&event, &task, &given, drafts);
+            }
+            echo = self.settle_series(&mut task, live.as_deref(), given, matched.series.as_ref(), &settings);
+            if !event.warnings.is_empty() {
+                task.warnings.extend(event.warnings.iter().cloned());
+            }
+            task.warnings.sort_by(|a, b| a.field.cmp(&b.field));
+            Arc::new(task)
+        });
+        self.store(id, &event, task_version, &owner, after.clone(), version, echo, matched.content);
+        drafts.counts.applied[action as usize] += 1;
+        drafts.counts.duplicate_successors += u64::from(matched.duplicate);
+        drafts.touched.push((id, live.clone()));
+
+        let created_again = task_action == TaskAction::Created && live.is_some();
+        let said = Said {
+            before: if created_again { &None } else { &live },
+            after: &after,
+            applied: true,
+            gap,
+            warnings: after.as_ref().map_or_else(|| event.warnings.clone(), |task| task.warnings.clone()),
+            implicit,
+            duplicate_successor: matched.duplicate,
+            ..Said::default()
+        };
+        drafts.entry(order, &event, action, Some(id), owner.clone(), said);
+        let completes = after.as_ref().is_some_and(|after| {
+            after.completed && live.as_ref().map_or(task_action == TaskAction::Completed, |before| !before.completed)
+        });
+        if live.is_none() && after.is_none() {
+            return;
+        }
+        let cause = cause_of(event, &owner);
+        let delta = Delta { order, task: id, user: owner, before: live, after, settings, change: Change::Task, cause };
+        let completed = completes.then(|| delta.clone());
+        drafts.steps.push(Step::Delta(delta));
+        if let Some(Delta { after: Some(task), settings, cause, .. }) = &completed {
+            self.complete(task, settings, cause, order, drafts);
+        }
+    }
+
+    fn match_created(&mut self, event: &TaskEvent, task: &Task, given: &Given, drafts: &mut Drafts) -> Match {
+        let created = Created {
+            task: task.id,
+            user: &task.user_id,
+            previous: given.previous,
+            correlation: event.correlation_id.as_deref(),
+            title: &task.title,
+            due: task.due_date,
+            recurring: task.recurrence_rule.is_some(),
+            new: self.entries.get(task.id.0).is_none(),
+        };
+        let matched = self.ledger.created(&created, &mut drafts.ledger_out());
+        if let Some(content) = matched.content {
+            self.ledger.remember_early(content, task.id);
+        }
+        matched
+    }
+
+    fn settle_series(
+        &mut self,
+        task: &mut Task,
+        stored: Option<&Task>,
+        given: Given,
+        ledger: Option<&SeriesFields>,
+        settings: &Settings,
+    ) -> Option<series::Echo> {
+        if task.recurrence_rule.is_none() && stored.is_none_or(|stored| stored.recurrence_rule.is_none()) && given == Given::default() && ledger.is_none() {
+            return None;
+        }
+        let rare = self.entries.get(task.id.0).and_then(|entry| entry.rare.as_deref());
+        let zone = settings.zone_of(task);
+        let echo = rare.and_then(|rare| rare.echo.as_ref());
+        series::settle(&mut self.rules, task, series::Sources { stored, given, ledger, echo, zone })
+    }
+
+    fn store(
+        &mut self,
+        id: TaskId,
+        event: &TaskEvent,
+        task_version: Option<u64>,
+        owner: &UserId,
+        task: Option<Arc<Task>>,
+        version: u64,
+        echo: Option<series::Echo>,
+        content: Option<u64>,
+    ) {
+        let entry = match self.entries.get_mut(id.0) {
+            Some(entry) => {
+                entry.order.note(event, task_version);
+                if entry.owner != *owner {
+                    entry.owner = owner.clone();
+                    self.users.own(owner, id, true);
+                }
+                entry.version = version;
+                entry.task = task;
+                entry
+            }
+            None => {
+                self.users.own(owner, id, false);
+                let order = Order::first(event, task_version);
+                let entry = Entry { task, owner: owner.clone(), version, order, chain: 0, rare: None };
+                self.entries.insert(id.0, entry);
+                self.entries.get_mut(id.0).expect("just inserted")
+            }
+        };
+        if entry.task.is_none() {
+            entry.rare = None;
+        }
+        if echo.is_some() || content.is_some() {
+            let rare = entry.rare.get_or_insert_default();
+            rare.echo = echo.or(rare.echo.take());
+            rare.content = content.or(rare.content);
+        }
+    }
+
+    /// A completion: the ledger decides the successor. One that is there already gets its series fields.
+    fn complete(&mut self, task: &Arc<Task>, settings: &Arc<Settings>, cause: &Arc<Cause>, order: u32, drafts: &mut Drafts) {
+        let completion = Completion {
+            task,
+            zone: settings.zone_of(task),
+            cause,
+            order,
+            now: self.now,
+            missed: self.missed,
+            horizon: self.horizon(),
+        };
+        let entries = &self.entries;
+        let exists = |id: TaskId| entries.get(id.0).is_some();
+        let Some((early, fields)) = self.ledger.decide(&completion, &mut self.rules, exists, &mut drafts.ledger_out()) else { return };
+        let Some(entry) = self.entries.get_mut(early.0) else { return };
+        if let Some(rare) = &mut entry.rare {
+            rare.content = None;
+        }
+        if entry.rare.as_deref() == Some(&Rare::default()) {
+            entry.rare = None;
+        }
+        let Some(before) = entry.task.clone() else { return };
+        let mut filled = Task::clone(&before);
+        if !series::fill_in(&mut filled, &fields) {
+            return;
+        }
+        entry.version += 1;
+        filled.version = entry.version;
+        let after = Arc::new(filled);
+        entry.task = Some(Arc::clone(&after));
+        let owner = entry.owner.clone();
+        drafts.touched.push((early, Some(Arc::clone(&before))));
+        drafts.steps.push(Step::Delta(Delta {
+            order,
+            task: early,
+            settings: Arc::clone(self.users.settings(&owner)),
+            user: owner,
+            before: Some(before),
+            after: Some(after),
+            change: Change::Task,
+            cause: Arc::clone(cause),
+        }));
+    }
+
+    fn reminder_event(&mut self, event: TaskEvent, id: TaskId, change: Change, action: AuditAction, order: u32, drafts: &mut Drafts) {
+        let Some(entry) = self.entries.get(id.0) else { return };
+        let task = entry.task.clone();
+        let (owner, settings) = self.users.meet(&entry.owner.clone());
+        drafts.counts.applied[action as usize] += 1;
+        drafts.touched.push((id, task.clone()));
+        let said = Said { before: &task, after: &task, warnings: event.warnings.clone(), ..Said::default() };
+        drafts.entry(order, &event, action, Some(id), owner.clone(), said);
+        if task.is_none() {
+            return;
+        }
+        let cause = cause_of(event, &owner);
+        drafts.steps.push(Step::Delta(Delta { order, task: id, user: owner, before: task.clone(), after: task, settings, change, cause }));
+    }
+
+    fn user_updated(&mut self, event: TaskEvent, user: &UserId, change: &UserSettings, order: u32, drafts: &mut Drafts) {
+        let (user, _) = self.users.meet(user);
+        let settings = self.users.update(&user, change);
+        let action = AuditAction::UserUpdated;
+        drafts.counts.applied[action as usize] += 1;
+        drafts.users.push(user.clone());
+        let warnings = event.warnings.iter().chain(&change.warnings).cloned().collect();
+        drafts.entry(order, &event, action, None, user.clone(), Said { warnings, ..Said::default() });
+        let cause = cause_of(event, &user);
+        for id in self.users.tasks(&user) {
+            let Some(entry) = self.entries.get(id.0).filter(|entry| entry.owner == user) else { continue };
+            let Some(task) = &entry.task else { continue };
+            drafts.steps.push(Step::Delta(Delta {
+                order,
+                task: *id,
+                user: user.clone(),
+                before: Some(Arc::clone(task)),
+                after: Some(Arc::clone(task)),
+                settings: Arc::clone(&settings),
+                change: Change::Settings,
+                cause: Arc::clone(&cause),
+            }));
+        }
+    }
+
+    fn user_erased(&mut self, event: TaskEvent, user: &UserId, order: u32, drafts: &mut Drafts) {
+        let (user, _) = self.users.meet(user);
+        let settings = self.users.erase(&user);
+        drafts.users.push(user.clone());
+        drafts.erased.push(user.clone());
+        let warnings = event.warnings.clone();
+        drafts.entry(order, &event, AuditAction::Erased, None, user.clone(), Said { warnings, ..Said::default() });
+        self.ledger.erase(&user, &mut drafts.ledger_out());
+        let cause = cause_of(event, &user);
+        let tasks: Vec<TaskId> = self.users.tasks(&user).to_vec();
+        for id in tasks {
+            let Some(entry) = self.entries.get_mut(id.0).filter(|entry| entry.owner == user) else { continue };
+            let Some(before) = entry.task.clone() else { continue };
+            entry.version += 1;
+            let mut after = Task::clone(&before);
+            after.version = entry.version;
+            erase(&mut after);
+            let after = Arc::new(after);
+            entry.task = Some(Arc::clone(&after));
+            drafts.touched.push((id, Some(Arc::clone(&before))));
+            drafts.steps.push(Step::Delta(Delta {
+                order,
+                task: id,
+                user: user.clone(),
+                before: Some(before),
+                after: Some(after),
+                settings: Arc::clone(&settings),
+                change: Change::Erased,
+                cause: Arc::clone(&cause),
+            }));
+        }
+    }
+}
+
+/// Stands where a body was taken out.
+static NOBODY: LazyLock<UserId> = LazyLock::new(|| UserId::parse("nobody").expect("a short word"));
+
+/// Destroys the personal fields.
+fn erase(task: &mut Task) {
+    task.title = CompactString::default();
+    task.description = None;
+    task.tags = Vec::new();
+    task.extra = Extra::default();
+}
+
+fn audit_action(action: TaskAction) -> AuditAction {
+    match action {
+        TaskAction::Created => AuditAction::Created,
+        TaskAction::Updated => AuditAction::Updated,
+        TaskAction::Completed => AuditAction::Completed,
+        TaskAction::Deleted => AuditAction::Deleted,
+    }
+}
+
+fn cause_of(event: TaskEvent, owner: &UserId) -> Arc<Cause> {
+    Arc::new(Cause {
+        actor: actor_of(&event, owner),
+        source: event.source,
+        event_id: event.id,
+        time: event.time,
+        position: event.position,
+        correlation_id: event.correlation_id,
+        traceparent: event.traceparent,
+    })
+}
+
+fn actor_of(event: &TaskEvent, owner: &UserId) -> Actor {
+    match &event.actor {
+        Some(actor) => Actor::clone(actor),
+        None => Actor { id: CompactString::from(owner.as_str()), name: None, kind: USER.clone() },
+    }
+}
+
+/// What an audit entry says besides where it came from.
+struct Said<'a> {
+    before: &'a Option<Arc<Task>>,
+    after: &'a Option<Arc<Task>>,
+    applied: bool,
+    stale: bool,
+    gap: bool,
+    warnings: Vec<Warning>,
+    implicit: bool,
+    duplicate_successor: bool,
+}
+
+impl Default for Said<'_> {
+    fn default() -> Self {
+        Said {
+            before: &None,
+            after: &None,
+            applied: false,
+            stale: false,
+            gap: false,
+            warnings: Vec::new(),
+            implicit: false,
+            duplicate_successor: false,
+        }
+    }
+}
+
+impl Drafts {
+    fn entry(&mut self, order: u32, event: &TaskEvent, action: AuditAction, task: Option<TaskId>, user: UserId, said: Said<'_>) {
+        let metadata = Arc::new(Metadata {
+            action_id: None,
+            actor: actor_of(event, &user),
+            causation_id: event.causation_id.clone(),
+            correlation_id: event.correlation_id.clone(),
+            dataschema: event.dataschema.clone(),
+            duplicate_successor: said.duplicate_successor,
+            event_id: event.id.clone(),
+            extensions: event.extensions.as_ref().map_or_else(BTreeMap::new, |extensions| BTreeMap::clone(extensions)),
+            implicit_create: said.implicit,
+            offset: Some(event.position.offset),
+            partition: Some(event.position.partition),
+            reminder_id: None,
+            source: Arc::clone(&event.source),
+            trace_id: event.traceparent.as_deref().and_then(trace_id),
+            type_name: event.type_name.clone(),
+        });
+        let entry = AuditEntry {
+            id: event.audit_id,
+            seq: 0,
+            task,
+            user,
+            action,
+            timestamp: event.time,
+            recorded_at: Default::default(),
+            before: said.before.clone(),
+            after: said.after.clone(),
+            applied: said.applied,
+            stale: said.stale,
+            gap: said.gap,
+            warnings: said.warnings,
+            metadata,
+        };
+        self.entries.push((order, entry));
+    }
+}
+
+/// The trace id of a valid `traceparent`.
+pub(crate) fn trace_id(traceparent: &str) -> Option<CompactString> {
+    traceparent.split('-').nth(1).map(CompactString::from)
+}

@@ -1,0 +1,11 @@
+//! Whole histories through the real dataflow with a manual clock.
+
+mod script;
+mod show;
+mod world;
+
+mod order;
+mod series;
+mod creates;
+mod restart;
+mod users;

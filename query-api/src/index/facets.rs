@@ -1,0 +1,104 @@
+//! Facets: how the matching tasks are spread over states, priorities, tags and day words (contract §8.2, §13).
+
+use hashbrown::HashMap;
+use roaring::RoaringBitmap;
+use serde::Serialize;
+use topics::TaskId;
+use topics::task::Priority;
+
+use super::shard::{Shard, Tag};
+use crate::filter::{DueFilter, DueWord, Facet, TaskQuery};
+use crate::text;
+
+/// Most values of the facet `tags`.
+const TAGS_MAX: usize = 50;
+/// Up to this many tasks, tags are counted task by task; beyond, tag by tag.
+const TASKS_READ: usize = 20_000;
+
+/// A value of a facet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FacetValue {
+    /// The value.
+    pub value: String,
+    /// How many of the matching tasks have it.
+    pub count: u64,
+}
+
+/// Counts one facet over `slots`: values with none left out, by count, then by value.
+pub(super) fn count(shard: &Shard, query: &TaskQuery, facet: Facet, slots: &[u32]) -> Vec<FacetValue> {
+    let mut values = match facet {
+        Facet::Status => {
+            let completed = slots.iter().filter(|slot| shard.rows[**slot].completed()).count() as u64;
+            named([("open", slots.len() as u64 - completed), ("completed", completed)])
+        }
+        Facet::Priority => {
+            let mut counts = [0; 4];
+            slots.iter().for_each(|slot| counts[usize::from(shard.rows[*slot].priority())] += 1);
+            named(Priority::ALL.map(|priority| (priority.name(), counts[priority as usize])))
+        }
+        Facet::Due => {
+            let words = DueWord::FACETS.map(|word| (word, DueFilter::of_word(word, query.as_of, query.zone)));
+            let mut counts = [0; DueWord::FACETS.len()];
+            for slot in slots {
+                let row = &shard.rows[*slot];
+                for (count, (_, filter)) in counts.iter_mut().zip(&words) {
+                    *count += u64::from(filter.holds(row.due(), row.completed()));
+                }
+            }
+            named(words.map(|(word, _)| word.name()).into_iter().zip(counts))
+        }
+        Facet::Tags if slots.len() <= TASKS_READ => tags_by_task(shard, slots),
+        Facet::Tags => tags_by_tag(shard, slots),
+    };
+    values.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.value.cmp(&b.value)));
+    if facet == Facet::Tags {
+        values.truncate(TAGS_MAX);
+    }
+    values
+}
+
+fn named<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<FacetValue> {
+    let some = counts.into_iter().filter(|(_, count)| *count > 0);
+    some.map(|(value, count)| FacetValue { value: value.to_owned(), count }).collect()
+}
+
+/// A tag is spelled as in the matching task with the smallest id.
+fn tags_by_task(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
+    let mut counts: HashMap<String, (u64, TaskId, &str)> = HashMap::new();
+    for slot in slots {
+        let row = &shard.rows[*slot];
+        for tag in &row.task().tags {
+            let seen = counts.entry(text::tag_key(tag)).or_insert((0, row.id, tag.as_str()));
+            seen.0 += 1;
+            if row.id < seen.1 {
+                (seen.1, seen.2) = (row.id, tag);
+            }
+        }
+    }
+    counts.into_values().map(|(count, _, tag)| FacetValue { value: tag.to_owned(), count }).collect()
+}
+
+fn tags_by_tag(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
+    let all: RoaringBitmap = slots.iter().copied().collect();
+    let within = |tag: &Tag| match &tag.posting {
+        super::posting::Posting::Many(bitmap) => bitmap.intersection_len(&all),
+        few => few.iter().filter(|slot| all.contains(*slot)).count() as u64,
+    };
+    let mut counts: Vec<_> = shard.tags.iter().map(|(key, tag)| (within(tag), key, tag)).collect();
+    counts.retain(|(count, ..)| *count > 0);
+    counts.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+    // Where the last place is shared, the spelling decides who gets it.
+    let least = counts.get(TAGS_MAX - 1).map_or(0, |(count, ..)| *count);
+    let shown = counts.into_iter().take_while(|(count, ..)| *count >= least);
+    let spelled = shown.map(|(count, key, tag)| FacetValue { value: spelling(shard, &all, key, tag), count });
+    spelled.collect()
+}
+
+fn spelling(shard: &Shard, all: &RoaringBitmap, key: &str, tag: &Tag) -> String {
+    if let [(only, _)] = &tag.spellings[..] {
+        return only.to_string();
+    }
+    let rows = tag.posting.iter().filter(|slot| all.contains(*slot)).map(|slot| &shard.rows[slot]);
+    let first = rows.min_by_key(|row| row.id).into_iter().flat_map(|row| &row.task().tags);
+    first.into_iter().find(|tag| text::tag_key(tag) == key).map_or_else(|| key.to_owned(), ToString::to_string)
+}

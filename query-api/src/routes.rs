@@ -1,0 +1,309 @@
+//! The HTTP resources (contract §8): one declaration each, from which route, parameter check and `/openapi.json` follow.
+//!
+//! A [`Resource`] says its path, its parameters and its handler. Handlers read the request through [`Ask`], wait for
+//! the freshness that is wanted, answer from one commit, and leave headers and errors to the [`edge`].
+
+mod edge;
+mod answer;
+mod tasks;
+mod views;
+mod audit;
+mod export;
+mod stream;
+mod operate;
+mod openapi;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, get, post};
+use chrono_tz::Tz;
+use tokio::sync::Semaphore;
+use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::view::ViewSpec;
+use topics::{Due, Task, TaskId, Timestamp};
+use tower_http::compression::CompressionLayer;
+use uuid::Uuid;
+
+use crate::auth::{Auth, Caller, Subject};
+use crate::filter::Include;
+use crate::index::{Index, Lookup};
+use crate::metrics::Metrics;
+use crate::params::{Kind, Param, Params, pairs, param};
+use crate::problem::{Code, Problem};
+use crate::status::StatusSource;
+use crate::stream::Hub;
+
+pub use answer::ListBody;
+
+/// Settings of the query API.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who may ask (`auth.mode`).
+    pub auth: Auth,
+    /// Zone of day words for users of whom none is known (`timezone`).
+    pub zone: Tz,
+    /// Longest time for one query (`query.timeout`).
+    pub query_timeout: Duration,
+    /// Exports of the audit at once; more are refused with 429.
+    pub exports_max: usize,
+    /// Whether `/metrics` is served here, or on a port of its own.
+    pub metrics_here: bool,
+    /// Whether the page at `/` is served.
+    pub console: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            auth: Auth::None,
+            zone: Tz::UTC,
+            query_timeout: Duration::from_secs(5),
+            exports_max: 4,
+            metrics_here: true,
+            console: true,
+        }
+    }
+}
+
+/// A store could not be read. The client is told nothing of the cause; the log is.
+pub type ReadError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The audit timeline, which is read from the store.
+#[async_trait]
+pub trait AuditReader: Send + Sync {
+    /// A page of entries in the order of the query.
+    async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError>;
+    /// One entry.
+    async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError>;
+    /// Checks the hash chain of a task.
+    async fn check_chain(&self, task: TaskId) -> Result<ChainCheck, ReadError>;
+}
+
+/// The next occurrences of a task, computed: zone of its user, `from` (inclusive) and `to` (exclusive) on the
+/// instant, most. Gives due, instant and ordinal of each.
+pub type Preview =
+    Arc<dyn Fn(&Task, Tz, Option<Timestamp>, Option<Timestamp>, usize) -> Vec<(Due, Timestamp, u32)> + Send + Sync>;
+
+/// Everything that requests are answered from.
+pub struct Api {
+    /// Rows of every view.
+    pub index: Arc<Index>,
+    /// The audit timeline.
+    pub audit: Arc<dyn AuditReader>,
+    /// What the process knows beside the index.
+    pub status: Arc<dyn StatusSource>,
+    /// Where changes come from.
+    pub hub: Arc<Hub>,
+    /// Numbers of the process.
+    pub metrics: Arc<Metrics>,
+    /// The views other than tasks, in the order of their numbers in commits.
+    pub views: Vec<ViewSpec>,
+    /// Computes occurrences that are not stored.
+    pub preview: Preview,
+    /// Settings.
+    pub config: Config,
+}
+
+impl Api {
+    /// Runs a query within `query.timeout`.
+    pub(crate) async fn within<T>(&self, query: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        let limit = self.config.query_timeout;
+        tokio::time::timeout(limit, query).await.unwrap_or_else(|_| {
+            Err(Problem::new(Code::Timeout, format!("The query took longer than {} ms.", limit.as_millis())))
+        })
+    }
+
+    /// Logs that the store could not be read; the client hears of an internal error.
+    pub(crate) fn unreadable(&self, error: ReadError) -> Problem {
+        tracing::error!(error = %error, cause = ?error.source(), "could not read the audit");
+        Problem::internal()
+    }
+}
+
+/// One HTTP resource.
+pub struct Resource {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) about: String,
+    pub(crate) params: Vec<Param>,
+    pub(crate) media_types: &'static [&'static str],
+    pub(crate) schema: &'static str,
+    pub(crate) body: Option<&'static [&'static str]>,
+    pub(crate) success: u16,
+    pub(crate) handler: MethodRouter<Arc<Api>>,
+}
+
+impl Resource {
+    /// A resource that is read.
+    pub fn get<T: 'static, H>(path: &str, about: &str, handler: H) -> Resource
+    where
+        H: axum::handler::Handler<T, Arc<Api>>,
+    {
+        Self::new("get", path, about, get(handler))
+    }
+
+    /// A resource that is posted to; not part of this crate, but of the same router and description.
+    pub fn post<T: 'static, H>(path: &str, about: &str, handler: H) -> Resource
+    where
+        H: axum::handler::Handler<T, Arc<Api>>,
+    {
+        Self::new("post", path, about, post(handler))
+    }
+
+    /// A resource with a handler of whatever state: `get(list).with_state(own)`.
+    pub fn new(method: &'static str, path: &str, about: &str, handler: MethodRouter<Arc<Api>>) -> Resource {
+        Resource {
+            method,
+            path: path.to_owned(),
+            about: about.to_owned(),
+            params: Vec::new(),
+            media_types: &["application/json"],
+            schema: "Object",
+            body: None,
+            success: 200,
+            handler,
+        }
+    }
+
+    /// With these parameters.
+    pub fn takes(mut self, params: &[Param]) -> Resource {
+        self.params.extend_from_slice(params);
+        self
+    }
+
+    /// Answers in these media types.
+    pub fn speaks(mut self, media_types: &'static [&'static str]) -> Resource {
+        self.media_types = media_types;
+        self
+    }
+
+    /// Answers with this schema of the description (`Task`, `TaskList`, …).
+    pub fn gives(mut self, schema: &'static str) -> Resource {
+        self.schema = schema;
+        self
+    }
+
+    /// Takes a body of these media types.
+    pub fn reads(mut self, media_types: &'static [&'static str]) -> Resource {
+        self.body = Some(media_types);
+        self
+    }
+
+    /// Succeeds with another status than 200.
+    pub fn succeeds(mut self, status: u16) -> Resource {
+        self.success = status;
+        self
+    }
+}
+
+/// Paging, for every list.
+pub const PAGED: &[Param] = &[
+    LIMIT,
+    param("cursor", Kind::Text(8192), "nextCursor of the page before."),
+];
+/// Most items of a page.
+pub const LIMIT: Param = param("limit", Kind::Integer { min: 1, max: 200, default: 50 }, "Most items of the page.");
+
+/// A request as handlers read it.
+pub struct Ask {
+    /// Who asks.
+    pub caller: Caller,
+    /// The parameters as sent.
+    pub pairs: Vec<(String, String)>,
+    /// The header fields.
+    pub headers: HeaderMap,
+}
+
+impl Ask {
+    /// The parameters, sorted to the declared ones; unknown ones are noted.
+    pub fn read(&self, declared: &[&[Param]]) -> Params {
+        Params::read(&self.pairs, declared.iter().copied().flatten())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Ask {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        let pairs = pairs(parts.uri.query().unwrap_or_default())?;
+        Ok(Ask { caller, pairs, headers: parts.headers.clone() })
+    }
+}
+
+/// Reads the id in a path; what cannot be an id is not there.
+pub fn path_id(text: &str, what: &str) -> Result<Uuid, Problem> {
+    TaskId::parse(text).map(|id| id.0).ok_or_else(|| Problem::not_found(what))
+}
+
+/// Whether a list of entity tags (`If-None-Match`) names `tag`, weakly compared.
+pub(crate) fn tag_listed(list: &str, tag: &HeaderValue) -> bool {
+    let tag = tag.to_str().unwrap_or_default();
+    list.split(',').map(str::trim).any(|t| t == "*" || t.strip_prefix("W/").unwrap_or(t) == tag)
+}
+
+/// The router of everything in this crate.
+pub fn router(api: Arc<Api>) -> Router {
+    router_with(api, Vec::new())
+}
+
+/// The router of everything in this crate and of what the binary adds: the same edge, errors and description for all.
+pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
+    let exports = Arc::new(Semaphore::new(api.config.exports_max));
+    let mut resources = tasks::resources();
+    for (number, spec) in api.views.iter().enumerate() {
+        resources.extend(views::resources(number, *spec));
+    }
+    resources.extend(audit::resources());
+    resources.push(export::resource(exports));
+    resources.push(stream::resource(&api.views));
+    resources.extend(operate::resources(&api.config));
+    resources.extend(beside);
+    let description = openapi::describe(&resources, &api);
+    let mut router: Router<Arc<Api>> = Router::new().route("/openapi.json", get(|| async move { answer::json_text(description) }));
+    for resource in resources {
+        router = router.route(&resource.path, resource.handler);
+    }
+    if api.config.console {
+        router = router.route("/", get(crate::console::page)).route("/console/{file}", get(crate::console::file));
+    }
+    router
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(api.clone(), edge::edge))
+        .layer(CompressionLayer::new().gzip(true))
+        .with_state(api)
+}
+
+async fn no_such_path() -> Result<Infallible, Problem> {
+    Err(Problem::not_found("path"))
+}
+
+async fn no_such_method(request: Request) -> Result<Infallible, Problem> {
+    let detail = format!("This resource does not have {}; Allow lists what it has.", request.method());
+    Err(Problem::new(Code::MethodNotAllowed, detail))
+}
+
+impl Api {
+    /// Refuses a caller who may see own things only, when the task is another's or nobody's.
+    pub(crate) fn may_see_task(&self, caller: &Caller, subject: Subject, task: TaskId) -> Result<(), Problem> {
+        caller.may_read(subject)?;
+        if caller.may_see_all(subject) {
+            return Ok(());
+        }
+        let seen = match self.index.task(task, Include::default()).0 {
+            Lookup::Found(task, _) => caller.may_see(subject, &task.user_id),
+            Lookup::Gone(owner) => owner.is_some_and(|owner| caller.may_see(subject, &owner)),
+            Lookup::Unknown => false,
+        };
+        if seen { Ok(()) } else { Err(Problem::not_found("task")) }
+    }
+}

@@ -1,0 +1,349 @@
+//! Text as the search sees it (contract §8.1): folded, cut into words, compared without regard to case and accents.
+//!
+//! Folding is NFKC, full case folding, and the removal of diacritics. What is removed are the accents that a reader
+//! may leave out: combining marks of the Latin, Greek and Cyrillic kind, Hebrew points, Arabic vowel signs. Marks
+//! without which a word is another word (Thai and Indic vowel signs, the Japanese voicing mark) stay.
+//!
+//! A field is then a row of **runs**: what stands between non-alphanumerics, joined by one space. Inside a run the
+//! **segments** change where a script that is written without spaces (Chinese, Japanese, Thai …) meets one with spaces.
+//! A word of a spaced script matches from the start of a segment on; one of an unspaced script matches anywhere.
+
+use caseless::Caseless;
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+/// `text` folded: the form that titles are sorted by.
+///
+/// ```
+/// assert_eq!(query_api::text::fold("Größe İstanbul ｷﾛ"), "grosse istanbul キロ");
+/// ```
+pub fn fold(text: &str) -> String {
+    if text.is_ascii() { text.to_ascii_lowercase() } else { folded(text).collect() }
+}
+
+/// The folded runs of `text`, joined by one space: the form that words and phrases are looked for in.
+///
+/// ```
+/// assert_eq!(query_api::text::runs("Saint-Exupéry, (lesen)!"), "saint exupery lesen");
+/// ```
+pub fn runs(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    runs_into(text, &mut out);
+    out
+}
+
+/// As [`runs`], into a buffer that is cleared first.
+pub fn runs_into(text: &str, out: &mut String) {
+    out.clear();
+    if text.is_ascii() {
+        let mut gap = false;
+        for byte in text.bytes() {
+            if byte.is_ascii_alphanumeric() {
+                if gap && !out.is_empty() {
+                    out.push(' ');
+                }
+                gap = false;
+                out.push(byte.to_ascii_lowercase() as char);
+            } else {
+                gap = true;
+            }
+        }
+        return;
+    }
+    let mut gap = true;
+    for c in folded(text) {
+        // A kept mark belongs to the letter before it; without one it separates like any other sign.
+        if c.is_alphanumeric() || (!gap && is_combining_mark(c)) {
+            if gap && !out.is_empty() {
+                out.push(' ');
+            }
+            gap = false;
+            out.push(c);
+        } else {
+            gap = true;
+        }
+    }
+}
+
+/// Calls `token` with every token of folded runs: each spaced segment, and of unspaced segments each character and
+/// each pair of neighbours.
+pub fn tokens(runs: &str, mut token: impl FnMut(&str)) {
+    for run in runs.split(' ') {
+        if run.is_ascii() {
+            if !run.is_empty() {
+                token(run);
+            }
+            continue;
+        }
+        for segment in segments(run) {
+            if !segment.starts_with(is_unspaced) {
+                token(segment);
+                continue;
+            }
+            let mut before = None;
+            for (at, c) in segment.char_indices() {
+                let end = at + c.len_utf8();
+                token(&segment[at..end]);
+                if let Some(start) = before {
+                    token(&segment[start..end]);
+                }
+                before = Some(at);
+            }
+        }
+    }
+}
+
+/// The segments of a run: the longest pieces of one kind of script.
+pub fn segments(run: &str) -> impl Iterator<Item = &str> {
+    let mut rest = run;
+    std::iter::from_fn(move || {
+        let kind = is_unspaced(rest.chars().next()?);
+        let end = rest.char_indices().find(|(_, c)| is_unspaced(*c) != kind).map_or(rest.len(), |(at, _)| at);
+        let (segment, after) = rest.split_at(end);
+        rest = after;
+        Some(segment)
+    })
+}
+
+/// How well a needle was found in a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Found {
+    /// Not at all.
+    Not,
+    /// It is the start of a word, or a part of a text without spaces.
+    Start,
+    /// It is whole words.
+    Whole,
+}
+
+/// Looks for `needle` (folded runs) in `field` (folded runs); the best place counts.
+pub fn find(field: &str, needle: &str) -> Found {
+    let (Some(first), Some(last)) = (needle.chars().next(), needle.chars().next_back()) else { return Found::Not };
+    let mut best = Found::Not;
+    let mut from = 0;
+    while let Some(at) = field[from..].find(needle).map(|at| at + from) {
+        let end = at + needle.len();
+        let edge = |neighbour: Option<char>, own: char| {
+            neighbour.is_none_or(|c| c == ' ' || is_unspaced(c) != is_unspaced(own))
+        };
+        let starts = edge(field[..at].chars().next_back(), first);
+        if starts && edge(field[end..].chars().next(), last) {
+            return Found::Whole;
+        }
+        if starts || is_unspaced(first) {
+            best = Found::Start;
+        }
+        from = at + first.len_utf8();
+    }
+    best
+}
+
+/// Whether `phrase` (folded runs) stands in `field` as whole words; in a script without spaces, anywhere.
+pub fn has_phrase(field: &str, phrase: &str) -> bool {
+    let (Some(first), Some(last)) = (phrase.chars().next(), phrase.chars().next_back()) else { return false };
+    let mut from = 0;
+    while let Some(at) = field[from..].find(phrase).map(|at| at + from) {
+        let end = at + phrase.len();
+        let edge = |neighbour: Option<char>, own: char| {
+            is_unspaced(own) || neighbour.is_none_or(|c| c == ' ' || is_unspaced(c))
+        };
+        if edge(field[..at].chars().next_back(), first) && edge(field[end..].chars().next(), last) {
+            return true;
+        }
+        from = at + first.len_utf8();
+    }
+    false
+}
+
+/// As [`find`] for one ASCII word in a raw ASCII field, without folding it first: most titles are ASCII.
+pub fn find_ascii_word(field: &[u8], word: &[u8]) -> Found {
+    let mut best = Found::Not;
+    let mut at = 0;
+    while at + word.len() <= field.len() {
+        if field[at].is_ascii_alphanumeric() {
+            if field[at..at + word.len()].eq_ignore_ascii_case(word) {
+                if field.get(at + word.len()).is_none_or(|b| !b.is_ascii_alphanumeric()) {
+                    return Found::Whole;
+                }
+                best = Found::Start;
+            }
+            while field.get(at).is_some_and(u8::is_ascii_alphanumeric) {
+                at += 1;
+            }
+        }
+        at += 1;
+    }
+    best
+}
+
+/// What tags are compared by: the caseless form, accents kept.
+pub fn tag_key(tag: &str) -> String {
+    if tag.is_ascii() { tag.to_ascii_lowercase() } else { caseless::default_case_fold_str(tag) }
+}
+
+/// Compares two titles as `sort=title` does: by folded text, then by code point.
+pub fn compare_titles(a: &str, b: &str) -> std::cmp::Ordering {
+    let folded = if a.is_ascii() && b.is_ascii() {
+        a.bytes().map(|x| x.to_ascii_lowercase()).cmp(b.bytes().map(|x| x.to_ascii_lowercase()))
+    } else {
+        fold(a).cmp(&fold(b))
+    };
+    folded.then_with(|| a.cmp(b))
+}
+
+/// The first eight bytes of the folded title as a number that sorts the same way: decides most comparisons.
+pub fn title_rank(title: &str) -> u64 {
+    let head = |bytes: &[u8]| {
+        let mut rank = [0; 8];
+        let used = bytes.len().min(8);
+        rank[..used].copy_from_slice(&bytes[..used]);
+        u64::from_be_bytes(rank)
+    };
+    if title.is_ascii() {
+        let mut lower = [0; 8];
+        let used = title.len().min(8);
+        lower[..used].copy_from_slice(&title.as_bytes()[..used]);
+        lower.make_ascii_lowercase();
+        return head(&lower);
+    }
+    head(fold(title).as_bytes())
+}
+
+fn folded(text: &str) -> impl Iterator<Item = char> {
+    // Decomposed first, so that case folding meets the bare letters; composed last, so that Hangul and the
+    // marks that stay have one form.
+    text.nfkd().default_case_fold().nfkd().filter(|c| !is_diacritic(*c)).nfc()
+}
+
+fn is_diacritic(c: char) -> bool {
+    matches!(c,
+        '\u{300}'..='\u{36f}' | '\u{483}'..='\u{489}'
+        // Hebrew points, Arabic vowel signs and hamza marks.
+        | '\u{591}'..='\u{5bd}' | '\u{5bf}' | '\u{5c1}'..='\u{5c2}' | '\u{5c4}'..='\u{5c5}' | '\u{5c7}'
+        | '\u{610}'..='\u{61a}' | '\u{64b}'..='\u{65f}' | '\u{670}' | '\u{6d6}'..='\u{6dc}'
+        | '\u{6df}'..='\u{6e4}' | '\u{6e7}'..='\u{6e8}' | '\u{6ea}'..='\u{6ed}'
+        | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}' | '\u{20d0}'..='\u{20ff}' | '\u{fe20}'..='\u{fe2f}'
+        // Variation selectors choose a glyph, not a letter.
+        | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}')
+}
+
+/// Whether `c` belongs to a script that is written without spaces between words.
+pub fn is_unspaced(c: char) -> bool {
+    if c < '\u{e00}' {
+        return false;
+    }
+    matches!(c,
+        // Thai, Lao, Burmese, Khmer, Tai scripts, Balinese, Javanese.
+        '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{1950}'..='\u{19ff}'
+        | '\u{1a20}'..='\u{1aaf}' | '\u{1b00}'..='\u{1b7f}' | '\u{a980}'..='\u{a9ff}' | '\u{aa60}'..='\u{aadf}'
+        // Han, kana, bopomofo, Yi.
+        | '\u{2e80}'..='\u{2fdf}' | '\u{3005}'..='\u{3007}' | '\u{3021}'..='\u{3029}' | '\u{3031}'..='\u{3035}'
+        | '\u{3038}'..='\u{303c}' | '\u{3041}'..='\u{312f}' | '\u{31a0}'..='\u{31bf}' | '\u{31f0}'..='\u{31ff}'
+        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{a000}'..='\u{a4cf}' | '\u{f900}'..='\u{faff}'
+        | '\u{1b000}'..='\u{1b16f}' | '\u{20000}'..='\u{3ffff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_runs(text: &str, expected: &str) {
+        assert_eq!(runs(text), expected, "{text}");
+    }
+
+    #[test]
+    fn folds_case_width_and_accents() {
+        check_runs("Mörk Borg", "mork borg");
+        check_runs("Mo\u{308}rk", "mork");
+        check_runs("ÖBB-Ticket №7", "obb ticket no7");
+        check_runs("STRASSE straße", "strasse strasse");
+        check_runs("İstanbul ISPARTA", "istanbul isparta");
+        check_runs("ﬁle ｗｉｄｅ x²", "file wide x2");
+        check_runs("Ὀδυσσεύς", "οδυσσευσ");
+        check_runs("Ёлка", "елка");
+        check_runs("한국어", "한국어");
+        check_runs("snake_case a.b", "snake case a b");
+        check_runs("ｶﾞｲﾄﾞ", "ガイド");
+        check_runs("हिन्दी", "हिन्दी");
+        check_runs("☀\u{fe0f} 🎉", "");
+        check_runs("", "");
+        check_runs(" - ", "");
+    }
+
+    #[track_caller]
+    fn check_tokens(text: &str, expected: &[&str]) {
+        let mut all = Vec::new();
+        tokens(&runs(text), |token| all.push(token.to_owned()));
+        assert_eq!(all, expected, "{text}");
+    }
+
+    #[test]
+    fn unspaced_scripts_become_characters_and_pairs() {
+        check_tokens("Pay rent", &["pay", "rent"]);
+        check_tokens("買iPhone", &["買", "iphone"]);
+        check_tokens("海风局", &["海", "风", "海风", "局", "风局"]);
+        check_tokens("3月5日", &["3", "月", "5", "日"]);
+        check_tokens("", &[]);
+    }
+
+    #[track_caller]
+    fn check_find(field: &str, needle: &str, expected: Found) {
+        assert_eq!(find(&runs(field), needle), expected, "{needle} in {field}");
+        if field.is_ascii() && needle.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            assert_eq!(find_ascii_word(field.as_bytes(), needle.as_bytes()), expected, "{needle} in raw {field}");
+        }
+    }
+
+    #[test]
+    fn words_match_at_their_start_and_unspaced_text_anywhere() {
+        check_find("Buy milk", "milk", Found::Whole);
+        check_find("Buy milkshake", "milk", Found::Start);
+        check_find("milkshake and milk", "milk", Found::Whole);
+        check_find("Buttermilk", "milk", Found::Not);
+        check_find("milk", "milky", Found::Not);
+        check_find("", "milk", Found::Not);
+        check_find("aab aa", "aa", Found::Whole);
+        check_find("ba a a", "a a", Found::Whole);
+        check_find("two words here", "two words", Found::Whole);
+        check_find("two wordsmiths", "two words", Found::Start);
+        check_find("海风证券", "风证", Found::Start);
+        check_find("海风证券", "海风证券", Found::Whole);
+        check_find("海风 公园", "海风公园", Found::Not);
+        check_find("買iPhone15", "iphone", Found::Start);
+        check_find("買iPhone", "iphone", Found::Whole);
+        check_find("x15日", "5日", Found::Not);
+        check_find("abc海风", "abc海", Found::Start);
+        check_find("xabc海风", "abc海", Found::Not);
+    }
+
+    #[track_caller]
+    fn check_phrase(field: &str, phrase: &str, expected: bool) {
+        assert_eq!(has_phrase(&runs(field), phrase), expected, "{phrase} in {field}");
+    }
+
+    #[test]
+    fn phrases_are_whole_words_in_a_row() {
+        check_phrase("Two words here", "two words", true);
+        check_phrase("two wordsmiths", "two words", false);
+        check_phrase("two wordsmiths, two-words", "two words", true);
+        check_phrase("ba a a", "a a", true);
+        check_phrase("words two", "two words", false);
+        check_phrase("", "two", false);
+        check_phrase("海风基金-河边", "海风基金", true);
+        check_phrase("小海风基金会", "海风基金", true);
+        check_phrase("海风-基金", "海风基金", false);
+        check_phrase("買iPhone", "iphone", true);
+        check_phrase("買iPhones", "iphone", false);
+    }
+
+    #[test]
+    fn titles_sort_by_fold_then_by_code_point() {
+        let mut titles = ["b", "Äb", "ab", "Ab", "a c", "éa", "Z", "", "aB"];
+        titles.sort_by(|a, b| compare_titles(a, b));
+        assert_eq!(titles, ["", "a c", "Ab", "aB", "ab", "Äb", "b", "éa", "Z"]);
+        for pair in titles.windows(2) {
+            assert!(title_rank(pair[0]) <= title_rank(pair[1]), "{pair:?}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The audit timeline: lists, single entries, the check of a chain, files.
+
+use serde_json::Value;
+use topics::audit::AuditAction;
+
+use crate::world::{World, entry, id};
+
+#[tokio::test]
+async fn lists_show_what_passes() {
+    let world = World::new().await;
+    for (target, expected) in [
+        ("/v1/audit".to_owned(), "e105 e104 e101"),
+        ("/v1/audit?order=asc".to_owned(), "e101 e104 e105"),
+        ("/v1/audit?userId=bob".to_owned(), "e104"),
+        ("/v1/audit?action=DELETED,COMPLETED".to_owned(), "e105"),
+        ("/v1/audit?from=2026-03-30T06:01:44Z&to=2026-03-30T06:01:45Z".to_owned(), "e104"),
+        (format!("/v1/audit?taskId={}", id(5)), "e105"),
+        (format!("/v1/tasks/{}/timeline", id(5)), "e105"),
+        (format!("/v1/tasks/{}/timeline?action=CREATED", id(1)), "e101"),
+        (format!("/v1/tasks/{}/timeline", id(99)), ""),
+    ] {
+        let answer = world.get(&target).await;
+        let body = answer.json();
+        let ids: Vec<_> = body["items"].as_array().unwrap().iter().map(|e| e["metadata"]["eventId"].as_str().unwrap()).collect();
+        assert_eq!(ids.join(" "), expected, "{target}");
+        assert_eq!((body["nextCursor"].clone(), body["position"].as_str()), (Value::Null, Some("0:1")));
+    }
+}
+
+#[tokio::test]
+async fn entries_and_chains() {
+    let world = World::new().await;
+    assert_eq!(world.get(&format!("/v1/audit/{}", id(101))).await.json()["action"], "CREATED");
+    let check = world.get(&format!("/v1/audit/verify?taskId={}", id(1))).await.json();
+    assert_eq!(check, serde_json::json!({"ok": true, "entries": 1, "firstBadSeq": null}));
+}
+
+#[tokio::test]
+async fn a_file_ends_with_a_trailer() {
+    let world = World::new().await;
+    let answer = world.get("/v1/audit/export?order=asc").await;
+    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+    let lines: Vec<Value> = answer.text().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    assert_eq!(lines[0]["metadata"]["eventId"], "e101");
+    assert_eq!(lines[3], serde_json::json!({"$end": true, "count": 3, "position": "0:1"}));
+    let none = world.get("/v1/audit/export?userId=carl").await;
+    assert_eq!(none.text(), "{\"$end\":true,\"count\":0,\"position\":\"0:1\"}\n");
+}
+
+#[tokio::test]
+async fn a_table_is_safe_to_open() {
+    let world = World::new().await;
+    let answer = world.ask("GET", "/v1/audit/export?format=csv&userId=bob", &[("te", "trailers")]).await;
+    assert_eq!(answer.header("content-type"), Some("text/csv; charset=utf-8; header=present"));
+    let rows: Vec<_> = answer.text().split("\r\n").collect();
+    assert_eq!(
+        rows[0],
+        "id,seq,taskId,userId,action,timestamp,recordedAt,actorId,actorType,source,eventId,correlationId,stale,gap,\
+         changes,beforeState,afterState,prevHash,hash"
+    );
+    let state = r#""{""title"":""=1+1, \""quoted\""""}""#;
+    assert_eq!(
+        rows[1],
+        format!(
+            "{},1,{},bob,CREATED,2026-03-30T06:01:44.000Z,2026-03-30T07:00:00.001Z,'-ann,user,/chat,e104,,false,false,\
+             [],null,{state},00,ab",
+            id(104),
+            id(4)
+        )
+    );
+    assert_eq!(answer.trailers, [("x-row-count".to_owned(), "1".to_owned())]);
+    let by_accept = world.ask("GET", "/v1/audit/export", &[("accept", "text/csv")]).await;
+    assert!(by_accept.text().starts_with("id,seq,"), "{}", by_accept.text());
+}
+
+#[tokio::test]
+async fn a_file_of_many_pages_is_whole_and_leaves_out_what_came_later() {
+    let world = World::empty(Default::default()).await;
+    let entries: Vec<_> = (1..=1200).map(|n| entry(n, n, "ann", 1, AuditAction::Created)).collect();
+    world.apply(world.commit(), entries);
+    let later = entry(1201, 1201, "ann", 1, AuditAction::Created);
+    let json = later.json.replace("07:00:00.001Z", "09:00:00.000Z");
+    world.apply(world.commit(), vec![topics::audit::ShownEntry { json: json.into(), ..later }]);
+    let answer = world.get("/v1/audit/export").await;
+    let lines: Vec<_> = answer.text().lines().collect();
+    assert_eq!(lines.len(), 1201);
+    assert_eq!(lines[1200], "{\"$end\":true,\"count\":1200,\"position\":\"0:1\"}");
+    let ids: std::collections::HashSet<_> = lines.iter().collect();
+    assert_eq!(ids.len(), 1201);
+}

@@ -1,0 +1,129 @@
+//! All that a group of commits changed, last row wins: what the row tables take over.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use topics::action::{Action, OutboxChange, Progress};
+use topics::commit::UserRow;
+use topics::ids::{TaskId, UserId};
+use topics::task::Task;
+use topics::time::Timestamp;
+use topics::view::ViewRow;
+use uuid::Uuid;
+
+use crate::store::chains::{ChainId, Head};
+
+/// A task after a group.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskChange {
+    pub(crate) id: TaskId,
+    pub(crate) after: Option<Arc<Task>>,
+    pub(crate) memory: Arc<[u8]>,
+    /// Audit entry whose `afterState` has the text of `after`; 0 for none.
+    pub(crate) entry: u64,
+}
+
+/// An action after a group.
+#[derive(Clone, Debug)]
+pub(crate) struct ActionChange {
+    /// The action itself, when it was decided in this group.
+    pub(crate) decided: Option<Arc<Action>>,
+    pub(crate) progress: Progress,
+}
+
+/// What a group of commits changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    /// Last commit of the group.
+    pub(crate) n: u64,
+    pub(crate) committed_at: Timestamp,
+    pub(crate) frontier: Timestamp,
+    /// Audit entries up to and with the group.
+    pub(crate) entries: u64,
+    /// By the task's number.
+    pub(crate) tasks: HashMap<u32, TaskChange>,
+    /// By number of the view and key.
+    pub(crate) rows: HashMap<(u8, Uuid), Option<Arc<dyn ViewRow>>>,
+    pub(crate) users: HashMap<UserId, UserRow>,
+    pub(crate) actions: HashMap<Uuid, ActionChange>,
+    pub(crate) heads: HashMap<ChainId, Head>,
+    /// Users whose data in the ledger is to be destroyed.
+    pub(crate) erased: Vec<UserId>,
+}
+
+impl Changes {
+    /// How many rows of tables change.
+    pub(crate) fn len(&self) -> usize {
+        self.tasks.len().max(self.heads.len()) + self.rows.len() + self.users.len() + self.actions.len()
+    }
+
+    /// Takes over what a later group changed.
+    pub(crate) fn merge(&mut self, later: Changes) {
+        (self.n, self.committed_at, self.frontier, self.entries) =
+            (later.n, later.committed_at, later.frontier, later.entries);
+        if self.len() == 0 && self.erased.is_empty() {
+            *self = later;
+            return;
+        }
+        self.tasks.extend(later.tasks);
+        self.rows.extend(later.rows);
+        self.users.extend(later.users);
+        self.heads.extend(later.heads);
+        for (id, change) in later.actions {
+            self.put_action(id, change);
+        }
+        for user in later.erased {
+            self.erase(user);
+        }
+    }
+
+    /// Takes over a change of an action.
+    pub(crate) fn change_action(&mut self, change: &OutboxChange) {
+        match change {
+            OutboxChange::Decided(action) => {
+                let progress = Progress {
+                    state: first_state(action),
+                    attempts: 0,
+                    last_error: None,
+                    next_attempt_at: None,
+                    delivered_at: None,
+                };
+                self.put_action(action.id, ActionChange { decided: Some(action.clone()), progress });
+            }
+            OutboxChange::Moved { id, progress, .. } => {
+                self.put_action(*id, ActionChange { decided: None, progress: progress.clone() });
+            }
+        }
+    }
+
+    fn put_action(&mut self, id: Uuid, change: ActionChange) {
+        let slot = self.actions.entry(id).or_insert_with(|| change.clone());
+        slot.progress = change.progress;
+        if change.decided.is_some() {
+            slot.decided = change.decided;
+        }
+    }
+
+    /// Destroys what the ledger holds of a user.
+    pub(crate) fn erase(&mut self, user: UserId) {
+        for change in self.actions.values_mut() {
+            if let Some(action) = change.decided.as_mut().filter(|action| action.user == user) {
+                *action = Arc::new(erased_action(action));
+            }
+        }
+        self.erased.push(user);
+    }
+}
+
+/// Where a new action stands.
+pub(crate) fn first_state(action: &Action) -> topics::action::ActionState {
+    match action.kind {
+        topics::action::ActionKind::CreateNextTask => topics::action::ActionState::Decided,
+        topics::action::ActionKind::Reminder => topics::action::ActionState::Pending,
+    }
+}
+
+/// The action without what is personal in it.
+pub(crate) fn erased_action(action: &Action) -> Action {
+    Action { body: crate::store::task_text::ERASED.into(), metadata: Default::default(), ..action.clone() }
+}

@@ -1,0 +1,64 @@
+//! The data directory: one process at a time.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::store::StoreError;
+
+/// A directory that this process alone works in, for as long as the value lives.
+///
+/// The lock is the operating system's: it ends with the process, however that ends, so none has to be removed by hand.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory where it is missing, and locks it.
+    pub fn lock(dir: &Path) -> Result<DataDir, StoreError> {
+        let unusable = |source| StoreError::Directory { dir: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(unusable)?;
+        let lock = dir.join("tasktide.lock");
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock).map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { dir: dir.to_owned(), lock }),
+            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+        }
+        // Only for a person who looks who holds it.
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
+        Ok(DataDir { path: dir.to_owned(), _lock: file })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_start_is_refused_until_the_first_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::lock(dir.path()).unwrap();
+        let error = DataDir::lock(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("in use by another process"), "{error}");
+        drop(first);
+        DataDir::lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("data");
+        std::fs::write(&file, "x").unwrap();
+        let error = DataDir::lock(&file).unwrap_err();
+        assert!(matches!(error, StoreError::Directory { .. }) && error.to_string().contains("data"), "{error}");
+    }
+}

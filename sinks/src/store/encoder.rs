@@ -1,0 +1,418 @@
+//! From commits to what is written: hashes, blocks, delta.
+//!
+//! Runs on its own thread. A group of commits is encoded while the one before is being written; the ends of chains
+//! that are not durable yet stand only here.
+
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+use std::hash::BuildHasher;
+use topics::audit::AuditEntry;
+use topics::commit::Commit;
+use topics::ids::UserId;
+use topics::task::Task;
+use topics::time::Timestamp;
+use topics::view::ViewSpec;
+
+use crate::store::block::{After, Block, Codec, Slot};
+use crate::store::chains::{ChainId, Chains, Head, User};
+use crate::store::changes::{Changes, TaskChange};
+use crate::store::delta;
+use crate::store::entry_text::{
+    EntryText, Hash, UserKey, actor_name, erase_actor_name, link, personal_digest,
+};
+use crate::store::task_text::{Personal, write_task};
+
+/// A block as written: a full one once, the last one again with every group.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockRow {
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) high_water: Timestamp,
+    pub(crate) data: Arc<Vec<u8>>,
+}
+
+/// What the indexes need of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Indexed {
+    pub(crate) n: u64,
+    /// First 8 bytes of its id.
+    pub(crate) id: u64,
+    pub(crate) user: u32,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) in_order: bool,
+}
+
+/// Commits that are written in one transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) commits: Vec<Arc<Commit>>,
+    /// `prevHash` and `hash` of every entry.
+    pub(crate) hashes: Vec<[Hash; 2]>,
+    pub(crate) blocks: Vec<BlockRow>,
+    /// Numbers of users whose row is new or changed.
+    pub(crate) users: Vec<u32>,
+    /// Users whose older entries are to be rewritten without personal fields.
+    pub(crate) erased: Vec<u32>,
+    pub(crate) indexed: Vec<Indexed>,
+    pub(crate) changes: Changes,
+    pub(crate) delta: Vec<u8>,
+    /// Size of the commits, for bounds.
+    pub(crate) weight: usize,
+}
+
+impl Group {
+    /// Whether there is something to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commits.iter().all(|commit| commit.is_empty())
+    }
+}
+
+/// How much of a queue a commit fills.
+pub(crate) fn weight(commit: &Commit) -> usize {
+    1 + commit.audit.len().max(commit.tasks.len()) + commit.dead_letters.len()
+}
+
+/// The text of the state that was written last; entries about one change share it.
+#[derive(Default)]
+struct AfterText {
+    task: Option<Arc<Task>>,
+    text: Vec<u8>,
+    personal: Personal,
+    digest: u64,
+}
+
+/// Where the encoder goes on after a start.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    /// Number of the last entry.
+    pub(crate) entries: u64,
+    /// The last block, while it is not full.
+    pub(crate) open: Option<Block>,
+    /// Latest timestamp of all entries.
+    pub(crate) high_water: Timestamp,
+    /// Tasks numbered so far.
+    pub(crate) tasks: u32,
+}
+
+/// Encodes commits, one after the other.
+pub(crate) struct Encoder {
+    chains: Arc<Chains>,
+    views: Arc<[ViewSpec]>,
+    entries: u64,
+    tasks: u32,
+    high_water: Timestamp,
+    open: Block,
+    /// Ends of chains that are not durable yet, with the last commit that changed them.
+    ahead: HashMap<ChainId, (Head, u64)>,
+    codec: Codec,
+    packer: zstd::bulk::Compressor<'static>,
+    hasher: DefaultHashBuilder,
+    after: AfterText,
+    metadata: Vec<u8>,
+    warnings: Vec<u8>,
+    scratch: Vec<u8>,
+    /// Entries of this commit by the address of their state, which lives as long as the commit.
+    states: HashMap<usize, u64>,
+}
+
+impl Encoder {
+    pub(crate) fn new(chains: Arc<Chains>, views: Arc<[ViewSpec]>, resume: Resume) -> Self {
+        let open = resume.open.unwrap_or_else(|| Block::new(resume.entries + 1, resume.high_water));
+        Encoder {
+            chains,
+            views,
+            entries: resume.entries,
+            tasks: resume.tasks,
+            high_water: resume.high_water,
+            open,
+            ahead: HashMap::new(),
+            codec: Codec::new(),
+            packer: zstd::bulk::Compressor::new(1).expect("level 1 exists and there is memory for it"),
+            hasher: DefaultHashBuilder::default(),
+            after: AfterText::default(),
+            metadata: Vec::new(),
+            warnings: Vec::new(),
+            scratch: Vec::new(),
+            states: HashMap::new(),
+        }
+    }
+
+    /// Adds a commit to the group.
+    pub(crate) fn add(&mut self, commit: Arc<Commit>, group: &mut Group) {
+        self.states.clear();
+        for entry in &commit.audit {
+            self.add_entry(entry, commit.n, group);
+        }
+        let changes = &mut group.changes;
+        for row in &commit.tasks {
+            let chain = ChainId::Task(row.id);
+            let head = self.head(&chain);
+            self.set_head(chain, head, commit.n, changes);
+            let entry = row.after.as_ref().and_then(|task| self.states.get(&(Arc::as_ptr(task) as usize)).copied());
+            let (after, memory) = (row.after.clone(), row.memory.clone());
+            changes.tasks.insert(head.no, TaskChange { id: row.id, after, memory, entry: entry.unwrap_or(0) });
+        }
+        for row in &commit.rows {
+            changes.rows.insert((row.view, row.key), row.after.clone());
+        }
+        for user in &commit.users {
+            changes.users.insert(user.id.clone(), user.clone());
+        }
+        commit.outbox.iter().for_each(|change| changes.change_action(change));
+        changes.n = commit.n;
+        changes.committed_at = commit.committed_at;
+        changes.frontier = commit.frontier;
+        changes.entries = self.entries;
+        for user in &commit.erased {
+            self.erase(user, group);
+        }
+        group.weight += weight(&commit);
+        group.commits.push(commit);
+    }
+
+    /// Ends the group: after this it can be written. `durable` is the last commit known to be durable.
+    pub(crate) fn close(&mut self, group: &mut Group, durable: u64) {
+        if !self.open.slots.is_empty() {
+            self.write_open(group);
+        }
+        if !group.is_empty() {
+            group.delta = delta::encode(&group.changes, &self.views, &mut self.packer);
+        }
+        self.ahead.retain(|_, (_, n)| *n > durable);
+    }
+
+    fn write_open(&mut self, group: &mut Group) {
+        let data = Arc::new(self.codec.encode(&self.open));
+        let (first, count) = (self.open.first, self.open.slots.len() as u64);
+        group.blocks.push(BlockRow { first, count, high_water: self.high_water, data });
+    }
+
+    fn head(&mut self, chain: &ChainId) -> Head {
+        if let Some((head, _)) = self.ahead.get(chain) {
+            return *head;
+        }
+        self.chains.head(chain).unwrap_or_else(|| match chain {
+            ChainId::Task(_) => {
+                self.tasks += 1;
+                Head::new(self.tasks)
+            }
+            ChainId::User(no) => Head::new(*no),
+        })
+    }
+
+    fn set_head(&mut self, chain: ChainId, head: Head, n: u64, changes: &mut Changes) {
+        self.ahead.insert(chain, (head, n));
+        changes.heads.insert(chain, head);
+    }
+
+    /// The user's number and secret, made at the first event.
+    fn user(&mut self, id: &UserId, group: &mut Group) -> (u32, UserKey) {
+        {
+            let users = self.chains.users();
+            if let Some(no) = users.no(id)
+                && let Some(key) = users.get(no).and_then(|user| user.key)
+            {
+                return (no, key);
+            }
+        }
+        let key: UserKey = rand::random();
+        let mut users = self.chains.users_mut();
+        let no = match users.no(id) {
+            Some(no) => {
+                users.get_mut(no).expect("numbered users are listed").key = Some(key);
+                no
+            }
+            None => users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None }),
+        };
+        group.users.push(no);
+        (no, key)
+    }
+
+    fn add_entry(&mut self, entry: &AuditEntry, commit: u64, group: &mut Group) {
+        let n = self.entries + 1;
+        let (user, key) = self.user(&entry.user, group);
+        let chain = entry.task.map_or(ChainId::User(user), ChainId::Task);
+        let mut head = self.head(&chain);
+        if let Some(task) = &entry.after {
+            self.write_after(task);
+        }
+        self.metadata.clear();
+        serde_json::to_writer(&mut self.metadata, &*entry.metadata).expect("metadata are JSON");
+        self.warnings.clear();
+        if entry.warnings.is_empty() {
+            self.warnings.extend_from_slice(b"[]");
+        } else {
+            serde_json::to_writer(&mut self.warnings, &entry.warnings).expect("warnings are JSON");
+        }
+        let text = EntryText {
+            id: entry.id,
+            seq: entry.seq,
+            task: entry.task,
+            user: entry.user.as_str(),
+            action: entry.action,
+            timestamp: entry.timestamp,
+            recorded_at: entry.recorded_at,
+            stale: entry.stale,
+            gap: entry.gap,
+            after: entry.after.as_ref().map(|_| as_text(&self.after.text)),
+            warnings: as_text(&self.warnings),
+            metadata: as_text(&self.metadata),
+        };
+        let name = entry.metadata.actor.name.as_ref().and_then(|_| actor_name(text.metadata));
+        let plain = name.is_none() && entry.metadata.extensions.is_empty();
+        let personal = entry.after.as_ref().map(|_| &self.after.personal);
+        self.scratch.clear();
+        text.write_personal(personal, name, &mut self.scratch);
+        let digest = personal_digest(&key, entry.id, &self.scratch);
+        self.scratch.clear();
+        text.write_core(personal, &digest, plain, &mut self.scratch);
+        let hash = link(&head.hash, &self.scratch);
+
+        let after_kind = match &entry.after {
+            None => After::Null,
+            Some(_) if !entry.applied && head.applied > 0 && head.state == self.after.digest => After::Same,
+            Some(_) => After::Here,
+        };
+        let in_order = entry.timestamp >= self.high_water;
+        let texts = &mut self.open.texts;
+        let mut ends = [0; 3];
+        let stored = [if after_kind == After::Here { text.after.unwrap_or("") } else { "" }, text.warnings, text.metadata];
+        for (end, part) in ends.iter_mut().zip(stored) {
+            texts.push_str(part);
+            *end = u32::try_from(texts.len()).expect("events are bounded, so 64 of them stay under 4 GiB");
+        }
+        self.open.slots.push(Slot {
+            id: entry.id,
+            hash,
+            task: entry.task,
+            chain_no: head.no,
+            user,
+            seq: entry.seq,
+            action: entry.action,
+            timestamp: entry.timestamp,
+            recorded_at: entry.recorded_at,
+            applied: entry.applied,
+            stale: entry.stale,
+            gap: entry.gap,
+            in_order,
+            plain,
+            prev: head.last,
+            prev_applied: head.applied,
+            personal: (after_kind == After::Same).then_some(digest),
+            after_kind,
+            ends,
+        });
+        group.hashes.push([head.hash, hash]);
+        let id = id_key(entry.id);
+        group.indexed.push(Indexed { n, id, user, timestamp: entry.timestamp, in_order });
+
+        self.entries = n;
+        self.high_water = self.high_water.max(entry.timestamp);
+        (head.seq, head.hash, head.last) = (entry.seq, hash, n);
+        if entry.applied {
+            head.applied = n;
+            head.state = if entry.after.is_some() { self.after.digest } else { 0 };
+        }
+        if let Some(task) = entry.after.as_ref().filter(|_| after_kind == After::Here) {
+            self.states.insert(Arc::as_ptr(task) as usize, n);
+        }
+        self.set_head(chain, head, commit, &mut group.changes);
+        if self.open.is_full() {
+            self.write_open(group);
+            self.open = Block::new(n + 1, self.high_water);
+        }
+    }
+
+    /// Writes the text of `task` unless it was the last one written.
+    fn write_after(&mut self, task: &Arc<Task>) {
+        let after = &mut self.after;
+        if after.task.as_ref().is_some_and(|last| Arc::ptr_eq(last, task)) {
+            return;
+        }
+        after.text.clear();
+        after.personal = write_task(task, &mut after.text);
+        after.digest = self.hasher.hash_one(&after.text) | 1; // 0 means unknown
+        after.task = Some(task.clone());
+    }
+
+    /// Marks all entries so far of a user as erased, and erases those of the open block.
+    fn erase(&mut self, id: &UserId, group: &mut Group) {
+        let mut users = self.chains.users_mut();
+        if let Some(no) = users.no(id) {
+            let user = users.get_mut(no).expect("numbered users are listed");
+            if let Some(key) = user.key.take() {
+                debug_assert!(user.old_key.is_none(), "the group with the erasure before is durable");
+                (user.old_key, user.erased_to) = (Some(key), self.entries);
+                erase_in_block(&mut self.open, no, user);
+                group.users.push(no);
+                group.erased.push(no);
+            }
+        }
+        drop(users);
+        group.changes.erase(id.clone());
+    }
+}
+
+/// First 8 bytes of an id: what the pipeline remembers of it, and the key of its run.
+pub(crate) fn id_key(id: uuid::Uuid) -> u64 {
+    id.as_u64_pair().0
+}
+
+fn as_text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("JSON is text")
+}
+
+/// Destroys the personal fields of the user's entries up to `erased_to`, keeping their digests. Returns how many.
+pub(crate) fn erase_in_block(block: &mut Block, no: u32, user: &User) -> usize {
+    let Some(key) = &user.old_key else { return 0 };
+    let hit = |n: u64, slot: &Slot| slot.user == no && n <= user.erased_to;
+    if !block.iter().any(|(n, slot, _)| hit(n, slot)) {
+        return 0;
+    }
+    let mut erased = Block::new(block.first, block.high_water);
+    let mut count = 0;
+    for (n, slot_before, texts) in block.iter() {
+        let mut slot = slot_before.clone();
+        let (mut after, mut metadata) = (texts.after.to_owned(), texts.metadata.to_owned());
+        if hit(n, &slot) {
+            count += 1;
+            // An entry with the state of another one has had its digest from the start.
+            slot.personal.get_or_insert_with(|| digest_of(slot_before, texts.after, texts.metadata, key));
+            if let Some(personal) = Personal::find(&after) {
+                after = personal.erase(&after);
+            }
+            if let Some(nameless) = erase_actor_name(&metadata) {
+                metadata = nameless;
+            }
+        }
+        for (end, part) in slot.ends.iter_mut().zip([&*after, texts.warnings, &*metadata]) {
+            erased.texts.push_str(part);
+            *end = erased.texts.len() as u32;
+        }
+        erased.slots.push(slot);
+    }
+    *block = erased;
+    count
+}
+
+/// The digest of an entry's personal fields, from its stored texts.
+pub(crate) fn digest_of(slot: &Slot, after: &str, metadata: &str, key: &UserKey) -> Hash {
+    let text = EntryText {
+        id: slot.id,
+        seq: slot.seq,
+        task: slot.task,
+        user: "",
+        action: slot.action,
+        timestamp: slot.timestamp,
+        recorded_at: slot.recorded_at,
+        stale: slot.stale,
+        gap: slot.gap,
+        after: (slot.after_kind != After::Null).then_some(after),
+        warnings: "[]",
+        metadata,
+    };
+    let mut personal = Vec::new();
+    text.write_personal(Personal::find(after).as_ref(), actor_name(metadata), &mut personal);
+    personal_digest(key, slot.id, &personal)
+}

@@ -1,0 +1,467 @@
+//! Reading the audit: entries by number, and pages of them by task, by user, or by time.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::HashMap;
+use sqlx::Row;
+use sqlx::sqlite::SqlitePool;
+use topics::audit::{AuditAction, AuditKey, AuditQuery, ShownEntry};
+use topics::ids::TaskId;
+use topics::time::Timestamp;
+use uuid::Uuid;
+
+use crate::store::block::{After, BLOCK, Block, Slot, Texts, block_of, decode, ids};
+use crate::store::chains::{ChainId, Chains};
+use crate::store::encoder::id_key;
+use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
+use crate::store::json;
+use crate::store::sqlite::candidates::Candidates;
+use crate::store::sqlite::db::Db;
+use crate::store::sqlite::runs::{Index, Key, Kind};
+use crate::store::task_text::Personal;
+use crate::store::StoreError;
+
+/// Decoded full blocks that were read lately.
+const CACHED_BLOCKS: usize = 256;
+
+/// Reads entries beside the journal's writer.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    journal: SqlitePool,
+    journal_db: Db,
+    runs: SqlitePool,
+    runs_db: Db,
+    chains: Arc<Chains>,
+    index: Arc<Index>,
+    cache: Mutex<HashMap<u64, Arc<Block>>>,
+}
+
+/// An entry in its block.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) n: u64,
+    pub(crate) block: Arc<Block>,
+}
+
+impl Found {
+    pub(crate) fn slot(&self) -> &Slot {
+        self.parts().0
+    }
+
+    pub(crate) fn texts(&self) -> Texts<'_> {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&Slot, Texts<'_>) {
+        self.block.slot(self.n).expect("made only where it is")
+    }
+
+    fn key(&self) -> AuditKey {
+        let slot = self.slot();
+        AuditKey { timestamp: slot.timestamp, seq: slot.seq, id: slot.id }
+    }
+}
+
+impl Audit {
+    pub(crate) fn new(
+        (journal, journal_db): (SqlitePool, Db),
+        (runs, runs_db): (SqlitePool, Db),
+        chains: Arc<Chains>,
+        index: Arc<Index>,
+    ) -> Self {
+        Audit { journal, journal_db, runs, runs_db, chains, index, cache: Mutex::default() }
+    }
+
+    /// The block that begins with entry `first`, as it is on the disk now.
+    pub(crate) async fn read_block(&self, first: u64) -> Result<Option<Block>, StoreError> {
+        let row = sqlx::query("SELECT count, data FROM audit_block WHERE first = ?")
+            .bind(first as i64)
+            .fetch_optional(&self.journal)
+            .await
+            .map_err(self.journal_db.failed("read audit entries"))?;
+        let Some(row) = row else { return Ok(None) };
+        let count: i64 = row.get(0);
+        let block = decode(first, count.clamp(0, BLOCK as i64 + 1) as usize, row.get(1));
+        block.map(Some).map_err(|error| self.journal_db.damaged(format!("audit block {first}: {error}")))
+    }
+
+    async fn block(&self, first: u64) -> Result<Option<Arc<Block>>, StoreError> {
+        if let Some(block) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&first) {
+            return Ok(Some(block.clone()));
+        }
+        let Some(block) = self.read_block(first).await?.map(Arc::new) else { return Ok(None) };
+        if block.is_full() {
+            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            if cache.len() >= CACHED_BLOCKS {
+                // Which one goes hardly matters: the next page needs its neighbours, not these.
+                let some: Vec<u64> = cache.keys().take(CACHED_BLOCKS / 4).copied().collect();
+                some.iter().for_each(|first| drop(cache.remove(first)));
+            }
+            cache.insert(first, block.clone());
+        }
+        Ok(Some(block))
+    }
+
+    /// Forgets what was read; called when blocks were rewritten.
+    pub(crate) fn forget(&self) {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Entry number `n`, which is durable.
+    pub(crate) async fn entry(&self, n: u64) -> Result<Found, StoreError> {
+        match self.block(block_of(n)).await? {
+            Some(block) if block.slot(n).is_some() => Ok(Found { n, block }),
+            _ => Err(self.journal_db.damaged(format!("audit entry {n} is missing"))),
+        }
+    }
+
+    /// Number of the entry with this id.
+    pub(crate) async fn number(&self, id: Uuid) -> Result<Option<u64>, StoreError> {
+        let what = id_key(id);
+        let bounds = (Key { what, at: i64::MIN, n: 0 }, Key { what, at: i64::MAX, n: u64::MAX });
+        let mut candidates = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Id, bounds, true);
+        while let Some(key) = candidates.next().await? {
+            let row = sqlx::query("SELECT count, data FROM audit_block WHERE first = ?")
+                .bind(block_of(key.n) as i64)
+                .fetch_one(&self.journal)
+                .await
+                .map_err(self.journal_db.failed("read audit entries"))?;
+            let (count, data): (i64, &[u8]) = (row.get(0), row.get(1));
+            let mut ids = ids(count as usize, data)
+                .map_err(|error| self.journal_db.damaged(format!("audit block of entry {}: {error}", key.n)))?;
+            if ids.nth((key.n - block_of(key.n)) as usize) == Some(id) {
+                return Ok(Some(key.n));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Numbers of all entries of a user up to `last`.
+    pub(crate) async fn numbers_of_user(&self, user: u32, last: u64) -> Result<Vec<u64>, StoreError> {
+        let mut candidates = self.of_user(user, i64::MIN, i64::MAX, true);
+        let mut numbers = Vec::new();
+        while let Some(key) = candidates.next().await? {
+            if key.n <= last {
+                numbers.push(key.n);
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn of_user(&self, user: u32, from: i64, to: i64, ascending: bool) -> Candidates<'_> {
+        let what = u64::from(user);
+        let bounds = (Key { what, at: from, n: 0 }, Key { what, at: to, n: u64::MAX });
+        Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::User, bounds, ascending)
+    }
+
+    /// A page of the first `entries` entries.
+    pub(crate) async fn page(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
+        let Some(wanted) = Wanted::new(query, &self.chains) else { return Ok(Vec::new()) };
+        if query.limit == 0 {
+            return Ok(Vec::new());
+        }
+        let numbers = match (query.task, wanted.user) {
+            (Some(task), _) => self.page_of_task(entries, task, query, &wanted).await?,
+            (None, Some(user)) => self.page_of_user(entries, user, query, &wanted).await?,
+            (None, None) => self.page_of_all(entries, query, &wanted).await?,
+        };
+        let mut page = Vec::with_capacity(numbers.len());
+        for n in numbers {
+            page.push(self.show(self.entry(n).await?).await?);
+        }
+        Ok(page)
+    }
+
+    /// Along the chain, from its end.
+    async fn page_of_task(
+        &self,
+        entries: u64,
+        task: TaskId,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<u64>, StoreError> {
+        let mut page = std::collections::VecDeque::new();
+        let mut n = self.chains.head(&ChainId::Task(task)).map_or(0, |head| head.last);
+        while n > 0 {
+            let found = self.entry(n).await?;
+            let slot = found.slot();
+            if let Some(after) = query.after.filter(|_| query.ascending)
+                && slot.seq <= after.seq
+            {
+                break;
+            }
+            let behind = query.ascending || query.after.is_none_or(|after| slot.seq < after.seq);
+            if n <= entries && behind && wanted.matches(slot, found.texts().metadata) {
+                page.push_back(n);
+                // Ascending, the last ones found come first.
+                match query.ascending {
+                    true if page.len() > query.limit => drop(page.pop_front()),
+                    false if page.len() == query.limit => break,
+                    _ => {}
+                }
+            }
+            n = slot.prev;
+        }
+        if query.ascending { Ok(page.into_iter().rev().collect()) } else { Ok(page.into()) }
+    }
+
+    /// Along the user's index, which is in order of time.
+    async fn page_of_user(
+        &self,
+        entries: u64,
+        user: u32,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<u64>, StoreError> {
+        let mut best = Best::new(query);
+        let mut candidates = self.of_user(user, wanted.from, wanted.to, query.ascending);
+        while let Some(key) = candidates.next().await? {
+            if best.ends_before(key.at) {
+                break;
+            }
+            if key.n <= entries {
+                let found = self.entry(key.n).await?;
+                if wanted.matches(found.slot(), found.texts().metadata) {
+                    best.offer(found.key(), key.n);
+                }
+            }
+        }
+        Ok(best.numbers())
+    }
+
+    /// Through the blocks for entries that came in order, and along their index for the late ones.
+    async fn page_of_all(&self, entries: u64, query: &AuditQuery, wanted: &Wanted<'_>) -> Result<Vec<u64>, StoreError> {
+        let mut best = Best::new(query);
+        let bounds = (Key { what: 0, at: wanted.from, n: 0 }, Key { what: 0, at: wanted.to, n: u64::MAX });
+        let mut late = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Late, bounds, query.ascending);
+        let mut first = self.first_block(entries, query.ascending, wanted).await?;
+        // What the blocks still to be read cannot go before.
+        let mut block_at = if query.ascending { wanted.from } else { wanted.to };
+        loop {
+            let late_at = late.peek().await?.map(|key| key.at);
+            let block_next = first.filter(|_| (wanted.from..=wanted.to).contains(&block_at)).map(|_| block_at);
+            let take_block = match (block_next, late_at) {
+                (None, None) => break,
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (Some(block), Some(late)) => if query.ascending { block <= late } else { block >= late },
+            };
+            if best.ends_before(if take_block { block_at } else { late_at.unwrap_or(block_at) }) {
+                break;
+            }
+            if take_block {
+                let block_first = first.expect("a block is next");
+                let Some(block) = self.block(block_first).await? else {
+                    first = None;
+                    continue;
+                };
+                for (n, slot, texts) in block.iter().filter(|(n, slot, _)| *n <= entries && slot.in_order) {
+                    if wanted.matches(slot, texts.metadata) {
+                        best.offer(AuditKey { timestamp: slot.timestamp, seq: slot.seq, id: slot.id }, n);
+                    }
+                }
+                if query.ascending {
+                    block_at = block.high_water_after().millis().max(block_at);
+                    first = Some(block_first + BLOCK).filter(|first| *first <= entries);
+                } else {
+                    block_at = block.high_water.millis().min(block_at);
+                    first = block_first.checked_sub(BLOCK);
+                }
+            } else if let Some(key) = late.next().await?
+                && key.n <= entries
+            {
+                let found = self.entry(key.n).await?;
+                if wanted.matches(found.slot(), found.texts().metadata) {
+                    best.offer(found.key(), key.n);
+                }
+            }
+        }
+        Ok(best.numbers())
+    }
+
+    /// The block at which reading in order of time begins.
+    async fn first_block(&self, entries: u64, ascending: bool, wanted: &Wanted<'_>) -> Result<Option<u64>, StoreError> {
+        if entries == 0 {
+            return Ok(None);
+        }
+        let (sql, bound) = match ascending {
+            true => ("SELECT first FROM audit_block WHERE high_water >= ? ORDER BY high_water, first LIMIT 1", wanted.from),
+            false => ("SELECT first FROM audit_block WHERE high_water > ? ORDER BY high_water, first LIMIT 1", wanted.to),
+        };
+        let first: Option<i64> = sqlx::query_scalar(sql)
+            .bind(bound)
+            .fetch_optional(&self.journal)
+            .await
+            .map_err(self.journal_db.failed("read audit entries"))?;
+        match first {
+            Some(first) if ascending => Ok(Some(first as u64).filter(|first| *first <= entries)),
+            Some(first) => Ok(Some((first as u64).min(block_of(entries)))),
+            None if ascending => Ok(None),
+            None => Ok(Some(block_of(entries))),
+        }
+    }
+
+    /// The resource of an entry.
+    pub(crate) async fn show(&self, found: Found) -> Result<ShownEntry, StoreError> {
+        let slot = found.slot();
+        let after = self.after(&found).await?;
+        let before = match (slot.applied, slot.prev_applied) {
+            (true, 0) => None,
+            (true, n) => self.after(&self.entry(n).await?).await?,
+            (false, _) => after.clone(),
+        };
+        let prev = match slot.prev {
+            0 => NO_HASH,
+            n => self.entry(n).await?.slot().hash,
+        };
+        let user = self.user_id(slot.user)?;
+        let mut metadata = Cow::Borrowed(found.texts().metadata);
+        if self.is_erased(&found) {
+            metadata = erase_actor_name(&metadata).map_or(metadata, Cow::Owned);
+        }
+        let text = EntryText {
+            id: slot.id,
+            seq: slot.seq,
+            task: slot.task,
+            user: user.as_str(),
+            action: slot.action,
+            timestamp: slot.timestamp,
+            recorded_at: slot.recorded_at,
+            stale: slot.stale,
+            gap: slot.gap,
+            after: after.as_deref(),
+            warnings: found.texts().warnings,
+            metadata: &metadata,
+        };
+        let json = text.shown(before.as_deref(), &prev, &slot.hash).into();
+        Ok(ShownEntry { key: found.key(), task: slot.task, user, action: slot.action, json })
+    }
+
+    /// The state after an entry, as readers may see it.
+    pub(crate) async fn after(&self, found: &Found) -> Result<Option<String>, StoreError> {
+        let text = match found.slot().after_kind {
+            After::Null => return Ok(None),
+            After::Here => self.visible(found),
+            After::Same => {
+                let origin = self.entry(found.slot().prev_applied).await?;
+                let text = self.visible(&origin);
+                if self.is_erased(found) { erase_state(&text) } else { text }
+            }
+        };
+        Ok(Some(text))
+    }
+
+    fn visible(&self, found: &Found) -> String {
+        let text = found.texts().after;
+        if self.is_erased(found) { erase_state(text) } else { text.to_owned() }
+    }
+
+    /// Whether an entry's personal fields are destroyed; its block may still be waiting to be rewritten.
+    fn is_erased(&self, found: &Found) -> bool {
+        self.chains.users().get(found.slot().user).is_some_and(|user| found.n <= user.erased_to)
+    }
+
+    pub(crate) fn user_id(&self, no: u32) -> Result<topics::UserId, StoreError> {
+        let users = self.chains.users();
+        let user = users.get(no).map(|user| user.id.clone());
+        user.ok_or_else(|| self.journal_db.damaged(format!("user number {no} is missing")))
+    }
+
+    pub(crate) fn journal_db(&self) -> &Db {
+        &self.journal_db
+    }
+}
+
+fn erase_state(text: &str) -> String {
+    Personal::find(text).map_or_else(String::new, |personal| personal.erase(text))
+}
+
+/// A query made ready for comparing with entries.
+struct Wanted<'a> {
+    query: &'a AuditQuery,
+    user: Option<u32>,
+    /// As JSON.
+    actor: Option<String>,
+    /// As JSON.
+    correlation: Option<String>,
+    /// First and last millisecond, the cursor included.
+    from: i64,
+    to: i64,
+}
+
+impl<'a> Wanted<'a> {
+    /// `None` when nothing can match.
+    fn new(query: &'a AuditQuery, chains: &Chains) -> Option<Self> {
+        let user = match &query.user {
+            Some(user) => Some(chains.users().no(user)?),
+            None => None,
+        };
+        let quote = |text: &String| serde_json::to_string(text).expect("text is JSON");
+        let mut from = query.from.unwrap_or(Timestamp::MIN).millis();
+        let mut to = query.to.map_or(i64::MAX, |to| to.millis().saturating_sub(1));
+        if let Some(after) = query.after.filter(|_| query.task.is_none()) {
+            match query.ascending {
+                true => from = from.max(after.timestamp.millis()),
+                false => to = to.min(after.timestamp.millis()),
+            }
+        }
+        let (actor, correlation) = (query.actor.as_ref().map(quote), query.correlation_id.as_ref().map(quote));
+        (from <= to).then_some(Wanted { query, user, actor, correlation, from, to })
+    }
+
+    fn matches(&self, slot: &Slot, metadata: &str) -> bool {
+        let query = self.query;
+        let has = |actions: &[AuditAction]| actions.is_empty() || actions.contains(&slot.action);
+        (self.from..=self.to).contains(&slot.timestamp.millis())
+            && has(&query.actions)
+            && query.stale.is_none_or(|stale| stale == slot.stale)
+            && self.user.is_none_or(|user| user == slot.user)
+            && self.actor.as_deref().is_none_or(|actor| {
+                json::field(metadata, "actor").and_then(|found| json::field(found, "id")) == Some(actor)
+            })
+            && self.correlation.as_deref().is_none_or(|id| json::field(metadata, "correlationId") == Some(id))
+    }
+}
+
+/// The best entries so far in the order asked for.
+struct Best {
+    ascending: bool,
+    limit: usize,
+    after: Option<AuditKey>,
+    found: BTreeMap<AuditKey, u64>,
+}
+
+impl Best {
+    fn new(query: &AuditQuery) -> Self {
+        Best { ascending: query.ascending, limit: query.limit, after: query.after, found: BTreeMap::new() }
+    }
+
+    fn offer(&mut self, key: AuditKey, n: u64) {
+        let behind = self.after.is_none_or(|after| if self.ascending { key > after } else { key < after });
+        if behind {
+            self.found.insert(key, n);
+            if self.found.len() > self.limit {
+                if self.ascending { self.found.pop_last() } else { self.found.pop_first() };
+            }
+        }
+    }
+
+    /// Whether nothing at `at` or beyond can join.
+    fn ends_before(&self, at: i64) -> bool {
+        if self.found.len() < self.limit {
+            return false;
+        }
+        let worst = if self.ascending { self.found.last_key_value() } else { self.found.first_key_value() };
+        worst.is_some_and(|(worst, _)| {
+            let worst = worst.timestamp.millis();
+            if self.ascending { at > worst } else { at < worst }
+        })
+    }
+
+    fn numbers(self) -> Vec<u64> {
+        let numbers = self.found.into_values();
+        if self.ascending { numbers.collect() } else { numbers.rev().collect() }
+    }
+}

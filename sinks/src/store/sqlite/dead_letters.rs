@@ -1,0 +1,69 @@
+//! Records that can never be read, as the journal keeps them.
+
+use bytes::Bytes;
+use sqlx::Row;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use topics::dead_letter::{DeadLetter, Reason};
+use topics::record::{Position, SourceTopic};
+use topics::time::Timestamp;
+
+use crate::store::sqlite::db::Db;
+use crate::store::varint::{Reader, Unreadable};
+use crate::store::{KeptDeadLetter, StoreError};
+
+/// A page, newest first.
+pub(crate) async fn page(
+    pool: &SqlitePool,
+    db: &Db,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Vec<KeptDeadLetter>, StoreError> {
+    let before = before.map_or(i64::MAX, |no| i64::try_from(no).unwrap_or(i64::MAX));
+    let rows = sqlx::query("SELECT * FROM dead_letter WHERE no < ? ORDER BY no DESC LIMIT ?")
+        .bind(before)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+        .map_err(db.failed("read dead letters"))?;
+    rows.iter().map(|row| read(row, db)).collect()
+}
+
+/// One of them.
+pub(crate) async fn get(pool: &SqlitePool, db: &Db, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {
+    let row = sqlx::query("SELECT * FROM dead_letter WHERE no = ?")
+        .bind(i64::try_from(no).unwrap_or(i64::MAX))
+        .fetch_optional(pool)
+        .await
+        .map_err(db.failed("read a dead letter"))?;
+    row.map(|row| read(&row, db)).transpose()
+}
+
+fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
+    let no: i64 = row.get("no");
+    let unreadable = |_| db.damaged(format!("dead letter {no} cannot be read"));
+    let (reason, topic): (&str, &str) = (row.get("reason"), row.get("topic"));
+    let reason = Reason::ALL.into_iter().find(|known| known.name() == reason).ok_or_else(|| unreadable(Unreadable))?;
+    let topics = [SourceTopic::TaskEvents, SourceTopic::UserEvents];
+    let topic = topics.into_iter().find(|known| known.name() == topic).ok_or_else(|| unreadable(Unreadable))?;
+    let letter = DeadLetter {
+        reason,
+        detail: row.get("detail"),
+        topic,
+        position: Position { partition: row.get("partition"), offset: row.get("record_offset") },
+        time: Timestamp::from_millis(row.get("time")),
+        key: row.get::<Option<&[u8]>, _>("key").map(Bytes::copy_from_slice),
+        headers: read_headers(row.get("headers")).map_err(unreadable)?,
+        value: Bytes::copy_from_slice(row.get("value")),
+    };
+    Ok(KeptDeadLetter { no: no as u64, letter })
+}
+
+fn read_headers(bytes: &[u8]) -> Result<Vec<(compact_str::CompactString, Bytes)>, Unreadable> {
+    let mut reader = Reader::new(bytes);
+    let mut headers = Vec::new();
+    for _ in 0..reader.uint()? {
+        let name = std::str::from_utf8(reader.blob()?).map_err(|_| Unreadable)?.into();
+        headers.push((name, Bytes::copy_from_slice(reader.blob()?)));
+    }
+    Ok(headers)
+}

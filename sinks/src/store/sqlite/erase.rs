@@ -1,0 +1,74 @@
+//! Destroying a user's personal fields in entries that are already written.
+//!
+//! The commit only marks the user: from then on readers see the fields as erased. Then every block with an entry of
+//! the user is rewritten, each entry keeping the digest of what it had, and last of all the key goes. A crash in
+//! between leaves the mark and the key, and the next start goes on.
+
+use sqlx::Connection;
+use sqlx::Row;
+use sqlx::sqlite::SqliteConnection;
+
+use crate::store::StoreError;
+use crate::store::block::{Codec, block_of, decode};
+use crate::store::encoder::erase_in_block;
+use crate::store::sqlite::Shared;
+use crate::store::sqlite::db::{Checkpoint, Db, checkpoint};
+
+/// Blocks rewritten in one transaction.
+const BLOCKS: usize = 128;
+
+/// Rewrites all blocks of these users and destroys their keys.
+pub(crate) async fn run(conn: &mut SqliteConnection, users: &[u32], shared: &Shared, db: &Db) -> Result<(), StoreError> {
+    // Freed pages are overwritten from here on: what was erased must not stay readable in the file.
+    sqlx::query("PRAGMA secure_delete = ON").fetch_all(&mut *conn).await.map_err(db.failed("erase a user"))?;
+    for no in users {
+        let Some(user) = shared.chains.users().get(*no).cloned().filter(|user| user.old_key.is_some()) else { continue };
+        let mut blocks: Vec<u64> = shared.audit.numbers_of_user(*no, user.erased_to).await?;
+        blocks.iter_mut().for_each(|n| *n = block_of(*n));
+        blocks.sort_unstable();
+        blocks.dedup();
+        let mut codec = Codec::new();
+        for some in blocks.chunks(BLOCKS) {
+            rewrite(conn, some, *no, &user, &mut codec, db).await?;
+        }
+        let forget = sqlx::query("UPDATE user_key SET old_key = NULL WHERE no = ?").bind(i64::from(*no));
+        forget.execute(&mut *conn).await.map_err(db.failed("erase a user's key"))?;
+        if let Some(user) = shared.chains.users_mut().get_mut(*no) {
+            user.old_key = None;
+        }
+    }
+    shared.audit.forget();
+    checkpoint(conn, Checkpoint::Truncate).await.map_err(db.failed("erase a user"))?;
+    Ok(())
+}
+
+async fn rewrite(
+    conn: &mut SqliteConnection,
+    blocks: &[u64],
+    no: u32,
+    user: &crate::store::chains::User,
+    codec: &mut Codec,
+    db: &Db,
+) -> Result<(), StoreError> {
+    let failed = db.failed("erase a user's entries");
+    let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+    for first in blocks {
+        let row = sqlx::query("SELECT count, data FROM audit_block WHERE first = ?")
+            .bind(*first as i64)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        let count: i64 = row.get(0);
+        let mut block = decode(*first, count as usize, row.get(1))
+            .map_err(|error| db.damaged(format!("audit block {first}: {error}")))?;
+        if erase_in_block(&mut block, no, user) > 0 {
+            sqlx::query("UPDATE audit_block SET data = ? WHERE first = ?")
+                .bind(codec.encode(&block))
+                .bind(*first as i64)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        }
+    }
+    transaction.commit().await.map_err(&failed)
+}

@@ -1,0 +1,281 @@
+//! The journal's writer: a transaction a group of commits.
+//!
+//! Checkpoints are made *before* a group is written, and fully when nothing is to be written; never after a group.
+//! So the last transaction stands either in the write-ahead log alone or in the file alone, and a log that was cut
+//! off within it (a torn write, a copy made at a bad moment) still opens at the commit before.
+//! For the same reason a group is handed to the tables only when a later one is durable, or the log was emptied.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Connection};
+use topics::dead_letter::DeadLetter;
+
+use crate::store::Durable;
+use crate::store::chains::read;
+use crate::store::changes::Changes;
+use crate::store::encoder::{BlockRow, Group};
+use crate::store::queue::Popped;
+use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
+use crate::store::sqlite::{Shared, erase};
+use crate::store::varint::{put_blob, put_uint};
+
+/// Pages in the write-ahead log before it is moved into the file.
+const LOG_PAGES: u64 = 1000;
+/// Nothing to write for this long: the log is emptied and the tables get the last group.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// The journal as its writer holds it.
+pub(crate) struct Journal {
+    conn: SqliteConnection,
+    /// Last commit written.
+    n: u64,
+    /// Pages written since the log was last moved, about.
+    pages: u64,
+    /// Deltas up to here are gone.
+    trimmed: u64,
+}
+
+impl Journal {
+    pub(crate) fn new(conn: SqliteConnection, n: u64) -> Self {
+        Journal { conn, n, pages: LOG_PAGES, trimmed: 0 }
+    }
+
+    /// Writes a group in one transaction, and trims deltas up to `trim_to`.
+    async fn write(&mut self, group: &Group, shared: &Shared, trim_to: u64, again: bool) -> Result<(), sqlx::Error> {
+        if again && self.written_n().await? == group.changes.n {
+            // The try before failed only in its answer.
+            self.n = group.changes.n;
+            return Ok(());
+        }
+        if self.pages >= LOG_PAGES {
+            // Busy readers leave the log growing; it is tried again with the next group.
+            checkpoint(&mut self.conn, Checkpoint::Restart).await?;
+            self.pages = 0;
+        }
+        let mut transaction = self.conn.begin_with("BEGIN IMMEDIATE").await?;
+        let conn = &mut *transaction;
+        write_blocks(conn, &group.blocks).await?;
+        let changes = &group.changes;
+        sqlx::query("INSERT INTO delta VALUES (?, ?, ?)")
+            .bind(changes.n as i64)
+            .bind(self.n as i64)
+            .bind(&group.delta[..])
+            .execute(&mut *conn)
+            .await?;
+        write_positions(conn, group).await?;
+        write_users(conn, group, shared).await?;
+        let mut letters = 0;
+        for letter in group.commits.iter().flat_map(|commit| &commit.dead_letters) {
+            write_dead_letter(conn, letter).await?;
+            letters += letter.value.len() as u64 + 300;
+        }
+        sqlx::query("UPDATE state SET n = ?, committed_at = ?, frontier = ?, entries = ?")
+            .bind(changes.n as i64)
+            .bind(changes.committed_at.millis())
+            .bind(changes.frontier.millis())
+            .bind(changes.entries as i64)
+            .execute(&mut *conn)
+            .await?;
+        if trim_to > self.trimmed {
+            sqlx::query("DELETE FROM delta WHERE n <= ?").bind(trim_to as i64).execute(&mut *conn).await?;
+        }
+        transaction.commit().await?;
+        self.n = changes.n;
+        self.trimmed = self.trimmed.max(trim_to);
+        let bytes = group.blocks.iter().map(|block| block.data.len() as u64).sum::<u64>() + group.delta.len() as u64;
+        self.pages += (bytes + letters) / 8000 + 12;
+        Ok(())
+    }
+}
+
+impl Journal {
+    async fn written_n(&mut self) -> Result<u64, sqlx::Error> {
+        let n: i64 = sqlx::query_scalar("SELECT n FROM state").fetch_one(&mut self.conn).await?;
+        Ok(n as u64)
+    }
+}
+
+async fn write_blocks(conn: &mut SqliteConnection, blocks: &[BlockRow]) -> Result<(), sqlx::Error> {
+    for part in parts(blocks, 64) {
+        let sql = format!("INSERT OR REPLACE INTO audit_block VALUES {}", placeholders(4, part.len()));
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for block in part {
+            query = query
+                .bind(block.first as i64)
+                .bind(block.count as i64)
+                .bind(block.high_water.millis())
+                .bind(block.data.as_slice());
+        }
+        query.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+async fn write_positions(conn: &mut SqliteConnection, group: &Group) -> Result<(), sqlx::Error> {
+    let mut last = std::collections::BTreeMap::new();
+    for position in group.commits.iter().flat_map(|commit| &commit.positions) {
+        last.insert((position.topic, position.partition), position.offset);
+    }
+    for ((topic, partition), offset) in last {
+        sqlx::query("INSERT OR REPLACE INTO position VALUES (?, ?, ?)")
+            .bind(topic.name())
+            .bind(partition)
+            .bind(offset)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn write_users(conn: &mut SqliteConnection, group: &Group, shared: &Shared) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = {
+        let users = shared.chains.users();
+        group.users.iter().filter_map(|no| users.get(*no).map(|user| (*no, user.clone()))).collect()
+    };
+    for part in parts(&rows, 512) {
+        let sql = format!("INSERT OR REPLACE INTO user_key VALUES {}", placeholders(5, part.len()));
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for (no, user) in part {
+            query = query
+                .bind(i64::from(*no))
+                .bind(user.id.as_str())
+                .bind(user.key.map(Vec::from))
+                .bind(user.erased_to as i64)
+                .bind(user.old_key.map(Vec::from));
+        }
+        query.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+async fn write_dead_letter(conn: &mut SqliteConnection, letter: &DeadLetter) -> Result<(), sqlx::Error> {
+    let mut headers = Vec::new();
+    put_uint(&mut headers, letter.headers.len() as u64);
+    for (name, value) in &letter.headers {
+        put_blob(&mut headers, name.as_bytes());
+        put_blob(&mut headers, value);
+    }
+    sqlx::query("INSERT INTO dead_letter VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(letter.reason.name())
+        .bind(&letter.detail)
+        .bind(letter.topic.name())
+        .bind(letter.position.partition)
+        .bind(letter.position.offset)
+        .bind(letter.time.millis())
+        .bind(letter.key.as_deref())
+        .bind(headers)
+        .bind(&letter.value[..])
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The writing thread: takes groups until there are no more.
+pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
+    let mut held: Option<Changes> = None;
+    let mut log_empty = false;
+    loop {
+        match shared.groups.pop(IDLE) {
+            Popped::Item(group) => {
+                let empty = group.is_empty();
+                let started = Instant::now();
+                if !empty {
+                    write_until_done(&mut journal, &group, &shared, &db).await;
+                    log_empty = false;
+                    if let Some(earlier) = held.take() {
+                        shared.pending.put(earlier);
+                    }
+                }
+                let erased = group.erased.clone();
+                held = finish(group, &shared, started).or(held);
+                if !erased.is_empty() {
+                    erase_until_done(&mut journal, &erased, &shared, &db).await;
+                }
+            }
+            popped => {
+                if !log_empty {
+                    match checkpoint(&mut journal.conn, Checkpoint::Truncate).await {
+                        Ok(done) => log_empty = done,
+                        Err(error) => tracing::warn!(%error, "the journal's log could not be emptied; will retry"),
+                    }
+                    journal.pages = 0;
+                }
+                if let Some(last) = held.take_if(|_| log_empty || matches!(popped, Popped::Closed)) {
+                    shared.pending.put(last);
+                }
+                if matches!(popped, Popped::Closed) {
+                    break;
+                }
+            }
+        }
+    }
+    shared.pending.close();
+    close(journal.conn).await;
+}
+
+/// A disk that refuses is tried again: what was appended is kept, and `append` pushes back meanwhile.
+async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared, db: &Db) {
+    let mut pause = Duration::from_millis(50);
+    let mut again = false;
+    loop {
+        let trim_to = shared.applied_safe.load(Ordering::Acquire);
+        match journal.write(group, shared, trim_to, std::mem::replace(&mut again, true)).await {
+            Ok(()) => {
+                shared.set_failing(None);
+                return;
+            }
+            Err(source) => {
+                let error = db.failed("write a commit")(source);
+                tracing::error!(error = &error as &dyn std::error::Error, "the journal refuses a commit; will retry");
+                shared.set_failing(Some(error.to_string()));
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(Duration::from_secs(5));
+            }
+        }
+    }
+}
+
+async fn erase_until_done(journal: &mut Journal, users: &[u32], shared: &Shared, db: &Db) {
+    let mut pause = Duration::from_millis(50);
+    while let Err(error) = erase::run(&mut journal.conn, users, shared, db).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "a user's entries are not erased yet; will retry");
+        shared.set_failing(Some(error.to_string()));
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(Duration::from_secs(5));
+    }
+    shared.set_failing(None);
+    journal.pages = LOG_PAGES;
+}
+
+/// Makes a written group visible to readers and tells everyone. Returns what the tables are to take over.
+fn finish(group: Group, shared: &Shared, started: Instant) -> Option<Changes> {
+    let empty = group.is_empty();
+    let Group { commits, hashes, indexed, changes, weight, .. } = group;
+    if !empty {
+        for (chain, head) in &changes.heads {
+            shared.chains.set_head(*chain, *head);
+        }
+        shared.index.add(&indexed);
+        shared.ledger.add(&changes);
+        for task in commits.iter().flat_map(|commit| &commit.tasks) {
+            match (&task.before, &task.after) {
+                (None, Some(_)) => shared.tasks.fetch_add(1, Ordering::Relaxed),
+                (Some(_), None) => shared.tasks.fetch_sub(1, Ordering::Relaxed),
+                _ => 0,
+            };
+        }
+        shared.entries.store(changes.entries, Ordering::Release);
+        shared.last_commit_us.store(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+    let n = commits.last().map_or(0, |commit| commit.n);
+    shared.unwritten.fetch_sub(weight as u64, Ordering::Relaxed);
+    let durable = Durable { commits, hashes, n };
+    shared.durable.set(n);
+    for listener in read(&shared.listeners).iter() {
+        listener(&durable);
+    }
+    (!empty).then_some(changes)
+}

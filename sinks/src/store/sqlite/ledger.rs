@@ -1,0 +1,249 @@
+//! Outbox and ledger: a table that trails, and in memory what it lacks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
+use topics::action::{Action, ActionState, Progress};
+use topics::time::Timestamp;
+use uuid::Uuid;
+
+use crate::store::changes::{ActionChange, Changes, erased_action};
+use crate::store::sqlite::db::{Db, parts, placeholders};
+use crate::store::sqlite::views::put_all;
+use crate::store::{ActionQuery, ShownAction, StoreError};
+
+/// Durable changes of actions that the table lacks, each with the commit that it came with.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    ahead: Mutex<HashMap<Uuid, (u64, ActionChange)>>,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (u64, ActionChange)>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what a group changed.
+    pub(crate) fn add(&self, changes: &Changes) {
+        if changes.actions.is_empty() && changes.erased.is_empty() {
+            return;
+        }
+        let mut ahead = self.lock();
+        for (id, change) in &changes.actions {
+            let slot = ahead.entry(*id).or_insert_with(|| (0, change.clone()));
+            slot.0 = changes.n;
+            slot.1.progress = change.progress.clone();
+            if change.decided.is_some() {
+                slot.1.decided = change.decided.clone();
+            }
+        }
+        for (_, change) in ahead.values_mut() {
+            if let Some(action) = change.decided.as_mut().filter(|action| changes.erased.contains(&action.user)) {
+                *action = Arc::new(erased_action(action));
+            }
+        }
+    }
+
+    /// The table has everything up to commit `n`.
+    pub(crate) fn flushed(&self, n: u64) {
+        self.lock().retain(|_, (of, _)| *of > n);
+    }
+
+    /// One action.
+    pub(crate) async fn get(&self, id: Uuid, pool: &SqlitePool, db: &Db) -> Result<Option<ShownAction>, StoreError> {
+        let ahead = self.lock().get(&id).map(|(_, change)| change.clone());
+        if let Some(ActionChange { decided: Some(action), progress }) = &ahead {
+            return Ok(Some(ShownAction { action: action.clone(), progress: progress.clone() }));
+        }
+        let row = sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM actions WHERE id = ?")))
+            .bind(id.as_bytes().to_vec())
+            .fetch_optional(pool)
+            .await
+            .map_err(db.failed("read an action"))?;
+        let Some(mut found) = row.map(|row| read_action(&row, db)).transpose()? else { return Ok(None) };
+        if let Some(ahead) = ahead {
+            found.progress = ahead.progress;
+        }
+        Ok(Some(found))
+    }
+
+    /// A page of actions.
+    pub(crate) async fn page(
+        &self,
+        query: &ActionQuery,
+        pool: &SqlitePool,
+        db: &Db,
+    ) -> Result<Vec<ShownAction>, StoreError> {
+        // Taken first: what is flushed after this is in the table no older than here.
+        let ahead: HashMap<Uuid, ActionChange> =
+            self.lock().iter().map(|(id, (_, change))| (*id, change.clone())).collect();
+        let mut page = Vec::new();
+        let moved: Vec<Uuid> = ahead.iter().filter(|(_, change)| change.decided.is_none()).map(|(id, _)| *id).collect();
+        for part in parts(&moved, 512) {
+            let sql = format!("SELECT {COLUMNS} FROM actions WHERE id IN {}", placeholders(part.len(), 1));
+            let bound = part.iter().fold(sqlx::query(AssertSqlSafe(sql)), |sql, id| sql.bind(id.as_bytes().to_vec()));
+            for row in bound.fetch_all(pool).await.map_err(db.failed("read actions"))? {
+                let action = read_action(&row, db)?.action;
+                let progress = ahead[&action.id].progress.clone();
+                page.push(ShownAction { action, progress });
+            }
+        }
+        for change in ahead.values() {
+            if let Some(action) = &change.decided {
+                page.push(ShownAction { action: action.clone(), progress: change.progress.clone() });
+            }
+        }
+        page.retain(|shown| matches(query, shown));
+        let mut from_table = 0;
+        let mut after = query.after;
+        while from_table < query.limit {
+            let rows = table_page(query, after, pool, db).await?;
+            let full = rows.len() == query.limit;
+            after = rows.last().map(|shown| key(shown)).or(after);
+            for shown in rows.into_iter().filter(|shown| !ahead.contains_key(&shown.action.id)) {
+                from_table += 1;
+                page.push(shown);
+            }
+            if !full {
+                break;
+            }
+        }
+        page.sort_by_key(key);
+        if query.descending {
+            page.reverse();
+        }
+        page.truncate(query.limit);
+        Ok(page)
+    }
+}
+
+fn key(shown: &ShownAction) -> (Timestamp, Uuid) {
+    (shown.action.decided_at, shown.action.id)
+}
+
+fn matches(query: &ActionQuery, shown: &ShownAction) -> bool {
+    let behind = query.after.is_none_or(|after| if query.descending { key(shown) < after } else { key(shown) > after });
+    behind
+        && (query.states.is_empty() || query.states.contains(&shown.progress.state))
+        && query.kind.is_none_or(|kind| kind == shown.action.kind)
+        && query.task.is_none_or(|task| task == shown.action.task)
+}
+
+const COLUMNS: &str = "body, state, attempts, last_error, next_attempt_at, delivered_at";
+
+async fn table_page(
+    query: &ActionQuery,
+    after: Option<(Timestamp, Uuid)>,
+    pool: &SqlitePool,
+    db: &Db,
+) -> Result<Vec<ShownAction>, StoreError> {
+    let (compare, order) = if query.descending { ("<", "DESC") } else { (">", "ASC") };
+    let mut sql = format!("SELECT {COLUMNS} FROM actions WHERE 1");
+    if query.task.is_some() {
+        sql.push_str(" AND task_id = ?");
+    }
+    if let Some(kind) = query.kind {
+        sql.push_str(&format!(" AND kind = '{}'", kind.name()));
+    }
+    if !query.states.is_empty() {
+        let states: Vec<_> = query.states.iter().map(|state| format!("'{}'", state.name())).collect();
+        sql.push_str(&format!(" AND state IN ({})", states.join(",")));
+    }
+    if after.is_some() {
+        sql.push_str(&format!(" AND (decided_at, id) {compare} (?, ?)"));
+    }
+    sql.push_str(&format!(" ORDER BY decided_at {order}, id {order} LIMIT ?"));
+    let mut bound = sqlx::query(AssertSqlSafe(sql));
+    if let Some(task) = query.task {
+        bound = bound.bind(task.0.as_bytes().to_vec());
+    }
+    if let Some((at, id)) = after {
+        bound = bound.bind(at.millis()).bind(id.as_bytes().to_vec());
+    }
+    let rows = bound.bind(query.limit as i64).fetch_all(pool).await.map_err(db.failed("read actions"))?;
+    rows.iter().map(|row| read_action(row, db)).collect()
+}
+
+/// Reads a row of [`COLUMNS`].
+pub(crate) fn read_action(row: &SqliteRow, db: &Db) -> Result<ShownAction, StoreError> {
+    let action: Action = serde_json::from_str(row.get(0))
+        .map_err(|error| db.damaged(format!("an action in it cannot be read ({error})")))?;
+    let name: &str = row.get(1);
+    let state = ActionState::ALL.into_iter().find(|state| state.name() == name);
+    let state = state.ok_or_else(|| db.damaged(format!("action {} has state \"{name}\"", action.id)))?;
+    let progress = Progress {
+        state,
+        attempts: row.get(2),
+        last_error: row.get::<Option<&str>, _>(3).map(Into::into),
+        next_attempt_at: row.get::<Option<i64>, _>(4).map(Timestamp::from_millis),
+        delivered_at: row.get::<Option<i64>, _>(5).map(Timestamp::from_millis),
+    };
+    Ok(ShownAction { action: Arc::new(action), progress })
+}
+
+/// Applies changes of actions to the table; the caller holds the transaction.
+pub(crate) async fn put_actions(conn: &mut SqliteConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
+    let mut decided = Vec::new();
+    let mut moved = Vec::new();
+    for (id, change) in &dirty.actions {
+        match &change.decided {
+            Some(action) => decided.push((action, &change.progress)),
+            None => moved.push((id, &change.progress)),
+        }
+    }
+    decided.sort_unstable_by_key(|(action, _)| action.id);
+    moved.sort_unstable_by_key(|(id, _)| **id);
+    put_all(conn, "actions", 12, &decided, |query, (action, progress)| {
+        query
+            .bind(action.id.as_bytes().to_vec())
+            .bind(action.kind.name())
+            .bind(action.component())
+            .bind(action.task.0.as_bytes().to_vec())
+            .bind(action.user.as_str().to_owned())
+            .bind(progress.state.name())
+            .bind(progress.attempts)
+            .bind(progress.last_error.as_ref().map(|text| text.to_string()))
+            .bind(action.decided_at.millis())
+            .bind(progress.next_attempt_at.map(Timestamp::millis))
+            .bind(progress.delivered_at.map(Timestamp::millis))
+            .bind(serde_json::to_string(&***action).expect("an action is JSON"))
+    })
+    .await?;
+    for part in parts(&moved, 512) {
+        let sql = format!(
+            "UPDATE actions SET state = column2, attempts = column3, last_error = column4, next_attempt_at = column5, \
+             delivered_at = column6 FROM (VALUES {}) WHERE id = column1",
+            placeholders(6, part.len())
+        );
+        let query = part.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, (id, progress)| {
+            query
+                .bind(id.as_bytes().to_vec())
+                .bind(progress.state.name())
+                .bind(progress.attempts)
+                .bind(progress.last_error.as_ref().map(|text| text.to_string()))
+                .bind(progress.next_attempt_at.map(Timestamp::millis))
+                .bind(progress.delivered_at.map(Timestamp::millis))
+        });
+        query.execute(&mut *conn).await?;
+    }
+    for user in &dirty.erased {
+        erase_user(conn, user.as_str()).await?;
+    }
+    Ok(())
+}
+
+async fn erase_user(conn: &mut SqliteConnection, user: &str) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query("SELECT id, body FROM actions WHERE user_id = ?").bind(user.to_owned()).fetch_all(&mut *conn);
+    for row in rows.await? {
+        let (id, body): (Vec<u8>, &str) = (row.get(0), row.get(1));
+        let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        sqlx::query("UPDATE actions SET body = ? WHERE id = ?")
+            .bind(serde_json::to_string(&erased_action(&action)).expect("an action is JSON"))
+            .bind(id)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}

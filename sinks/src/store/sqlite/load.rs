@@ -1,0 +1,443 @@
+//! From the files to memory at a start: the tables at the commit that they hold, and what the journal has beyond it.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use hashbrown::{HashMap, HashSet};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
+use topics::commit::{NextOffset, Restored, RowChange, TaskRow, UserRow};
+use topics::ids::{TaskId, UserId};
+use topics::record::SourceTopic;
+use topics::time::Timestamp;
+use topics::view::{ViewRow, ViewSpec};
+use uuid::Uuid;
+
+use crate::store::block::{BLOCK, Block, block_of, decode};
+use crate::store::chains::{ChainId, Chains, Head, User};
+use crate::store::changes::{ActionChange, Changes};
+use crate::store::delta::{self, DeltaError};
+use crate::store::encoder::{Indexed, Resume, id_key};
+use crate::store::sqlite::db::{Db, close};
+use crate::store::sqlite::ledger::read_action;
+use crate::store::sqlite::runs::{Index, all_ids};
+use crate::store::sqlite::views::{create_table, put_view_rows, shape};
+use crate::store::task_text::read_task;
+use crate::store::{REBUILD, StoreError};
+
+/// How far a file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) n: u64,
+    pub(crate) entries: u64,
+    pub(crate) committed_at: Timestamp,
+    pub(crate) frontier: Timestamp,
+}
+
+/// How far the journal is.
+pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result<Mark, StoreError> {
+    let row = sqlx::query("SELECT n, entries, committed_at, frontier FROM state").fetch_optional(&mut *conn).await;
+    let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
+    let number = |at: usize| row.try_get::<i64, _>(at).map_err(db.failed("read its state"));
+    let mark = Mark {
+        n: number(0)? as u64,
+        entries: number(1)? as u64,
+        committed_at: Timestamp::from_millis(number(2)?),
+        frontier: Timestamp::from_millis(number(3)?),
+    };
+    let last = sqlx::query("SELECT first, count FROM audit_block ORDER BY first DESC LIMIT 1").fetch_optional(conn).await;
+    let last = last.map_err(db.failed("read audit entries"))?;
+    let entries = last.map_or(0, |row| (row.get::<i64, _>(0) + row.get::<i64, _>(1) - 1) as u64);
+    if entries != mark.entries {
+        return Err(db.damaged(format!("it should have {} audit entries and has {entries}", mark.entries)));
+    }
+    Ok(mark)
+}
+
+/// How far the tables are.
+pub(crate) async fn views_mark(conn: &mut SqliteConnection, db: &Db) -> Result<Mark, StoreError> {
+    let row = sqlx::query("SELECT n, entries FROM applied").fetch_optional(conn).await.map_err(db.failed("read its state"))?;
+    let row = row.ok_or_else(|| db.damaged("its state is missing"))?;
+    let (n, entries): (i64, i64) = (row.get(0), row.get(1));
+    Ok(Mark { n: n as u64, entries: entries as u64, ..Mark::default() })
+}
+
+/// Makes the views' tables, and makes them anew where a declaration changed.
+pub(crate) async fn shape_views(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    views: &[ViewSpec],
+    applied: u64,
+) -> Result<(), StoreError> {
+    let failed = db.failed("make a view's table");
+    for view in views {
+        let now = shape(view);
+        let stored: Option<String> = sqlx::query_scalar("SELECT columns FROM view_shape WHERE view = ?")
+            .bind(view.name)
+            .fetch_optional(&mut *conn)
+            .await
+            .map_err(&failed)?;
+        match stored {
+            Some(stored) if stored == now => continue,
+            None if applied > 0 => {
+                return Err(StoreError::NewView { file: db.path.clone(), view: view.name, remedy: REBUILD });
+            }
+            _ => {}
+        }
+        let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let fresh = format!("{}_new", view.name);
+        let make = create_table(view, &fresh);
+        sqlx::query(AssertSqlSafe(make)).execute(&mut *transaction).await.map_err(&failed)?;
+        if stored.is_some() {
+            let rows = read_rows(&mut transaction, db, view).await?;
+            let rows: Vec<(Uuid, &Arc<dyn ViewRow>)> = rows.iter().map(|(key, row)| (*key, row)).collect();
+            put_view_rows(&mut transaction, view, &fresh, &rows).await.map_err(&failed)?;
+            let drop = format!("DROP TABLE \"{}\"", view.name);
+            sqlx::query(AssertSqlSafe(drop)).execute(&mut *transaction).await.map_err(&failed)?;
+        }
+        let rename = format!("ALTER TABLE \"{fresh}\" RENAME TO \"{}\"", view.name);
+        sqlx::query(AssertSqlSafe(rename)).execute(&mut *transaction).await.map_err(&failed)?;
+        let note = sqlx::query("INSERT OR REPLACE INTO view_shape VALUES (?, ?)").bind(view.name).bind(now);
+        note.execute(&mut *transaction).await.map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)?;
+    }
+    Ok(())
+}
+
+async fn read_rows(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    view: &ViewSpec,
+) -> Result<Vec<(Uuid, Arc<dyn ViewRow>)>, StoreError> {
+    let sql = format!("SELECT id, body FROM \"{}\"", view.name);
+    let mut stream = sqlx::query(AssertSqlSafe(sql)).fetch(conn);
+    let mut rows = Vec::new();
+    while let Some(row) = stream.try_next().await.map_err(db.failed("read a view"))? {
+        let key = uuid_at(&row, 0, db)?;
+        let read = (view.decode)(row.get::<&str, _>(1).as_bytes());
+        rows.push((key, read.map_err(|error| db.damaged(format!("row {key} of {} cannot be read ({error})", view.name)))?));
+    }
+    Ok(rows)
+}
+
+fn uuid_at(row: &SqliteRow, at: usize, db: &Db) -> Result<Uuid, StoreError> {
+    let bytes: &[u8] = row.try_get(at).map_err(db.failed("read an id"))?;
+    Uuid::from_slice(bytes).map_err(|_| db.damaged("an id in it has not 16 bytes"))
+}
+
+/// Users and their keys.
+pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
+    let mut users = chains.users_mut();
+    let mut rows = sqlx::query("SELECT no, user_id, key, erased_to, old_key FROM user_key ORDER BY no").fetch(conn);
+    while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
+        let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
+        let id = UserId::parse(row.get(1)).ok_or_else(|| db.damaged("a user in it has no id"))?;
+        let erased_to: i64 = row.get(3);
+        let no = users.add(User { id, key: key(2), erased_to: erased_to as u64, old_key: key(4) });
+        if i64::from(no) != row.get::<i64, _>(0) {
+            return Err(db.damaged(format!("user number {no} is missing")));
+        }
+    }
+    Ok(())
+}
+
+/// Where to read on.
+async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffset>, StoreError> {
+    let rows = sqlx::query("SELECT topic, partition, next_offset FROM position ORDER BY topic, partition").fetch_all(conn);
+    let rows = rows.await.map_err(db.failed("read positions"))?;
+    let read = |row: &SqliteRow| {
+        let topic: &str = row.get(0);
+        let topic = [SourceTopic::TaskEvents, SourceTopic::UserEvents].into_iter().find(|t| t.name() == topic);
+        Some(NextOffset { topic: topic?, partition: row.get(1), offset: row.get(2) })
+    };
+    rows.iter().map(|row| read(row).ok_or_else(|| db.damaged("a position is of no known topic"))).collect()
+}
+
+/// The deltas beyond `applied`, merged; texts that stand in audit entries are filled in.
+pub(crate) async fn newer(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    views: &[ViewSpec],
+    applied: Mark,
+    journal: Mark,
+) -> Result<Changes, StoreError> {
+    let mut merged = Changes { n: applied.n, entries: applied.entries, ..Changes::default() };
+    let mut rows = sqlx::query("SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n").bind(applied.n as i64).fetch(&mut *conn);
+    while let Some(row) = rows.try_next().await.map_err(db.failed("read changes"))? {
+        let (n, after): (i64, i64) = (row.get(0), row.get(1));
+        if after as u64 != merged.n {
+            return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
+        }
+        let changes = delta::decode(row.get(2), views)
+            .map_err(|error: DeltaError| db.damaged(format!("the changes of commit {n}: {error}")))?;
+        merged.merge(changes);
+    }
+    drop(rows);
+    if merged.n != journal.n {
+        return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
+    }
+    let mut open: Vec<(u64, u32)> =
+        merged.tasks.iter().filter(|(_, task)| task.entry > 0).map(|(no, task)| (task.entry, *no)).collect();
+    open.sort_unstable();
+    let mut block = Block::default();
+    for (n, no) in open {
+        if block.slot(n).is_none() {
+            block = read_block(conn, db, block_of(n)).await?;
+        }
+        let Some((_, texts)) = block.slot(n) else { return Err(db.damaged(format!("audit entry {n} is missing"))) };
+        let task = read_task(texts.after)
+            .map_err(|error| db.damaged(format!("the task in audit entry {n} cannot be read ({error})")))?;
+        if let Some(change) = merged.tasks.get_mut(&no) {
+            change.after = Some(Arc::new(task));
+        }
+    }
+    Ok(merged)
+}
+
+async fn read_block(conn: &mut SqliteConnection, db: &Db, first: u64) -> Result<Block, StoreError> {
+    let row = sqlx::query("SELECT first, count, data FROM audit_block WHERE first = ?").bind(first as i64);
+    let row = row.fetch_optional(conn).await.map_err(db.failed("read audit entries"))?;
+    let row = row.ok_or_else(|| db.damaged(format!("audit block {first} is missing")))?;
+    block_from(&row, db)
+}
+
+fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
+    let (first, count): (i64, i64) = (row.get(0), row.get(1));
+    let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, row.get(2));
+    block.map_err(|error| db.damaged(format!("audit block {first}: {error}")))
+}
+
+/// Reads the entries beyond `applied` for the chains' ends and those beyond the runs for the indexes, and gives back
+/// where the encoder goes on and the digests of the ids read.
+pub(crate) async fn tail(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    chains: &Chains,
+    index: &Index,
+    (applied, indexed, entries): (u64, u64, u64),
+    merged: &mut Changes,
+) -> Result<(Resume, Vec<u64>), StoreError> {
+    let mut ids = Vec::new();
+    let mut resume = Resume { entries, open: None, high_water: Timestamp::MIN, tasks: 0 };
+    if entries == 0 {
+        return Ok((resume, ids));
+    }
+    // From the last block at the latest: it may be open, and has the high-water mark.
+    let from = block_of((applied.min(indexed) + 1).min(entries));
+    let mut expected = from;
+    let mut rows = sqlx::query("SELECT first, count, data FROM audit_block WHERE first >= ? ORDER BY first")
+        .bind(from as i64)
+        .fetch(conn);
+    while let Some(row) = rows.try_next().await.map_err(db.failed("read audit entries"))? {
+        let block = block_from(&row, db)?;
+        if block.first != expected {
+            return Err(db.damaged(format!("audit block {expected} is missing")));
+        }
+        expected += BLOCK;
+        for (n, slot, _) in block.iter() {
+            if n > applied {
+                let chain = slot.chain();
+                let before = chains.head(&chain).map_or(0, |head| head.applied);
+                let applied = if slot.applied { n } else { before };
+                let head = Head { no: slot.chain_no, seq: slot.seq, hash: slot.hash, last: n, applied, state: 0 };
+                chains.set_head(chain, head);
+                merged.heads.insert(chain, head);
+            }
+            if n > indexed {
+                let (id, in_order) = (id_key(slot.id), slot.in_order);
+                index.add(&[Indexed { n, id, user: slot.user, timestamp: slot.timestamp, in_order }]);
+                ids.push(id);
+            }
+        }
+        resume.high_water = block.high_water_after();
+        resume.open = (!block.is_full()).then_some(block);
+    }
+    Ok((resume, ids))
+}
+
+/// Everything that the pipeline gets back, out of tables and newer changes. Fills in the chains' ends.
+pub(crate) async fn restore(
+    (views_db, views_conn): (&Db, &mut SqliteConnection),
+    (journal_db, journal_conn): (&Db, &mut SqliteConnection),
+    views: &[ViewSpec],
+    chains: &Arc<Chains>,
+    mark: Mark,
+    newer: &Changes,
+) -> Result<(Restored, u32), StoreError> {
+    let (tasks, last_no) = tasks(views_db, views_conn, chains, newer).await?;
+    user_heads(views_conn, views_db, chains).await?;
+    let mut rows = Vec::new();
+    for (number, view) in views.iter().enumerate() {
+        let number = number as u8;
+        let stored = read_rows(views_conn, views_db, view).await?;
+        let stored = stored.into_iter().filter(|(key, _)| !newer.rows.contains_key(&(number, *key)));
+        rows.extend(stored.map(|(key, row)| RowChange { view: number, key, after: Some(row) }));
+    }
+    let changed = newer.rows.iter().filter(|(_, row)| row.is_some());
+    rows.extend(changed.map(|((view, key), row)| RowChange { view: *view, key: *key, after: row.clone() }));
+    let restored = Restored {
+        n: mark.n,
+        committed_at: mark.committed_at,
+        frontier: mark.frontier,
+        positions: positions(journal_conn, journal_db).await?,
+        tasks,
+        rows,
+        users: user_rows(views_conn, views_db, newer).await?,
+        actions: actions(views_conn, views_db, newer).await?,
+        identities: Vec::new(),
+    };
+    Ok((restored, last_no))
+}
+
+/// Half of the tasks' table: a thread reads and parses it beside the other half.
+fn read_tasks(db: &Db, chains: &Chains, newer: &HashSet<u32>, (from, to): (i64, i64)) -> Result<Vec<TaskRow>, StoreError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| StoreError::Directory { dir: db.path.clone(), source })?;
+    runtime.block_on(async {
+        let failed = db.failed("read tasks");
+        let mut conn = db.reading().row_buffer_size(1000).connect().await.map_err(&failed)?;
+        let mut stream = sqlx::query(
+            "SELECT t.no, t.id, t.body, t.memory, h.seq, h.hash, h.last, h.applied FROM tasks t \
+             LEFT JOIN task_heads h ON h.no = t.no WHERE t.no BETWEEN ? AND ? ORDER BY t.no",
+        )
+        .bind(from)
+        .bind(to)
+        .fetch(&mut conn);
+        let mut tasks = Vec::new();
+        while let Some(row) = stream.try_next().await.map_err(&failed)? {
+            let no = row.get::<i64, _>(0) as u32;
+            let id = TaskId(uuid_at(&row, 1, db)?);
+            chains.set_head(ChainId::Task(id), read_head(no, &row, 4));
+            if newer.contains(&no) {
+                continue;
+            }
+            let after = match row.get::<Option<&str>, _>(2) {
+                None => None,
+                Some(text) => Some(Arc::new(
+                    read_task(text).map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
+                )),
+            };
+            tasks.push(TaskRow { id, before: None, after, memory: row.get::<&[u8], _>(3).into() });
+        }
+        drop(stream);
+        close(conn).await;
+        Ok(tasks)
+    })
+}
+
+fn read_head(no: u32, row: &SqliteRow, at: usize) -> Head {
+    let Some(seq) = row.get::<Option<i64>, _>(at) else { return Head::new(no) };
+    let hash = row.get::<Option<&[u8]>, _>(at + 1).and_then(|hash| hash.try_into().ok()).unwrap_or_default();
+    let (last, applied): (i64, i64) = (row.get(at + 2), row.get(at + 3));
+    Head { no, seq: seq as u64, hash, last: last as u64, applied: applied as u64, state: 0 }
+}
+
+async fn tasks(
+    db: &Db,
+    conn: &mut SqliteConnection,
+    chains: &Arc<Chains>,
+    newer: &Changes,
+) -> Result<(Vec<TaskRow>, u32), StoreError> {
+    let last: Option<i64> =
+        sqlx::query_scalar("SELECT max(no) FROM tasks").fetch_one(conn).await.map_err(db.failed("read tasks"))?;
+    let last = last.unwrap_or(0);
+    let changed: Arc<HashSet<u32>> = Arc::new(newer.tasks.keys().copied().collect());
+    let halves = [(1, last / 2), (last / 2 + 1, last)].map(|bounds| {
+        let (db, chains, changed) = (db.clone(), chains.clone(), changed.clone());
+        tokio::task::spawn_blocking(move || read_tasks(&db, &chains, &changed, bounds))
+    });
+    let mut tasks = Vec::new();
+    for half in halves {
+        let read = half.await.map_err(|error| db.damaged(format!("reading tasks ended early ({error})")))?;
+        if tasks.is_empty() { tasks = read? } else { tasks.extend(read?) }
+    }
+    let mut last_no = last as u32;
+    for (no, change) in &newer.tasks {
+        last_no = last_no.max(*no);
+        let chain = ChainId::Task(change.id);
+        if chains.head(&chain).is_none() {
+            chains.set_head(chain, Head::new(*no));
+        }
+        let (after, memory) = (change.after.clone(), change.memory.clone());
+        tasks.push(TaskRow { id: change.id, before: None, after, memory });
+    }
+    Ok((tasks, last_no))
+}
+
+async fn user_heads(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
+    let mut rows = sqlx::query("SELECT no, seq, hash, last, applied FROM user_heads").fetch(conn);
+    while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
+        let no = row.get::<i64, _>(0) as u32;
+        chains.set_head(ChainId::User(no), read_head(no, &row, 1));
+    }
+    Ok(())
+}
+
+async fn user_rows(conn: &mut SqliteConnection, db: &Db, newer: &Changes) -> Result<Vec<UserRow>, StoreError> {
+    let texts: Vec<String> =
+        sqlx::query_scalar("SELECT body FROM users").fetch_all(conn).await.map_err(db.failed("read users"))?;
+    let mut users: Vec<UserRow> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let user: UserRow =
+            serde_json::from_str(&text).map_err(|error| db.damaged(format!("a user cannot be read ({error})")))?;
+        if !newer.users.contains_key(&user.id) {
+            users.push(user);
+        }
+    }
+    users.extend(newer.users.values().cloned());
+    Ok(users)
+}
+
+/// Every create, and every delivery that is still open.
+async fn actions(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    newer: &Changes,
+) -> Result<Vec<(Arc<topics::action::Action>, topics::action::Progress)>, StoreError> {
+    let wanted = "kind = 'create-next-task' OR state IN ('DECIDED', 'PENDING', 'SENT')";
+    let sql = format!(
+        "SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE {wanted}"
+    );
+    let mut found = HashMap::new();
+    let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *conn);
+    while let Some(row) = rows.try_next().await.map_err(db.failed("read actions"))? {
+        let shown = read_action(&row, db)?;
+        found.insert(shown.action.id, (shown.action, shown.progress));
+    }
+    drop(rows);
+    for (id, ActionChange { decided, progress }) in &newer.actions {
+        let known = decided.clone().or_else(|| found.get(id).map(|(action, _)| action.clone()));
+        let action = match known {
+            Some(action) => action,
+            // A delivery that was closed in the table and is open again.
+            None => {
+                let sql = "SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE id = ?";
+                let row = sqlx::query(sql).bind(id.as_bytes().to_vec()).fetch_optional(&mut *conn).await;
+                match row.map_err(db.failed("read actions"))? {
+                    Some(row) => read_action(&row, db)?.action,
+                    None => continue,
+                }
+            }
+        };
+        found.insert(*id, (action, progress.clone()));
+    }
+    let mut actions: Vec<_> = found
+        .into_values()
+        .filter(|(action, progress)| action.kind == topics::action::ActionKind::CreateNextTask || progress.state.is_open())
+        .collect();
+    actions.sort_by_key(|(action, _)| (action.decided_at, action.id));
+    Ok(actions)
+}
+
+/// Digests of all ids in the runs.
+pub(crate) async fn identities(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    index: &[Arc<crate::store::sqlite::runs::Run>],
+    to: &mut Vec<u64>,
+) -> Result<(), StoreError> {
+    for run in index {
+        all_ids(conn, db, run, to).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! Everything that was appended comes back: from the running store, and after a start.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value as Json;
+use sinks::store::{ActionQuery, Options, Sqlite, Store, shown_entry};
+use topics::audit::{AuditQuery, ShownEntry};
+use topics::ids::TaskId;
+
+use crate::history::{History, chain_of, hashes, hex, resource};
+use crate::{append, check_restored, eventually, keys, open, open_with};
+
+/// Small bounds, so that a short history meets runs, merges and flushes.
+pub fn small() -> Options {
+    Options { run_entries: 1, flush_rows: 50, group_events: 60, ..Options::default() }
+}
+
+/// Every entry as it must be shown, by id.
+async fn expected(history: &History, dir: &Path) -> Vec<(String, Json)> {
+    let hashes = hashes(&history.entries, &keys(dir).await);
+    let shown = history.entries.iter().zip(hashes).map(|(entry, [prev, hash])| {
+        let mut json = resource(entry);
+        json["prevHash"] = hex(&prev).into();
+        json["hash"] = hex(&hash).into();
+        (chain_of(entry), json)
+    });
+    shown.collect()
+}
+
+fn parsed(entries: &[ShownEntry]) -> Vec<Json> {
+    entries.iter().map(|entry| serde_json::from_str(&entry.json).unwrap()).collect()
+}
+
+/// Compares every chain, every entry and every action with the history.
+pub async fn check_all(store: &Sqlite, history: &History, dir: &Path) {
+    let mut chains: HashMap<String, Vec<Json>> = HashMap::new();
+    let all = expected(history, dir).await;
+    for (chain, json) in &all {
+        chains.entry(chain.clone()).or_default().push(json.clone());
+    }
+    for (chain, entries) in &chains {
+        let Some(task) = TaskId::parse(chain) else { continue };
+        let query = AuditQuery { task: Some(task), ascending: true, limit: 1000, ..AuditQuery::default() };
+        assert_eq!(&parsed(&store.audit(&query).await.unwrap()), entries, "chain {chain}");
+        let check = store.check_chain(task).await.unwrap().unwrap();
+        assert!(check.ok && check.entries == entries.len() as u64, "{check:?}");
+    }
+    for (_, json) in all.iter().step_by(7) {
+        let id = json["id"].as_str().unwrap().parse().unwrap();
+        let shown = store.audit_entry(id).await.unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Json>(&shown.json).unwrap(), *json);
+    }
+    let verified = store.verify().await.unwrap();
+    assert_eq!((verified.faults, verified.entries), (vec![], history.entries.len() as u64));
+    assert_eq!(verified.chains, chains.len() as u64);
+
+    let query = ActionQuery { limit: 10_000, ..ActionQuery::default() };
+    let actions = store.actions(&query).await.unwrap();
+    let found: Vec<_> = actions.iter().map(|shown| (shown.action.id, shown.progress.clone())).collect();
+    let mut wanted: Vec<_> = history.actions.values().collect();
+    wanted.sort_by_key(|(action, _)| (action.decided_at, action.id));
+    assert_eq!(found, wanted.iter().map(|(action, progress)| (action.id, progress.clone())).collect::<Vec<_>>());
+    for (action, progress) in wanted.iter().take(20) {
+        assert_eq!(&store.action(action.id).await.unwrap().unwrap().progress, progress);
+    }
+    let letters = store.dead_letters(None, 1000).await.unwrap();
+    let shown: Vec<String> = letters.iter().rev().map(|kept| format!("{:?}", kept.letter)).collect();
+    assert_eq!(shown, history.letters.iter().map(|letter| format!("{letter:?}")).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(1);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    for start in 0..3 {
+        let opened = open_with(dir.path(), small()).await;
+        check_restored(&opened.restored, &history);
+        opened.store.on_durable(Box::new({
+            let heard = heard.clone();
+            move |durable| {
+                let entries = durable.commits.iter().flat_map(|commit| commit.audit.clone());
+                heard.lock().unwrap().extend(entries.zip(durable.hashes.iter().copied()));
+            }
+        }));
+        for _ in 0..20 {
+            let commits: Vec<_> = (0..start + 1).map(|_| history.commit(13)).collect();
+            append(&opened.store, &commits).await;
+        }
+        check_all(&opened.store, &history, dir.path()).await;
+        opened.store.close().await;
+    }
+    // What listeners hear is what readers see.
+    let all = expected(&history, dir.path()).await;
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), all.len());
+    for ((entry, [prev, hash]), (_, json)) in heard.iter().zip(&all) {
+        assert_eq!(&serde_json::from_str::<Json>(&shown_entry(entry, prev, hash).json).unwrap(), json);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merged_runs_find_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(2);
+    let opened = open_with(dir.path(), small()).await;
+    // More than ten parts of 8192 entries: a run for each, then a merged one.
+    let commits: Vec<_> = (0..9).map(|_| history.commit(10_000)).collect();
+    append(&opened.store, &commits).await;
+    let commits: Vec<_> = (0..3).map(|_| history.commit(1_000)).collect();
+    append(&opened.store, &commits).await;
+    let journal = dir.path().join("runs.db");
+    eventually("a merge", || std::fs::metadata(&journal).unwrap().len() > 1_000_000).await;
+    for entry in history.entries.iter().step_by(1999) {
+        assert!(opened.store.audit_entry(entry.id).await.unwrap().is_some());
+    }
+    opened.store.close().await;
+    drop(opened);
+    let opened = open(dir.path()).await;
+    check_restored(&opened.restored, &history);
+    for entry in history.entries.iter().step_by(997) {
+        let id = entry.id;
+        let store = opened.store.clone();
+        assert!(tokio::task::spawn_blocking(move || store.contains(id)).await.unwrap().unwrap());
+    }
+    let store = opened.store.clone();
+    let other = uuid::Uuid::from_u128(5);
+    assert!(!tokio::task::spawn_blocking(move || store.contains(other)).await.unwrap().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_change_nothing_are_heard_but_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(3);
+    let opened = open(dir.path()).await;
+    append(&opened.store, &[history.commit(3)]).await;
+    let idle = Arc::new(topics::commit::Commit { n: 2, ..Default::default() });
+    append(&opened.store, &[idle]).await;
+    assert_eq!(opened.store.status().committed_n, 2);
+    opened.store.close().await;
+    drop(opened);
+    let opened = open(dir.path()).await;
+    assert_eq!(opened.restored.n, 1);
+    history.n = 2;
+    append(&opened.store, &[history.commit(3)]).await;
+    check_all(&opened.store, &history, dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_hold_what_was_committed() {
+    use sqlx::{ConnectOptions, Row};
+    let dir = tempfile::tempdir().unwrap();
+    let (history, commits) = History::run(4, 10, 20);
+    let opened = open(dir.path()).await;
+    append(&opened.store, &commits).await;
+    eventually("a flush", || opened.store.status().applied_n == history.n).await;
+    let status = opened.store.status();
+    assert_eq!((status.table_lag_ms, status.dirty_rows), (0, 0));
+    assert_eq!(status.tasks as usize, history.memory.values().filter(|(task, _)| task.is_some()).count());
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("views.db")).read_only(true);
+    let mut conn = options.connect().await.unwrap();
+    let rows = sqlx::query("SELECT id, user_id, due, priority, completed, body FROM tasks WHERE body IS NOT NULL");
+    for row in rows.fetch_all(&mut conn).await.unwrap() {
+        let id = TaskId(uuid::Uuid::from_slice(row.get(0)).unwrap());
+        let task = history.memory[&id].0.as_ref().unwrap();
+        assert_eq!(row.get::<&str, _>(1), task.user_id.as_str());
+        assert_eq!(row.get::<Option<String>, _>(2), task.due_date.map(|due| due.to_string()));
+        assert_eq!((row.get::<&str, _>(3), row.get::<bool, _>(4)), (task.priority.name(), task.completed));
+        assert_eq!(row.get::<&str, _>(5), serde_json::to_string(&**task).unwrap());
+    }
+    let rows = sqlx::query("SELECT id, due_at, words, series, open FROM notes").fetch_all(&mut conn).await.unwrap();
+    assert_eq!(rows.len(), history.notes.len());
+    for row in rows {
+        let note = &history.notes[&uuid::Uuid::from_slice(row.get(0)).unwrap()];
+        assert_eq!((row.get::<i64, _>(1), row.get::<bool, _>(4)), (7, true));
+        assert_eq!(row.get::<&str, _>(2), serde_json::to_string(&[&note.text, "x"]).unwrap());
+        assert_eq!(row.get::<&[u8], _>(3), note.task.0.as_bytes());
+    }
+}

@@ -1,0 +1,154 @@
+//! What the query API asks of the process: the audit from the store, and how far everything is.
+
+use std::error::Error;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use chrono_tz::Tz;
+use pipeline::recurrence::RuleCache;
+use pipeline::source::Source;
+use pipeline::state::rules::{Recurrence, base_of, evaluate};
+use query_api::index::Index;
+use query_api::routes::{AuditReader, Preview, ReadError};
+use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
+use sinks::store::{ActionQuery, Sqlite, Store};
+use topics::action::{ActionKind, ActionState};
+use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::record::SourceTopic;
+use topics::task::RecurrenceMode;
+use topics::{Due, Task, TaskId, Timestamp};
+use uuid::Uuid;
+
+use crate::run::Parts;
+
+/// The audit timeline of a store.
+pub struct StoredAudit(pub Arc<Sqlite>);
+
+fn unreadable(error: impl Error + Send + Sync + 'static) -> ReadError {
+    Box::new(error)
+}
+
+#[async_trait]
+impl AuditReader for StoredAudit {
+    async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit(query).await.map_err(unreadable)
+    }
+
+    async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
+        self.0.audit_entry(id).await.map_err(unreadable)
+    }
+
+    async fn check_chain(&self, task: TaskId) -> Result<ChainCheck, ReadError> {
+        let check = self.0.check_chain(task).await.map_err(unreadable)?;
+        // A task of which nothing is known has a chain of no entries, which holds.
+        Ok(check.unwrap_or(ChainCheck { ok: true, entries: 0, first_bad_seq: None }))
+    }
+}
+
+/// How far the process is.
+pub struct Progress(pub Arc<Parts>);
+
+#[async_trait]
+impl StatusSource for Progress {
+    fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    fn lag_ms(&self) -> u64 {
+        self.0.lag_ms()
+    }
+
+    fn has_partition(&self, partition: i32) -> bool {
+        self.partitions().any(|p| p.partition == partition)
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut readiness = Readiness::default();
+        if let Some(trouble) = self.0.source.trouble() {
+            readiness.waiting.push(Waiting::Source);
+            readiness.reason = Some(trouble.code().to_owned());
+        }
+        if let Some(failing) = self.0.store.status().failing {
+            readiness.waiting.push(Waiting::Database);
+            readiness.reason.get_or_insert(failing);
+        }
+        if self.0.relay.waits_for_sidecar() {
+            readiness.waiting.push(Waiting::Sidecar);
+        }
+        if !self.0.is_near_the_end() {
+            readiness.waiting.push(Waiting::CatchUp);
+        }
+        readiness
+    }
+
+    async fn report(&self) -> Report {
+        let status = self.0.store.status();
+        let numbers = self.0.relay.numbers();
+        let failed = ActionQuery { states: vec![ActionState::Failed], limit: 1000, ..ActionQuery::default() };
+        Report {
+            source_mode: self.0.source.mode(),
+            partitions: self
+                .partitions()
+                .map(|p| PartitionStatus {
+                    partition: p.partition,
+                    committed: (p.committed > 0).then_some(p.committed - 1),
+                    end: (p.end > 0).then_some(p.end - 1),
+                    lag: p.lag() as i64,
+                })
+                .collect(),
+            audit_rows: status.entries,
+            table_lag_ms: status.table_lag_ms,
+            last_commit: self.0.rate.last(),
+            commits_per_minute: self.0.rate.per_minute(self.0.clock.now()),
+            outbox_pending: vec![
+                (ActionKind::CreateNextTask, numbers.pending_creates),
+                (ActionKind::Reminder, numbers.pending_reminders),
+            ],
+            outbox_oldest: numbers.oldest_decided_at,
+            outbox_failed: self.0.store.actions(&failed).await.map_or(0, |list| list.len() as u64),
+            dead_letters: self.0.store.dead_letters(None, 1).await.ok().map(|list| list.first().map_or(0, |kept| kept.no)),
+        }
+    }
+}
+
+impl Progress {
+    fn partitions(&self) -> impl Iterator<Item = pipeline::source::PartitionProgress> {
+        self.0.source.partitions().into_iter().filter(|p| p.topic == SourceTopic::TaskEvents)
+    }
+}
+
+/// Computes the occurrences of a task that follow its base (contract §8, `/v1/tasks/{id}/occurrences`).
+pub fn preview() -> Preview {
+    let rules = Mutex::new(RuleCache::new(RULES_MAX));
+    Arc::new(move |task: &Task, zone: Tz, from: Option<Timestamp>, to: Option<Timestamp>, count: usize| {
+        let evaluated = evaluate(&mut rules.lock().expect("never poisoned"), task, zone, None);
+        let (Recurrence::Series(series), Some(base)) = (evaluated, base_of(task)) else { return Vec::new() };
+        let index = task.occurrence_index.unwrap_or(1);
+        // A calendar can begin anywhere; an interval counts from one occurrence to the next.
+        let skip_to = from.map(|from| from.plus_millis(-1)).filter(|at| *at > base.to_instant(zone));
+        let (base, ahead) = match (skip_to, task.recurrence_mode) {
+            (Some(at), RecurrenceMode::Due) => (Due::Instant(at), count),
+            (Some(_), RecurrenceMode::Completion) => (base, INTERVALS_MAX),
+            (None, _) => (base, count),
+        };
+        let found = series.preview(Some(base), index, ahead).into_iter();
+        found
+            .filter(|occurrence| from.is_none_or(|from| occurrence.at >= from))
+            .take_while(|occurrence| to.is_none_or(|to| occurrence.at < to))
+            .take(count)
+            .map(|occurrence| (occurrence.due, occurrence.at, occurrence.index))
+            .collect()
+    })
+}
+
+/// Rules kept parsed for previews.
+const RULES_MAX: usize = 1024;
+/// How far a preview in completion mode looks ahead.
+const INTERVALS_MAX: usize = 10_000;
+
+/// How many reminders there are in each status.
+pub fn reminders_by_status(index: &Index) -> Vec<(&'static str, i64)> {
+    let Some(view) = index.view("reminders") else { return Vec::new() };
+    let statuses = ["PENDING", "SENT", "CANCELLED", "EXPIRED", "FAILED"];
+    statuses.into_iter().map(|status| (status, index.tally(view, status, Timestamp::MIN).count as i64)).collect()
+}

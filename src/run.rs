@@ -1,0 +1,375 @@
+//! One process with everything: log, dataflow, store, relay, index and HTTP.
+//!
+//! A commit goes two ways at once: the index applies it, so that readers see it, and the store writes it. Once it is
+//! durable the relay may send its actions and the streams tell of it ([`crate::reading`] has the readers' side).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use pipeline::source::Source;
+use pipeline::source::clock::Clock;
+use pipeline::source::log::{Log, LogSource};
+use pipeline::state::reminders::AlreadySent;
+use pipeline::{Input, InputSender};
+use query_api::Api;
+use query_api::index::Index;
+use query_api::metrics::Metrics;
+use query_api::stream::{Hub, StreamConfig};
+use sinks::relay::Relay;
+use sinks::store::{DataDir, Durable, Sqlite, Store, shown_entry};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use topics::Timestamp;
+use topics::action::ActionKind;
+use topics::audit::ShownEntry;
+use topics::record::SourceTopic;
+use topics::view::{ViewRow, ViewSpec};
+use tracing::info;
+
+mod dead_letters;
+mod rate;
+mod rebuild;
+mod targets;
+
+pub use rate::Rate;
+
+use crate::cli::{ClockOption, RunOptions};
+use crate::run::targets::Outcomes;
+use crate::settings::Settings;
+use crate::{ops, reading};
+
+/// How long open calls may take when the process stops.
+const RELAY_GRACE: Duration = Duration::from_secs(5);
+/// How often the log drops what its topics' retention allows to go.
+const TRIM_EVERY: Duration = Duration::from_secs(600);
+/// Name of the file that keeps where a manual clock stands.
+const CLOCK_FILE: &str = "manual-clock";
+
+/// `tasktide run`.
+pub async fn command(options: RunOptions) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(options.config.as_deref())?;
+    let running = start(&options, settings).await?;
+    println!("Tasktide is at http://{}", running.addr());
+    stop_signal().await;
+    info!("stopping");
+    running.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns at SIGINT or SIGTERM.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("a signal handler can be set at start");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// A running Tasktide.
+pub struct Running {
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    parts: Arc<Parts>,
+    pipeline: pipeline::Handle,
+    dead_letters_done: tokio::task::JoinHandle<()>,
+}
+
+/// What the parts of the process share.
+pub struct Parts {
+    /// The embedded log.
+    pub log: Arc<Log>,
+    /// The store.
+    pub store: Arc<Sqlite>,
+    /// Into the dataflow; gone once the process stops.
+    pub inputs: Mutex<Option<InputSender>>,
+    /// The source that feeds it.
+    pub source: LogSource,
+    /// What delivers actions.
+    pub relay: Relay,
+    /// The readers' index.
+    pub index: Arc<Index>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The clock.
+    pub clock: Clock,
+    /// Where data is kept.
+    pub data_dir: PathBuf,
+    /// How often something is committed.
+    pub rate: Rate,
+    /// Records that may be behind when the process first calls itself ready.
+    pub ready_max_lag: u64,
+    /// Longest that actions are held after a start.
+    hold_max: Duration,
+    /// Kept for its lock.
+    _held: DataDir,
+    /// Whether it was that near once.
+    was_near: AtomicBool,
+}
+
+impl Parts {
+    /// Whether the backlog of the start is done: once true, always true.
+    pub fn is_near_the_end(&self) -> bool {
+        if self.was_near.load(Ordering::Acquire) {
+            return true;
+        }
+        let near = self.source.partitions().iter().map(|p| p.lag()).sum::<u64>() <= self.ready_max_lag;
+        if near {
+            self.was_near.store(true, Ordering::Release);
+        }
+        near
+    }
+
+    /// How far the views are behind what was appended, in milliseconds.
+    pub fn lag_ms(&self) -> u64 {
+        if self.source.partitions().iter().all(|p| p.lag() == 0) {
+            return 0;
+        }
+        let last = self.rate.last().unwrap_or(self.clock.now());
+        (self.clock.now().millis() - last.millis()).max(0) as u64
+    }
+
+    /// A way into the dataflow; `None` while the process stops.
+    pub fn inputs(&self) -> Option<InputSender> {
+        self.inputs.lock().expect("never poisoned").clone()
+    }
+}
+
+impl Running {
+    /// The address that it serves on.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The parts, for tests and benches.
+    pub fn parts(&self) -> &Arc<Parts> {
+        &self.parts
+    }
+
+    /// Stops taking input, finishes the open commit, answers running queries, closes files.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        self.http.await.context("the HTTP server ended badly")??;
+        self.parts.source.stopped().await;
+        self.parts.relay.stop(RELAY_GRACE).await;
+        self.parts.inputs.lock().expect("never poisoned").take();
+        let pipeline = self.pipeline;
+        tokio::task::spawn_blocking(move || pipeline.stop()).await.context("the dataflow ended badly")?;
+        self.parts.store.close().await;
+        drop(self.dead_letters_done.await);
+        self.parts.log.close().await;
+        Ok(())
+    }
+}
+
+/// Starts everything on `options.data_dir`.
+pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<Running> {
+    let dir = &options.data_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("could not make --data-dir {}", dir.display()))?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("could not listen on --listen {}", options.listen))?;
+    let addr = listener.local_addr()?;
+    let auth = read_auth(&settings)?;
+    let held = DataDir::lock(dir)?;
+    let log = Log::open(dir).await?;
+    let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
+    let (store, restored) = Sqlite::open(&held, &views, sinks::store::Options::default()).await?;
+    let clock = open_clock(options.clock, dir, restored.committed_at)?;
+
+    let metrics = Arc::new(Metrics::new());
+    let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
+    index.load(&restored);
+    let stream = StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
+    let hub = Hub::new(stream, restored.n, &metrics);
+    let source = LogSource::open(log.clone(), &restored.positions, false)?;
+    let already_sent = if restored.n == 0 { rebuild::deliveries(&log).await? } else { Vec::new() };
+    let target = targets::target(&options.actions, &settings, &log);
+    let (outcomes, outcome_batches) = Outcomes::new();
+    let relay = Relay::start(target, targets::relay_settings(&settings)?, targets::ports(&store, &clock, outcomes))?;
+    relay.restore(restored.actions.clone());
+    let (dead_letters, dead_letters_done) = dead_letters::copy_to_topic(&log, &store, clock.clone()).await?;
+
+    let mut config = settings.pipeline.clone();
+    config.tasks_expected = restored.tasks.len();
+    let confirming = store.clone();
+    config.confirm = Some(Arc::new(move |id| confirming.contains(id).unwrap_or(true)));
+    let visible: Arc<Visible> = Arc::default();
+    let pipeline = {
+        let (index, store, visible, metrics) = (index.clone(), store.clone(), visible.clone(), metrics.clone());
+        pipeline::start(config, clock.clone(), restored, move |commit| {
+            let commit = Arc::new(commit);
+            let replaced = index.apply(&commit);
+            let since_arrival = commit.counts.oldest_arrival_us.map(|at| since_us(at as i64));
+            metrics.observe_commit(&commit, since_arrival);
+            visible.push(commit.n, replaced);
+            store.append(commit);
+        })
+    };
+    let parts = Arc::new(Parts {
+        log,
+        store: store.clone(),
+        inputs: Mutex::new(Some(pipeline.sender())),
+        source,
+        relay,
+        index: index.clone(),
+        metrics: metrics.clone(),
+        clock,
+        data_dir: dir.clone(),
+        rate: Rate::default(),
+        ready_max_lag: settings.ready_max_lag,
+        hold_max: settings.pipeline.hold_max,
+        _held: held,
+        was_near: AtomicBool::new(false),
+    });
+    follow_durable(&parts, &hub, visible, dead_letters);
+    outcome_batches.feed(pipeline.sender(), metrics.clone());
+    feed(&parts, already_sent)?;
+    watch_numbers(&parts);
+
+    let api = Arc::new(Api {
+        index,
+        audit: Arc::new(reading::StoredAudit(store)),
+        status: Arc::new(reading::Progress(parts.clone())),
+        hub,
+        metrics,
+        views,
+        preview: reading::preview(),
+        config: query_api::Config { auth, zone: settings.pipeline.timezone, query_timeout: settings.query_timeout, ..Default::default() },
+    });
+    let router = query_api::router_with(api, ops::resources(&parts));
+    let shutdown = CancellationToken::new();
+    let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
+    Ok(Running { addr, shutdown, http, parts, pipeline, dead_letters_done })
+}
+
+fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
+    let Some(path) = &settings.token_file else { return Ok(query_api::auth::Auth::None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("could not read auth.token_file {}", path.display()))?;
+    Ok(query_api::auth::Auth::new("token", Some(&text))?)
+}
+
+fn since_us(at: i64) -> Duration {
+    Duration::from_micros((Clock::system().now_us() - at).max(0) as u64)
+}
+
+/// Rows that commits replaced, until the commits are durable and the streams are told.
+#[derive(Default)]
+struct Visible(Mutex<VecDeque<(u64, Vec<Option<Arc<dyn ViewRow>>>)>>);
+
+impl Visible {
+    fn push(&self, n: u64, replaced: Vec<Option<Arc<dyn ViewRow>>>) {
+        self.0.lock().expect("never poisoned").push_back((n, replaced));
+    }
+
+    fn take(&self, n: u64) -> Vec<Option<Arc<dyn ViewRow>>> {
+        let mut waiting = self.0.lock().expect("never poisoned");
+        while let Some((first, replaced)) = waiting.pop_front() {
+            if first == n {
+                return replaced;
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// What follows once commits are on the disk: actions may be sent, streams are told, positions count.
+fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>, dead_letters: dead_letters::Copier) {
+    let (weak, hub) = (Arc::downgrade(parts), hub.clone());
+    parts.store.on_durable(Box::new(move |durable: &Durable| {
+        let Some(parts) = weak.upgrade() else { return };
+        let mut hashes = durable.hashes.iter();
+        for commit in &durable.commits {
+            parts.relay.offer(&commit.outbox);
+            if commit.caught_up {
+                parts.relay.release();
+            }
+            let shown: Vec<ShownEntry> = if hub.clients() > 0 {
+                commit.audit.iter().zip(&mut hashes).map(|(entry, [prev, hash])| shown_entry(entry, prev, hash)).collect()
+            } else {
+                hashes.by_ref().take(commit.audit.len()).for_each(drop);
+                Vec::new()
+            };
+            hub.publish(commit, visible.take(commit.n), &shown);
+            dead_letters.copy(&commit.dead_letters);
+            parts.source.committed(&commit.positions);
+            parts.rate.count(commit.committed_at);
+        }
+        let took = parts.store.status().last_commit_us;
+        parts.metrics.observe_stored(Duration::from_micros(took));
+    }));
+}
+
+/// Lets the source feed the dataflow, and tells it when the backlog of the start was handed over.
+fn feed(parts: &Arc<Parts>, already_sent: Vec<AlreadySent>) -> anyhow::Result<()> {
+    let inputs = parts.inputs().context("the process stops")?;
+    if !already_sent.is_empty() {
+        inputs.send(Input::AlreadySent(already_sent))?;
+    }
+    let mut reached = parts.source.handed_over_start();
+    let caught_up = inputs.clone();
+    let hold_max = parts.hold_max;
+    tokio::spawn(async move {
+        // Whichever comes first; a source that never gets there must not hold reminders back for ever.
+        let _ = tokio::time::timeout(hold_max, reached.wait_for(|reached| *reached)).await;
+        let _ = tokio::task::spawn_blocking(move || caught_up.send(Input::CaughtUp)).await;
+    });
+    parts.source.start(Box::new(move |records| {
+        // An error means that the process stops: what is not taken is read again at the next start.
+        let _ = inputs.send(Input::Records(records));
+    }));
+    parts.log.keep_trimmed(TRIM_EVERY, {
+        let clock = parts.clock.clone();
+        move || clock.now()
+    });
+    Ok(())
+}
+
+/// Numbers that are read when metrics are.
+fn watch_numbers(parts: &Arc<Parts>) {
+    let weak = Arc::downgrade(parts);
+    parts.metrics.on_scrape(move |metrics| {
+        let Some(parts) = weak.upgrade() else { return };
+        for partition in parts.source.partitions().iter().filter(|p| p.topic == SourceTopic::TaskEvents) {
+            metrics.set_source_lag(partition.partition, partition.lag() as i64);
+        }
+        let now = parts.clock.now();
+        let age = |at: Timestamp| Duration::from_millis((now.millis() - at.millis()).max(0) as u64);
+        metrics.set_frontier_age(Duration::from_millis(parts.lag_ms()));
+        let numbers = parts.relay.numbers();
+        metrics.set_outbox_pending(ActionKind::CreateNextTask, numbers.pending_creates as i64);
+        metrics.set_outbox_pending(ActionKind::Reminder, numbers.pending_reminders as i64);
+        metrics.set_outbox_oldest(numbers.oldest_decided_at.map_or(Duration::ZERO, age));
+        let counts = reading::reminders_by_status(&parts.index);
+        counts.iter().for_each(|(status, number)| metrics.set_reminders(status, *number));
+    });
+}
+
+/// The clock asked for; a manual one never starts before where it stood.
+fn open_clock(option: ClockOption, dir: &Path, committed_at: Timestamp) -> anyhow::Result<Clock> {
+    let ClockOption::Manual(at) = option else { return Ok(Clock::system()) };
+    let path = dir.join(CLOCK_FILE);
+    let stored = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().with_context(|| format!("{} is damaged", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Timestamp::MIN,
+        Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
+    };
+    Ok(Clock::manual(at.max(stored).max(committed_at)))
+}
+
+/// Keeps where a manual clock stands, durably.
+pub fn keep_clock(dir: &Path, at: Timestamp) -> std::io::Result<()> {
+    use std::io::Write;
+    let (path, new) = (dir.join(CLOCK_FILE), dir.join("manual-clock.new"));
+    let mut file = std::fs::File::create(&new)?;
+    writeln!(file, "{at}")?;
+    file.sync_all()?;
+    std::fs::rename(new, path)
+}

@@ -1,0 +1,122 @@
+//! Where actions go, and the way back of what became of them.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use pipeline::source::clock::Clock;
+use pipeline::source::log::{Log, NewRecord};
+use pipeline::{Input, InputSender};
+use query_api::metrics::Metrics;
+use sinks::relay::{Append, Backoff, Dapr, LogRecord, PortError, Ports, Target, WebhookSecret, Wording};
+use sinks::store::Sqlite;
+use tokio::sync::mpsc;
+use topics::action::Outcome;
+
+use crate::cli::Actions;
+use crate::settings::Settings;
+
+/// Outcomes of one input of the dataflow, at most.
+const OUTCOMES_A_BATCH: usize = 500;
+
+struct ToLog(Arc<Log>);
+
+#[async_trait]
+impl Append for ToLog {
+    async fn append(&self, topic: &'static str, records: Vec<LogRecord>) -> Result<(), PortError> {
+        let records = records.into_iter().map(|record| NewRecord {
+            partition: None,
+            key: Some(record.key),
+            headers: record.headers,
+            value: Some(record.value),
+            timestamp: record.timestamp,
+        });
+        self.0.append(topic, records.collect()).await.map(drop).map_err(Into::into)
+    }
+}
+
+/// The target of `--actions`.
+pub(super) fn target(actions: &Actions, settings: &Settings, log: &Arc<Log>) -> Target {
+    let to_log = || Arc::new(ToLog(log.clone())) as Arc<dyn Append>;
+    match actions {
+        Actions::None => Target::None,
+        Actions::Log => Target::Log(to_log()),
+        Actions::ChatApi(url) => Target::ChatApi { url: url.clone(), log: to_log() },
+        Actions::Dapr => {
+            let port = std::env::var("DAPR_HTTP_PORT").unwrap_or_else(|_| "3500".to_owned());
+            let endpoint = std::env::var("DAPR_HTTP_ENDPOINT").unwrap_or_else(|_| format!("http://127.0.0.1:{port}"));
+            Target::Dapr(Dapr {
+                endpoint,
+                token: std::env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()),
+                create_by_invoke: settings.create_by_invoke,
+            })
+        }
+    }
+}
+
+/// How the relay is told to work.
+pub(super) fn relay_settings(settings: &Settings) -> anyhow::Result<sinks::relay::Settings> {
+    let webhook_secret = match &settings.webhook_secret {
+        None => None,
+        Some(secret) => Some(WebhookSecret::parse(&secret.0).context("setting \"webhook.secret\" is not a key")?),
+    };
+    Ok(sinks::relay::Settings {
+        backoff: Backoff {
+            max_elapsed: settings.max_elapsed,
+            confirm_wait: settings.confirm_wait,
+            ..Backoff::default()
+        },
+        timeout: settings.action_timeout,
+        wording: Wording {
+            create_path: settings.create_path.clone(),
+            email_from: settings.email_from.clone().unwrap_or_default(),
+            webhook_secret,
+        },
+        ..sinks::relay::Settings::default()
+    })
+}
+
+/// What the relay is connected to.
+pub(super) fn ports(store: &Arc<Sqlite>, clock: &Clock, outcomes: Outcomes) -> Ports {
+    let clock = clock.clone();
+    Ports {
+        ledger: Some(store.clone()),
+        clock: Arc::new(move || clock.now()),
+        outcomes: Arc::new(move |outcome| outcomes.push(outcome)),
+    }
+}
+
+/// The relay's end of the way back; it never waits.
+pub(super) struct Outcomes(mpsc::UnboundedSender<Outcome>);
+
+/// The dataflow's end. What waits in between is bounded by the calls that are open.
+pub(super) struct OutcomeBatches(mpsc::UnboundedReceiver<Outcome>);
+
+impl Outcomes {
+    pub(super) fn new() -> (Outcomes, OutcomeBatches) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Outcomes(sender), OutcomeBatches(receiver))
+    }
+
+    fn push(&self, outcome: Outcome) {
+        // Nobody takes it only when the process stops; the action is then called again at the next start.
+        let _ = self.0.send(outcome);
+    }
+}
+
+impl OutcomeBatches {
+    /// Feeds them to the dataflow until the relay is gone.
+    pub(super) fn feed(mut self, inputs: InputSender, metrics: Arc<Metrics>) {
+        let _ = metrics;
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while self.0.recv_many(&mut batch, OUTCOMES_A_BATCH).await > 0 {
+                let outcomes = std::mem::take(&mut batch);
+                let inputs = inputs.clone();
+                if !matches!(tokio::task::spawn_blocking(move || inputs.send(Input::Outcomes(outcomes))).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        });
+    }
+}

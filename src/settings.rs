@@ -1,0 +1,343 @@
+//! Settings: one struct, read from a file and the environment, checked before anything starts.
+//!
+//! A setting has a dotted name (`reminders.max_late`). In the environment it is `TASKTIDE_` and the name in upper
+//! case with `__` for each dot; in the file given by `--config` (TOML) it is a key of that path. The environment
+//! wins over the file. A bad value and an unknown key stop the start, naming the key, the value and an example.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::NaiveTime;
+use serde_json::Value;
+use topics::reminder::{Channel, Offset};
+
+/// Prefix of settings in the environment.
+const PREFIX: &str = "TASKTIDE_";
+
+/// Everything that can be set beside the command line.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the pipeline is told.
+    pub pipeline: pipeline::Config,
+    /// Path of the create call at the Chat API: `actions.create.path`.
+    pub create_path: String,
+    /// `actions.create.via`: whether creates go by service invocation instead of the binding.
+    pub create_by_invoke: bool,
+    /// `actions.confirm_wait`: how long a create whose answer was lost waits for its event before the next try.
+    pub confirm_wait: Duration,
+    /// `actions.max_elapsed`: after this long an action is given up.
+    pub max_elapsed: Duration,
+    /// `actions.timeout`: without an answer within it a call counts as unanswered.
+    pub action_timeout: Duration,
+    /// `webhook.secret`: signs webhook deliveries; without it there is no signature header.
+    pub webhook_secret: Option<Secret>,
+    /// `email.from`.
+    pub email_from: Option<String>,
+    /// `query.timeout`.
+    pub query_timeout: Duration,
+    /// `ready.max_lag`, in records.
+    pub ready_max_lag: u64,
+    /// `stream.replay`, in events.
+    pub stream_replay: usize,
+    /// `stream.buffer`, in events.
+    pub stream_buffer: usize,
+    /// `auth.token_file` when `auth.mode=token`.
+    pub token_file: Option<PathBuf>,
+}
+
+/// A text that is never shown.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Why the settings do not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingError {
+    /// No setting has this name.
+    #[error("there is no setting \"{key}\"{}", hint.as_ref().map(|h| format!("; did you mean \"{h}\"?")).unwrap_or_default())]
+    Unknown {
+        /// As given.
+        key: String,
+        /// The nearest name.
+        hint: Option<String>,
+    },
+    /// The value cannot be read.
+    #[error("setting \"{key}\" is {value}, which is not {expected}; for example {key}={example}")]
+    Invalid {
+        /// Name.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What is asked for.
+        expected: &'static str,
+        /// A value that works.
+        example: &'static str,
+    },
+    /// The value is one of the contract's, but this version cannot do it.
+    #[error("setting \"{key}\" is {value}, which this version cannot do yet; it can do {example}")]
+    NotYet {
+        /// Name.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// A value that works.
+        example: &'static str,
+    },
+    /// The file cannot be read.
+    #[error("could not read the settings file {path}: {detail}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl Settings {
+    /// Reads the file, if one is given, and the process's environment.
+    pub fn load(file: Option<&Path>) -> Result<Settings, SettingError> {
+        let mut given = BTreeMap::new();
+        if let Some(path) = file {
+            let unreadable = |detail: String| SettingError::File { path: path.to_owned(), detail };
+            let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+            let table: Value = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+            flatten(String::new(), table, &mut given);
+        }
+        for (name, value) in std::env::vars() {
+            // Two names are for the tests' own tools, not settings.
+            if let Some(key) = name.strip_prefix(PREFIX).filter(|key| !matches!(*key, "CHROMIUM" | "LOG")) {
+                given.insert(key.to_ascii_lowercase().replace("__", "."), Value::String(value));
+            }
+        }
+        Settings::read(given)
+    }
+
+    /// Reads settings from their dotted names.
+    pub fn read(given: BTreeMap<String, Value>) -> Result<Settings, SettingError> {
+        let mut from = Given { given, known: Vec::new() };
+        let mut config = pipeline::Config::default();
+        if let Some(zone) = from.text("timezone", "an IANA zone name", "Europe/Berlin", |t| topics::time::parse_zone(t))? {
+            config.timezone = zone;
+        }
+        if let Some(offsets) = from.list("reminders.default_offsets", "a list of durations", r#"["PT1H"]"#, Offset::parse)? {
+            config.default_offsets = offsets;
+        }
+        if let Some(list) = from.list("reminders.channels", "a list of in-app, webhook, email", r#"["in-app"]"#, Channel::parse)? {
+            config.default_channels = list;
+        }
+        if let Some(hour) = from.text("reminders.all_day_hour", "a time of day", "09:00", |t| {
+            NaiveTime::parse_from_str(t, "%H:%M").ok()
+        })? {
+            config.all_day_hour = hour;
+        }
+        if let Some(late) = from.duration("reminders.max_late", "P7D")? {
+            config.max_late = late;
+        }
+        if let Some(missed) = from.text("recurrence.missed", "skip or keep", "skip", |t| match t {
+            "skip" => Some(pipeline::recurrence::Missed::Skip),
+            "keep" => Some(pipeline::recurrence::Missed::Keep),
+            _ => None,
+        })? {
+            config.missed = missed;
+        }
+        if let Some(horizon) = from.duration("bootstrap.create_horizon", "1h")? {
+            config.create_horizon = horizon;
+        }
+        if let Some(hold) = from.duration("actions.hold_max", "5m")? {
+            config.hold_max = hold;
+        }
+        if let Some(bytes) = from.number("max_event_bytes", 1, 64 << 20, "1048576")? {
+            config.limits.max_event_bytes = bytes as usize;
+        }
+        let via = from.text("actions.create.via", "binding or invoke", "binding", |t| match t {
+            "binding" => Some(false),
+            "invoke" => Some(true),
+            _ => None,
+        })?;
+        let path = from.text("actions.create.path", "a path that starts with /", "/api/tasks", |t| {
+            t.starts_with('/').then(|| t.to_owned())
+        })?;
+        let mode = from.text("auth.mode", "none, token or jwt", "none", |t| {
+            matches!(t, "none" | "token" | "jwt").then(|| t.to_owned())
+        })?;
+        let token_file = from.text("auth.token_file", "a path", "/etc/tasktide/tokens", |t| Some(PathBuf::from(t)))?;
+        match mode.as_deref() {
+            Some("jwt") => return not_yet("auth.mode", "jwt", "none or token"),
+            Some("token") if token_file.is_none() => {
+                return Err(SettingError::Invalid {
+                    key: "auth.token_file",
+                    value: "not set".into(),
+                    expected: "a path, as auth.mode=token needs",
+                    example: "/etc/tasktide/tokens",
+                });
+            }
+            _ => {}
+        }
+        for (key, only) in [("state_mirror", "off"), ("updates.publish", "false"), ("audit.retention", "unlimited"), ("bootstrap.allow_truncated", "false")] {
+            if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))? && value != only {
+                return not_yet(key, &value, only);
+            }
+        }
+        let settings = Settings {
+            create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
+            create_by_invoke: via.unwrap_or(false),
+            confirm_wait: from.duration("actions.confirm_wait", "5s")?.unwrap_or(Duration::from_secs(5)),
+            max_elapsed: from.duration("actions.max_elapsed", "24h")?.unwrap_or(Duration::from_secs(86_400)),
+            action_timeout: from.duration("actions.timeout", "10s")?.unwrap_or(Duration::from_secs(10)),
+            webhook_secret: from.text("webhook.secret", "a text", "whsec_…", |t| Some(Secret(t.to_owned())))?,
+            email_from: from.text("email.from", "a mail address", "tasks@example.org", |t| {
+                t.contains('@').then(|| t.to_owned())
+            })?,
+            query_timeout: from.duration("query.timeout", "5s")?.unwrap_or(Duration::from_secs(5)),
+            ready_max_lag: from.number("ready.max_lag", 0, u64::MAX, "10000")?.unwrap_or(10_000),
+            stream_replay: from.number("stream.replay", 0, 10_000_000, "10000")?.unwrap_or(10_000) as usize,
+            stream_buffer: from.number("stream.buffer", 1, 1_000_000, "1024")?.unwrap_or(1024) as usize,
+            token_file: token_file.filter(|_| mode.as_deref() == Some("token")),
+            pipeline: config,
+        };
+        from.finish()?;
+        Ok(settings)
+    }
+}
+
+fn not_yet<T>(key: &'static str, value: &str, example: &'static str) -> Result<T, SettingError> {
+    Err(SettingError::NotYet { key, value: value.to_owned(), example })
+}
+
+fn flatten(path: String, value: Value, into: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(table) => {
+            for (key, value) in table {
+                let path = if path.is_empty() { key } else { format!("{path}.{key}") };
+                flatten(path, value, into);
+            }
+        }
+        value => {
+            into.insert(path, value);
+        }
+    }
+}
+
+/// What was given, and which names were asked for.
+struct Given {
+    given: BTreeMap<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl Given {
+    fn text<T>(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+        example: &'static str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, SettingError> {
+        self.known.push(key);
+        let Some(value) = self.given.remove(key) else { return Ok(None) };
+        let text = match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        match read(&text) {
+            Some(value) => Ok(Some(value)),
+            None => Err(SettingError::Invalid { key, value: format!("\"{text}\""), expected, example }),
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+        example: &'static str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, SettingError> {
+        self.text(key, expected, example, |text| {
+            let texts: Vec<String> = serde_json::from_str(text).ok()?;
+            texts.iter().map(|text| read(text)).collect()
+        })
+    }
+
+    fn duration(&mut self, key: &'static str, example: &'static str) -> Result<Option<Duration>, SettingError> {
+        self.text(key, "a duration", example, duration)
+    }
+
+    fn number(&mut self, key: &'static str, min: u64, max: u64, example: &'static str) -> Result<Option<u64>, SettingError> {
+        self.text(key, "a whole number in range", example, |text| {
+            text.parse().ok().filter(|number| (min..=max).contains(number))
+        })
+    }
+
+    fn finish(self) -> Result<(), SettingError> {
+        let Some(key) = self.given.into_keys().next() else { return Ok(()) };
+        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        let hint = self.known.iter().find(|known| last(known) == last(&key) || known.starts_with(key.as_str()));
+        Err(SettingError::Unknown { hint: hint.map(|h| (*h).to_owned()), key })
+    }
+}
+
+/// Reads `500ms`, `5s`, `10m`, `24h`, `7d`, or an ISO 8601 duration of weeks, days and time (`PT10S`, `P7D`).
+pub fn duration(text: &str) -> Option<Duration> {
+    if text.starts_with('P') {
+        let offset = Offset::parse(text)?;
+        return Some(Duration::from_secs(u64::from(offset.days) * 86_400 + offset.seconds));
+    }
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().ok()?;
+    let millis = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(millis)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(key: &str, value: &str, error: Option<&str>) {
+        let given = BTreeMap::from([(key.to_owned(), Value::String(value.to_owned()))]);
+        assert_eq!(Settings::read(given).err().map(|e| e.to_string()).as_deref(), error);
+    }
+
+    #[test]
+    fn values_are_checked_and_named() {
+        check("timezone", "Europe/Berlin", None);
+        check(
+            "timezone",
+            "Berlin",
+            Some("setting \"timezone\" is \"Berlin\", which is not an IANA zone name; for example timezone=Europe/Berlin"),
+        );
+        check("reminders.default_offsets", r#"["PT1H","-P1D"]"#, None);
+        check(
+            "reminders.default_offsets",
+            "PT1H",
+            Some(
+                "setting \"reminders.default_offsets\" is \"PT1H\", which is not a list of durations; for example reminders.default_offsets=[\"PT1H\"]",
+            ),
+        );
+        check("max_late", "P7D", Some("there is no setting \"max_late\"; did you mean \"reminders.max_late\"?"));
+        check("colour", "red", Some("there is no setting \"colour\""));
+        check("auth.mode", "jwt", Some("setting \"auth.mode\" is jwt, which this version cannot do yet; it can do none or token"));
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [("5s", 5000), ("PT10S", 10_000), ("P7D", 604_800_000), ("250ms", 250), ("24h", 86_400_000)] {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "5", "s", "5 s", "PT", "-5s"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+}
