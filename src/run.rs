@@ -40,6 +40,7 @@ mod targets;
 pub use rate::Rate;
 
 use crate::cli::{ClockOption, RunOptions};
+use crate::run::dead_letters::Copier;
 use crate::run::targets::Outcomes;
 use crate::settings::Settings;
 use crate::{ops, reading};
@@ -79,6 +80,9 @@ pub struct Running {
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     parts: Arc<Parts>,
     pipeline: pipeline::Handle,
+    /// No more outcomes will come.
+    closing: CancellationToken,
+    outcomes_done: tokio::task::JoinHandle<()>,
     dead_letters_done: tokio::task::JoinHandle<()>,
 }
 
@@ -108,6 +112,8 @@ pub struct Parts {
     pub ready_max_lag: u64,
     /// Longest that actions are held after a start.
     hold_max: Duration,
+    /// Copies dead letters to their topic; gone once all are durable.
+    dead_letters: Mutex<Option<Copier>>,
     /// Kept for its lock.
     _held: DataDir,
     /// Whether it was that near once.
@@ -159,11 +165,14 @@ impl Running {
         self.http.await.context("the HTTP server ended badly")??;
         self.parts.source.stopped().await;
         self.parts.relay.stop(RELAY_GRACE).await;
+        self.closing.cancel();
+        self.outcomes_done.await.context("the way back of outcomes ended badly")?;
         self.parts.inputs.lock().expect("never poisoned").take();
         let pipeline = self.pipeline;
         tokio::task::spawn_blocking(move || pipeline.stop()).await.context("the dataflow ended badly")?;
         self.parts.store.close().await;
-        drop(self.dead_letters_done.await);
+        self.parts.dead_letters.lock().expect("never poisoned").take();
+        self.dead_letters_done.await.context("the copier of dead letters ended badly")?;
         self.parts.log.close().await;
         Ok(())
     }
@@ -226,11 +235,13 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         rate: Rate::default(),
         ready_max_lag: settings.ready_max_lag,
         hold_max: settings.pipeline.hold_max,
+        dead_letters: Mutex::new(Some(dead_letters)),
         _held: held,
         was_near: AtomicBool::new(false),
     });
-    follow_durable(&parts, &hub, visible, dead_letters);
-    outcome_batches.feed(pipeline.sender(), metrics.clone());
+    follow_durable(&parts, &hub, visible);
+    let closing = CancellationToken::new();
+    let outcomes_done = outcome_batches.feed(pipeline.sender(), closing.clone());
     feed(&parts, already_sent)?;
     watch_numbers(&parts);
 
@@ -247,7 +258,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let router = query_api::router_with(api, ops::resources(&parts));
     let shutdown = CancellationToken::new();
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
-    Ok(Running { addr, shutdown, http, parts, pipeline, dead_letters_done })
+    Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done, dead_letters_done })
 }
 
 fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
@@ -281,7 +292,7 @@ impl Visible {
 }
 
 /// What follows once commits are on the disk: actions may be sent, streams are told, positions count.
-fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>, dead_letters: dead_letters::Copier) {
+fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
     let (weak, hub) = (Arc::downgrade(parts), hub.clone());
     parts.store.on_durable(Box::new(move |durable: &Durable| {
         let Some(parts) = weak.upgrade() else { return };
@@ -298,7 +309,9 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>, dea
                 Vec::new()
             };
             hub.publish(commit, visible.take(commit.n), &shown);
-            dead_letters.copy(&commit.dead_letters);
+            if let Some(copier) = &*parts.dead_letters.lock().expect("never poisoned") {
+                copier.copy(&commit.dead_letters);
+            }
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);
         }

@@ -85,7 +85,7 @@ impl Handle {
         self.inputs.clone()
     }
 
-    /// Counts of open tasks, as of some recent commit.
+    /// Counts of open tasks, as of the last commit or the one that is on its way.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -219,10 +219,10 @@ fn build(worker: &mut Worker, parts: Parts, give_waker: &Sender<SyncActivator>) 
     worker.dataflow::<u64, _, _>(|scope| {
         let batches = source::source(scope, &config, clock, messages, Rc::clone(&gate), give_waker);
         let (turns, heads) = upsert::upsert(batches, Rc::clone(&tasks));
-        if let Some(totals) = totals {
-            counts::count(turns.clone(), totals, counts);
-        }
         let mut parts = vec![heads];
+        if let Some(totals) = totals {
+            parts.push(counts::count(turns.clone(), totals, counts));
+        }
         for (number, follow) in follows.into_iter().enumerate() {
             parts.push(view::view(turns.clone(), VIEWS[number].spec.name, follow, number, Rc::clone(&gate)));
         }

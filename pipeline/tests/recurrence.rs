@@ -526,6 +526,30 @@ fn a_midnight_that_comes_twice_begins_the_day_once() {
 }
 
 #[test]
+fn a_clock_change_of_a_week_is_not_missed() {
+    // In Recife 09:00 was 12:00Z before and after, and 11:00Z in that week: only then does the odd hour match.
+    let (rule, anchor, zone) = ("FREQ=HOURLY;INTERVAL=2;BYHOUR=8", "2000-09-01T12:00:00Z", "America/Recife");
+    check_next(
+        rule,
+        anchor,
+        zone,
+        "2000-09-01T12:00:00Z",
+        "",
+        Missed::Keep,
+        expect!["1: 2000-10-08T10:00:00.000Z = 2000-10-08T10:00:00.000Z"],
+    );
+    check_next(
+        rule,
+        anchor,
+        zone,
+        "2000-10-09T00:00:00Z",
+        "",
+        Missed::Keep,
+        expect!["2: 2000-10-09T10:00:00.000Z = 2000-10-09T10:00:00.000Z"],
+    );
+}
+
+#[test]
 fn until_is_inclusive() {
     use Missed::Keep;
     let check = |until: &str, anchor, zone, base, expected| {

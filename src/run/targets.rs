@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use pipeline::source::clock::Clock;
 use pipeline::source::log::{Log, NewRecord};
 use pipeline::{Input, InputSender};
-use query_api::metrics::Metrics;
 use sinks::relay::{Append, Backoff, Dapr, LogRecord, PortError, Ports, Target, WebhookSecret, Wording};
 use sinks::store::Sqlite;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use topics::action::Outcome;
 
 use crate::cli::Actions;
@@ -105,18 +106,25 @@ impl Outcomes {
 }
 
 impl OutcomeBatches {
-    /// Feeds them to the dataflow until the relay is gone.
-    pub(super) fn feed(mut self, inputs: InputSender, metrics: Arc<Metrics>) {
-        let _ = metrics;
+    /// Feeds them to the dataflow until `closing`, and then what is there by then.
+    pub(super) fn feed(mut self, inputs: InputSender, closing: CancellationToken) -> JoinHandle<()> {
         tokio::spawn(async move {
             let mut batch = Vec::new();
-            while self.0.recv_many(&mut batch, OUTCOMES_A_BATCH).await > 0 {
-                let outcomes = std::mem::take(&mut batch);
-                let inputs = inputs.clone();
-                if !matches!(tokio::task::spawn_blocking(move || inputs.send(Input::Outcomes(outcomes))).await, Ok(Ok(()))) {
+            loop {
+                let received = tokio::select! {
+                    biased;
+                    received = self.0.recv_many(&mut batch, OUTCOMES_A_BATCH) => received,
+                    () = closing.cancelled() => 0,
+                };
+                if received == 0 {
+                    return;
+                }
+                let (outcomes, inputs) = (std::mem::take(&mut batch), inputs.clone());
+                let sent = tokio::task::spawn_blocking(move || inputs.send(Input::Outcomes(outcomes))).await;
+                if !matches!(sent, Ok(Ok(()))) {
                     return;
                 }
             }
-        });
+        })
     }
 }

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::vec::Map;
 use topics::Task;
 use topics::ids::UserId;
 use topics::task::Priority;
 
-use super::Built;
+use super::{Built, Part};
 use crate::state::tasks::Tasks;
 use crate::state::{Change, Step, Turn};
 
@@ -35,7 +36,7 @@ pub enum CountKey {
     Tag(CompactString),
 }
 
-/// Counts as of some recent commit. Clones show the same.
+/// Counts as of the last commit, or the one that is on its way. Clones show the same.
 #[derive(Clone, Debug, Default)]
 pub struct Counts(Arc<RwLock<HashMap<CountKey, i64>>>);
 
@@ -73,8 +74,9 @@ pub(super) fn totals(tasks: &Tasks) -> Totals {
     totals
 }
 
-/// Builds the operators, beginning with `totals`.
-pub(super) fn count(turns: StreamVec<'_, u64, Rc<Turn>>, totals: Totals, counts: Counts) {
+/// Builds the operators, beginning with `totals`. What is returned is empty, and complete when the counts are: so that
+/// a commit waits for its counts.
+pub(super) fn count<'scope>(turns: StreamVec<'scope, u64, Rc<Turn>>, totals: Totals, counts: Counts) -> StreamVec<'scope, u64, Part> {
     let changes = turns.unary::<Built<(CountKey, u64, isize)>, _, _, _>(Pipeline, "CountKeys", move |capability, _| {
         let mut first = Some((capability, totals));
         move |input, out| {
@@ -93,7 +95,8 @@ pub(super) fn count(turns: StreamVec<'_, u64, Rc<Turn>>, totals: Totals, counts:
             });
         }
     });
-    changes.as_collection().count_total().inspect_batch(move |_, batch| counts.add(batch));
+    let counted = changes.as_collection().count_total().inspect_batch(move |_, batch| counts.add(batch));
+    counted.inner.flat_map(|_| None)
 }
 
 fn changes_of(step: &Step, changes: &mut Totals) {

@@ -17,8 +17,9 @@ use super::search::wall_of;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MINUTES: i64 = 1440;
-/// No zone has kept a clock change for less than this (the shortest were weeks of Ramadan).
-const PROBE_MS: i64 = 7 * DAY_MS;
+/// Clock changes are looked for at this distance. The shortest that was taken back lasted a week (Recife in 2000, and
+/// Gaza in years to come, when Ramadan ends in October).
+const PROBE_MS: i64 = 5 * DAY_MS;
 
 /// The offset of `zone` at an instant, in milliseconds.
 pub(super) fn offset_ms(zone: Tz, at: i64) -> i64 {

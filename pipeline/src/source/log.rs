@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use compact_str::CompactString;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use topics::partition::partition_of;
 use topics::record::SourceTopic;
@@ -53,6 +53,14 @@ pub struct NewRecord {
     pub value: Option<Bytes>,
     /// The record's own time (`CreateTime`).
     pub timestamp: Timestamp,
+}
+
+impl NewRecord {
+    /// About how many bytes it takes.
+    fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len) + headers + 64
+    }
 }
 
 /// A record as the log holds it, of whichever topic was read.
@@ -204,6 +212,8 @@ pub struct Log {
     readers: Readers,
     /// `None` when read only or closed.
     appends: Mutex<Option<mpsc::Sender<Append>>>,
+    /// KiB of records that may still come to wait for the writer.
+    room: Arc<Semaphore>,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     encoder: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -217,8 +227,10 @@ impl std::fmt::Debug for Log {
     }
 }
 
-/// How many appends may wait for the writer; their records are bounded by the size of a body.
+/// How many appends may wait for the writer.
 const APPENDS_WAITING_MAX: usize = 256;
+/// How many KiB of records may wait for the writer; a larger append waits alone.
+const ROOM_KIB: u32 = 256 * 1024;
 /// How often a reader beside a writing process looks for new records.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -239,6 +251,7 @@ impl Log {
             shared,
             readers,
             appends: Mutex::new(Some(appends)),
+            room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
             jobs: Mutex::new(Some(jobs)),
             tasks: Mutex::new(vec![writer]),
             encoder: Mutex::new(Some(encoder)),
@@ -261,6 +274,7 @@ impl Log {
             shared,
             readers,
             appends: Mutex::new(None),
+            room: Arc::new(Semaphore::new(0)),
             jobs: Mutex::new(None),
             tasks: Mutex::new(vec![watcher]),
             encoder: Mutex::new(None),
@@ -284,6 +298,9 @@ impl Log {
             return Ok(Vec::new());
         }
         let appends = self.appends.lock().expect("never poisoned").clone().ok_or(LogError::Closed)?;
+        let bytes: usize = records.iter().map(NewRecord::size).sum();
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX).min(ROOM_KIB);
+        let _room = self.room.acquire_many(kib).await.map_err(|_| LogError::Closed)?;
         let (answer, answered) = oneshot::channel();
         appends.send(Append { topic, records, answer }).await.map_err(|_| LogError::Closed)?;
         answered.await.map_err(|_| LogError::Closed)?

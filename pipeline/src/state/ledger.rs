@@ -175,9 +175,9 @@ impl Ledger {
             Create::Open(open) => {
                 let series = open.series.clone();
                 let task = open.action.task;
-                let progress = Progress { state: ActionState::Confirmed, next_attempt_at: None, ..open.progress.clone() };
+                let confirmed = Progress { state: ActionState::Confirmed, last_error: None, next_attempt_at: None, ..open.progress.clone() };
                 self.creates.insert(id, Create::Settled(ActionState::Confirmed));
-                moved(id, task, progress, out);
+                moved(id, task, confirmed, out);
                 Match { series: Some(series), ..Match::default() }
             }
         }

@@ -104,6 +104,8 @@ pub struct Tasks {
     missed: Missed,
     /// While rebuilding: how far back creates are still sent, in milliseconds.
     horizon_ms: Option<i64>,
+    /// Nothing is sent yet, so that a create may still find its confirmation in the log.
+    holding: bool,
     now: Timestamp,
 }
 
@@ -120,6 +122,7 @@ impl Tasks {
             positions: restored.positions.iter().map(|next| ((next.topic, next.partition), next.offset)).collect(),
             missed: config.missed,
             horizon_ms: (restored.n == 0).then(|| i64::try_from(config.create_horizon.as_millis()).unwrap_or(i64::MAX)),
+            holding: true,
             now: restored.committed_at,
         };
         for row in std::mem::take(&mut restored.users) {
@@ -245,6 +248,7 @@ impl Tasks {
         if let Some(horizon) = self.horizon() {
             self.ledger.give_up_before(horizon, self.now, &mut drafts.ledger_out());
         }
+        self.holding = false;
         if reached {
             self.horizon_ms = None;
         }

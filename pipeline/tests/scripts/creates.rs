@@ -30,7 +30,37 @@ fn a_completion_decides_one_successor() {
         show occurrences
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 DECIDED due=2026-03-03T09:00Z index=2
+            -- occurrences successor
+            1 successor={state:DECIDED,taskId:next(1)}
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 DECIDED due=2026-03-03T09:00Z index=2
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 SENT attempts=1 (http 503) due=2026-03-03T09:00Z index=2
+            -- occurrences successor
+            1 successor={state:SENT,taskId:next(1)}
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 CONFIRMED attempts=1 due=2026-03-03T09:00Z index=2
+            -- task next(1)
+            next(1): v1 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=1 title=Task 1
+            -- occurrences
+            1 state=ACTIVE anchor=2026-03-02T09:00Z currentDue=2026-03-02T09:00Z nextDue=2026-03-03T09:00Z occurrenceIndex=1 successor={state:CONFIRMED,taskId:next(1)}
+            next(1) state=ACTIVE anchor=2026-03-02T09:00Z currentDue=2026-03-03T09:00Z nextDue=2026-03-04T09:00Z occurrenceIndex=2
+            -- audit 1
+            1 CREATED -→v1
+            2 COMPLETED v1→v2
+            3 NEXT_TASK_CREATED v2→v2
+            4 REMINDER_CANCELLED v2→v2
+            5 UPDATED v2→v3
+            6 COMPLETED v3→v4
+            7 REMINDER_CANCELLED v4→v4
+        "#]],
     );
 }
 
@@ -65,7 +95,16 @@ fn missed_ones_are_skipped_and_early_ones_not_repeated() {
         > completed 12 rule=FREQ=DAILY
         show actions
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- actions
+            create-next-task of 1 DECIDED due=2026-03-11T09:00Z index=10
+            create-next-task of 2 DECIDED due=2026-03-21T09:00Z index=2
+            create-next-task of 5 DECIDED due=2026-03-17T12:00Z index=2
+            create-next-task of 6 DECIDED due=2026-02-28 index=2
+            create-next-task of 8 DECIDED due=2026-03-11 index=10
+            create-next-task of 11 DECIDED due=2026-03-11 index=10
+            create-next-task of 12 DECIDED due=2026-03-11T09:00Z index=10
+        "#]],
     );
 }
 
@@ -81,7 +120,10 @@ fn missed_ones_can_be_kept() {
         "#,
         config,
     );
-    expect![[""]].assert_eq(&shown);
+    expect![[r#"
+        -- actions
+        create-next-task of 1 DECIDED due=2026-03-03T09:00Z index=2
+    "#]].assert_eq(&shown);
 }
 
 #[test]
@@ -101,7 +143,20 @@ fn a_series_goes_on_over_its_successors() {
         show actions
         show occurrences
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task next(1)
+            next(1): v1 dueDate=2026-03-03 extra={colour:red} occurrenceIndex=2 previousTaskId=1 priority=LOW recurrenceId=2026-03-03 recurrenceRule=FREQ=DAILY;COUNT=3 recurrenceStart=2026-03-02 reminders=[P1D] seriesId=1 tags=[a] timezone=Europe/Berlin title=Task 1
+            -- task next(next(1))
+            next(next(1)): v1 dueDate=2026-03-04 occurrenceIndex=3 previousTaskId=next(1) recurrenceId=2026-03-04 recurrenceRule=FREQ=DAILY;COUNT=3 recurrenceStart=2026-03-02 seriesId=1 timezone=Europe/Berlin title=Task next(1)
+            -- actions
+            create-next-task of 1 CONFIRMED due=2026-03-03 index=2
+            reminder of next(1) CANCELLED
+            create-next-task of next(1) CONFIRMED due=2026-03-04 index=3
+            -- occurrences
+            1 state=ACTIVE anchor=2026-03-02 currentDue=2026-03-02 nextDue=2026-03-03 occurrenceIndex=1 remaining=2 successor={state:CONFIRMED,taskId:next(1)}
+            next(1) state=ACTIVE anchor=2026-03-02 currentDue=2026-03-03 nextDue=2026-03-04 occurrenceIndex=2 remaining=1 successor={state:CONFIRMED,taskId:next(next(1))}
+            next(next(1)) state=ENDED reason=count anchor=2026-03-02 currentDue=2026-03-04 occurrenceIndex=3 remaining=0
+        "#]],
     );
 }
 
@@ -132,7 +187,28 @@ fn a_create_is_confirmed_by_whatever_came_back() {
         show audit 31
         show audit 32
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 CONFIRMED due=2026-03-03T09:00Z index=2
+            reminder of 2 CANCELLED
+            create-next-task of 2 CONFIRMED due=2026-03-03T09:00Z index=2
+            reminder of 3 CANCELLED
+            create-next-task of 3 DECIDED due=2026-03-03T09:00Z index=2
+            -- task 21
+            21: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=1 title=Task 1
+            -- task 22
+            22: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=2 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=2 title=Task 2
+            -- task 23
+            23: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-03T09:00Z seriesId=23 title=Task 3
+            -- counts
+            duplicates=0 stale=0 duplicate_successors=2
+            -- audit 31
+            1 CREATED -→v1 duplicate-successor
+            2 CREATED -→v2
+            -- audit 32
+            1 CREATED -→v1 duplicate-successor
+        "#]],
     );
 }
 
@@ -159,7 +235,32 @@ fn a_successor_read_before_its_completion_confirms_at_once() {
         show occurrences successor,occurrenceIndex
         show audit 22
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task next(1)
+            next(1): v1 dueDate=2026-03-03T09:00Z occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-03T09:00Z seriesId=next(1) title=Task next(1)
+            -- actions
+            reminder of 1 CANCELLED
+            reminder of 2 CANCELLED
+            reminder of 3 CANCELLED
+            create-next-task of 1 CONFIRMED due=2026-03-03T09:00Z index=2
+            create-next-task of 2 CONFIRMED due=2026-03-03T09:00Z index=2
+            create-next-task of 3 CONFIRMED due=2026-03-03T09:00Z index=2
+            -- task next(1)
+            next(1): v2 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=1 title=Task next(1)
+            -- task 22
+            22: v2 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=2 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=2 title=Task 22
+            -- task 23
+            23: v2 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=3 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=3 title=Task 3
+            -- occurrences successor,occurrenceIndex
+            1 successor={state:CONFIRMED,taskId:next(1)} occurrenceIndex=1
+            2 successor={state:CONFIRMED,taskId:next(2)} occurrenceIndex=1
+            22 occurrenceIndex=2
+            23 occurrenceIndex=2
+            3 successor={state:CONFIRMED,taskId:next(3)} occurrenceIndex=1
+            next(1) occurrenceIndex=2
+            -- audit 22
+            1 CREATED -→v1
+        "#]],
     );
 }
 
@@ -184,7 +285,29 @@ fn a_failed_create_can_be_retried_and_confirmed() {
         failed 1
         show actions
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 FAILED attempts=1 (http 400) due=2026-03-03T09:00Z index=2
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 DECIDED attempts=1 (http 400) due=2026-03-03T09:00Z index=2
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 FAILED attempts=1 (http 400) due=2026-03-03T09:00Z index=2
+            -- audit 1
+            1 CREATED -→v1
+            2 COMPLETED v1→v2
+            3 NEXT_TASK_CREATED v2→v2
+            4 REMINDER_CANCELLED v2→v2
+            5 ACTION_FAILED v2→v2
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 CONFIRMED attempts=1 due=2026-03-03T09:00Z index=2
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 CONFIRMED attempts=1 due=2026-03-03T09:00Z index=2
+        "#]],
     );
 }
 
@@ -206,7 +329,24 @@ fn a_rebuild_gives_up_old_creates_that_nothing_confirmed() {
         show actions
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- actions
+            reminder of 1 CANCELLED
+            create-next-task of 1 DECIDED due=2026-03-03T09:00Z index=2
+            reminder of 2 CANCELLED
+            create-next-task of 2 CONFIRMED due=2026-03-03T09:00Z index=2
+            create-next-task of 3 DECIDED due=2026-03-03T09:00Z index=2
+            -- actions
+            create-next-task of 1 FAILED (not_confirmed) due=2026-03-03T09:00Z index=2
+            create-next-task of 2 CONFIRMED due=2026-03-03T09:00Z index=2
+            create-next-task of 3 DECIDED due=2026-03-03T09:00Z index=2
+            -- audit 1
+            1 CREATED -→v1
+            2 COMPLETED v1→v2
+            3 NEXT_TASK_CREATED v2→v2
+            4 REMINDER_CANCELLED v2→v2
+            5 ACTION_FAILED v2→v2
+        "#]],
     );
 }
 
@@ -227,5 +367,14 @@ fn old_creates_are_given_up_after_the_hold_ended_too() {
         "#,
         config,
     );
-    expect![[""]].assert_eq(&shown);
+    expect![[r#"
+        -- actions
+        reminder of 1 CANCELLED
+        create-next-task of 1 FAILED (not_confirmed) due=2026-03-03T09:00Z index=2
+        -- actions
+        reminder of 1 CANCELLED
+        create-next-task of 1 FAILED (not_confirmed) due=2026-03-03T09:00Z index=2
+        reminder of 2 CANCELLED
+        create-next-task of 2 DECIDED due=2026-03-03T09:00Z index=2
+    "#]].assert_eq(&shown);
 }

@@ -9,3 +9,4 @@ mod series;
 mod creates;
 mod restart;
 mod users;
+mod random;

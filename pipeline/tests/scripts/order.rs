@@ -29,7 +29,34 @@ fn a_task_lives_dies_and_comes_back() {
         show audit 1
         show counts
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v3 completed=true completedAt=2026-03-01T08:00Z title=Task 1
+            -- task 1
+            (deleted)
+            -- task 1
+            (deleted)
+            -- task 1
+            1: v6 title=Task 1
+            -- task 1
+            1: v8 title=Task 1
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2
+            3 REMINDER_CANCELLED v2→v2
+            4 COMPLETED v2→v3
+            5 REMINDER_CANCELLED v3→v3
+            6 DELETED v3→-
+            7 UPDATED -→- stale
+            8 COMPLETED -→- stale
+            9 DELETED -→-
+            10 UPDATED -→- stale
+            11 CREATED -→v6
+            12 DELETED v6→-
+            13 UPDATED -→v8
+            -- counts
+            duplicates=0 stale=3 duplicate_successors=0
+        "#]],
     );
 }
 
@@ -46,7 +73,16 @@ fn versions_decide_even_through_events_without() {
         show task 1
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v3 title=None
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2 gap
+            3 UPDATED v2→v3
+            4 UPDATED v3→v3 stale
+            5 UPDATED v3→v3 stale
+        "#]],
     );
 }
 
@@ -65,7 +101,18 @@ fn sequences_decide_within_one_source() {
         show task 1
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v5 title=Plain
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2
+            3 UPDATED v2→v2 stale
+            4 UPDATED v2→v2 stale
+            5 UPDATED v2→v3
+            6 UPDATED v3→v4
+            7 UPDATED v4→v5
+        "#]],
     );
 }
 
@@ -80,7 +127,14 @@ fn the_log_decides_otherwise() {
         show task 1
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v2 title=Five
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v1 stale
+            3 UPDATED v1→v2
+        "#]],
     );
 }
 
@@ -100,7 +154,15 @@ fn duplicates_leave_no_trace() {
         show audit 1
         show counts
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v2 title=Third
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2
+            -- counts
+            duplicates=2 stale=0 duplicate_successors=0
+        "#]],
     );
 }
 
@@ -121,7 +183,23 @@ fn changes_are_applied_to_what_is_stored() {
         show dead-letters
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v2 description=Long extra={size:4} tags=[a,b] title=Short
+            -- task 1
+            1: v3 description=Long extra={size:4} tags=[a,b] title=Short
+            -- task 1
+            1: v4 title=Short
+            -- dead-letters
+            0@4 snapshot_missing
+            0@5 missing_user_id
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2
+            3 REMINDER_CANCELLED v2→v2
+            4 UPDATED v2→v3
+            5 UPDATED v3→v4
+        "#]],
     );
 }
 
@@ -143,7 +221,21 @@ fn the_owner_is_taken_from_the_stored_task() {
         > updated 3
         show task 3
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- tasks
+            (none)
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2
+            3 DELETED v2→-
+            -- audit 3
+            1 DELETED -→-
+            -- dead-letters
+            0@3 missing_user_id
+            0@5 missing_user_id
+            -- task 3
+            (deleted)
+        "#]],
     );
 }
 
@@ -172,7 +264,23 @@ fn a_batch_is_applied_all_or_none() {
         show audit 2
         show dead-letters
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- tasks
+            (none)
+            -- dead-letters
+            0@0 snapshot_missing
+            -- tasks
+            1: v2 title=Changed
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2
+            3 REMINDER_SNOOZED v2→v2
+            -- audit 2
+            1 CREATED -→v1
+            2 DELETED v1→-
+            -- dead-letters
+            0@0 snapshot_missing
+        "#]],
     );
 }
 
@@ -196,7 +304,25 @@ fn snapshots_fill_in_what_they_leave_out() {
         show audit 1
         show audit 2
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v1 title= warnings=[{code:priority_invalid,field:priority},{code:title_invalid,field:title}]
+            -- task 1
+            1: v2 completed=true completedAt=2026-03-01T08:00Z title=Task 1 warnings=[{code:completed_mismatch,field:completed}]
+            -- task 1
+            1: v3 completed=true completedAt=2026-03-01T08:00Z title=Task 1
+            -- task 1
+            1: v4 title=Task 1
+            -- task 2
+            2: v1 completed=true completedAt=2026-03-01T09:00Z title=Task 2
+            -- audit 1
+            1 CREATED -→v1 !priority:priority_invalid !title:title_invalid
+            2 COMPLETED v1→v2 !completed:completed_mismatch
+            3 UPDATED v2→v3
+            4 UPDATED v3→v4
+            -- audit 2
+            1 COMPLETED -→v1 implicit
+        "#]],
     );
 }
 
@@ -210,7 +336,13 @@ fn created_again_begins_anew_in_the_audit() {
         show task 1
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v2 title=Two
+            -- audit 1
+            1 CREATED -→v1
+            2 CREATED -→v2
+        "#]],
     );
 }
 
@@ -228,6 +360,18 @@ fn warnings_are_those_of_the_last_event() {
         > updated 1 time=whenever due=someday
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- task 1
+            1: v1 recurrenceRule=FREQ=SOMETIMES title=Task 1 warnings=[{code:due_invalid,field:dueDate},{code:rrule_invalid,field:recurrenceRule}]
+            -- audit 1
+            1 CREATED -→v1 !dueDate:due_invalid !recurrenceRule:rrule_invalid
+            -- task 1
+            1: v2 title=Task 1 warnings=[{code:time_missing,field:time}]
+            -- audit 1
+            1 CREATED -→v1 !dueDate:due_invalid !recurrenceRule:rrule_invalid
+            2 UPDATED v1→v2 !time:time_missing
+            3 DELETED v2→- !time:time_missing
+            4 UPDATED -→- stale !time:time_missing
+        "#]],
     );
 }

@@ -47,7 +47,51 @@ fn a_restart_at_any_place_changes_nothing() {
     let restarted = shown("\nrestart");
     assert_eq!(straight, restarted);
     assert_eq!(straight, shown("\nrestart\nredeliver"));
-    expect![[""]].assert_eq(&straight);
+    expect![[r#"
+        -- tasks
+        1: v3 dueDate=2026-03-02T09:00Z occurrenceIndex=1 recurrenceId=2026-03-02T09:00Z recurrenceRule=FREQ=WEEKLY recurrenceStart=2026-03-02T09:00Z seriesId=1 title=Gap
+        2: v1 dueDate=2026-03-02 reminders=[P1D,PT1H] title=Task 2
+        3: v3 title=Task 3
+        next(1): v2 completed=true completedAt=2026-03-02T09:00Z dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=1 title=Task next(1)
+        -- occurrences
+        1 state=ACTIVE anchor=2026-03-02T09:00Z currentDue=2026-03-02T09:00Z nextDue=2026-03-09T09:00Z occurrenceIndex=1 successor={state:CONFIRMED,taskId:next(1)}
+        next(1) state=ACTIVE anchor=2026-03-02T09:00Z currentDue=2026-03-03T09:00Z nextDue=2026-03-04T09:00Z occurrenceIndex=2 successor={state:DELIVERED,taskId:next(next(1))}
+        -- reminders
+        1 triggerTime=2026-03-02T08:00Z status=CANCELLED reason=task_completed late=false
+        2 triggerTime=2026-03-01T09:00Z status=EXPIRED reason=trigger_in_past late=false
+        2 triggerTime=2026-03-02T08:00Z status=EXPIRED reason=trigger_in_past late=false
+        next(1) triggerTime=2026-03-03T08:00Z status=CANCELLED reason=task_completed late=false
+        -- actions
+        reminder of 2 CANCELLED
+        create-next-task of 1 CONFIRMED attempts=1 due=2026-03-03T09:00Z index=2
+        reminder of 2 CANCELLED
+        create-next-task of next(1) DELIVERED attempts=1 due=2026-03-04T09:00Z index=3
+        -- audit 1
+        1 CREATED -→v1
+        2 COMPLETED v1→v2
+        3 NEXT_TASK_CREATED v2→v2
+        4 REMINDER_CANCELLED v2→v2
+        5 UPDATED v2→v2 stale
+        6 UPDATED v2→v3 gap
+        -- audit 2
+        1 CREATED -→v1
+        2 UPDATED v1→v1 stale
+        3 REMINDER_EXPIRED v1→v1
+        4 REMINDER_EXPIRED v1→v1
+        -- audit 3
+        1 CREATED -→v1
+        2 DELETED v1→-
+        3 UPDATED -→- stale
+        4 CREATED -→v3
+        -- audit ann
+        1 USER_UPDATED -→-
+        2 USER_UPDATED -→-
+        -- open
+        Open 3
+        Priority(None) 3
+        User(ann) 2
+        User(bob) 1
+    "#]].assert_eq(&straight);
 }
 
 #[test]
@@ -86,7 +130,14 @@ fn nothing_fires_while_holding() {
         show actions
         show reminders
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- actions
+            reminder of 1 PENDING
+            reminder of 2 PENDING
+            -- reminders
+            1 triggerTime=2026-03-02T08:00Z status=PENDING late=false
+            2 triggerTime=2026-03-02T08:00Z status=PENDING late=false
+        "#]],
     );
     check(
         r#"
@@ -99,6 +150,14 @@ fn nothing_fires_while_holding() {
         show actions
         show reminders
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- actions
+            (none)
+            -- actions
+            reminder of 2 PENDING
+            -- reminders
+            1 triggerTime=2026-03-02T08:00Z status=CANCELLED reason=task_completed late=false
+            2 triggerTime=2026-03-02T08:00Z status=PENDING late=true
+        "#]],
     );
 }

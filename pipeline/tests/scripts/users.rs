@@ -22,7 +22,28 @@ fn settings_hold_for_all_tasks_of_the_user() {
         show audit ann
         show audit 1
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- reminders
+            1 triggerTime=2026-03-10T08:00Z status=PENDING late=false
+            2 triggerTime=2026-03-10T08:00Z status=PENDING late=false
+            -- reminders
+            1 triggerTime=2026-03-09T13:00Z status=PENDING late=false
+            1 triggerTime=2026-03-10T08:00Z status=CANCELLED reason=entry_removed late=false
+            2 triggerTime=2026-03-10T08:00Z status=PENDING late=false
+            -- reminders
+            1 triggerTime=2026-03-09T13:00Z status=CANCELLED reason=entry_removed late=false
+            1 triggerTime=2026-03-10T12:00Z status=PENDING late=false
+            2 triggerTime=2026-03-10T08:00Z status=PENDING late=false
+            4 triggerTime=2026-03-10T13:00Z status=CANCELLED reason=entry_removed late=false
+            4 triggerTime=2026-03-11T12:00Z status=PENDING late=false
+            -- audit ann
+            1 USER_UPDATED -→-
+            2 USER_UPDATED -→-
+            -- audit 1
+            1 CREATED -→v1
+            2 REMINDER_CANCELLED v1→v1
+            3 REMINDER_CANCELLED v1→v1
+        "#]],
     );
 }
 
@@ -42,7 +63,23 @@ fn erasure_takes_what_is_personal() {
         show audit ann
         show audit 2
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- tasks
+            1: v3 completed=true completedAt=2026-03-01T08:00Z dueDate=2026-03-10T09:00Z occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-10T09:00Z seriesId=1 title=
+            2: v2 dueDate=2026-03-10T09:00Z title=
+            3: v1 dueDate=2026-03-10T09:00Z title=Task 3
+            -- reminders
+            1 triggerTime=2026-03-10T08:00Z status=CANCELLED reason=task_completed late=false
+            2 triggerTime=2026-03-10T08:00Z status=CANCELLED reason=user_erased late=false
+            3 triggerTime=2026-03-10T08:00Z status=PENDING late=false
+            -- actions
+            create-next-task of 1 CANCELLED due=2026-03-11T09:00Z index=2
+            -- audit ann
+            1 ERASED -→-
+            -- audit 2
+            1 CREATED -→v1
+            2 REMINDER_CANCELLED v1→v1
+        "#]],
     );
 }
 
@@ -63,6 +100,23 @@ fn open_tasks_are_counted() {
         > deleted 1
         show open
         "#,
-        expect![[""]],
+        expect![[r#"
+            -- open
+            Open 2
+            Priority(High) 1
+            Priority(Low) 1
+            User(ann) 1
+            User(bob) 1
+            Tag("home") 1
+            Tag("x") 1
+            -- open
+            Open 1
+            Priority(High) 1
+            User(ann) 1
+            Tag("home") 1
+            Tag("x") 1
+            -- open
+            (none)
+        "#]],
     );
 }

@@ -191,10 +191,6 @@ impl World {
         self.settle();
     }
 
-    pub fn records(&self) -> &[Record] {
-        &self.records
-    }
-
     /// Appends a record and sends it.
     pub fn append(&mut self, topic: SourceTopic, partition: i32, value: Vec<u8>, batch: bool) {
         let offset = self.offsets.entry((topic, partition)).or_insert(0);

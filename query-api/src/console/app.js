@@ -52,7 +52,7 @@ async function loadTasks() {
   const turn = (reading += 1);
   byId("tasks").setAttribute("aria-busy", "true");
   try {
-    const parameters = { ...taskParameters(), limit: PAGE, include: "occurrence" };
+    const parameters = { ...taskParameters(), limit: PAGE };
     let page = await read("/v1/tasks", { ...parameters, counts: true, facets: "status,priority,due,tags" });
     const items = [...page.items];
     const { total, facets } = page;
@@ -74,12 +74,12 @@ async function loadTasks() {
 }
 
 async function loadReminders() {
-  const page = await read("/v1/reminders", { userId: state.userId, status: "PENDING", limit: 8 });
+  const page = await read("/v1/reminders", { userId: state.userId, status: "PENDING", limit: 6 });
   await renderReminders(page, open);
 }
 
 async function loadOccurrences() {
-  const page = await read("/v1/occurrences", { userId: state.userId, state: "ACTIVE", limit: 8 });
+  const page = await read("/v1/occurrences", { userId: state.userId, state: "ACTIVE", limit: 6 });
   await renderOccurrences(page.items, open);
 }
 
@@ -143,7 +143,7 @@ function connect() {
       else if (name === "audit.append") {
         const task = data.afterState ?? data.beforeState;
         if (data.taskId && task?.title) remember(data.taskId, task.title);
-        state.activity = [data, ...state.activity].slice(0, 12);
+        state.activity = [data, ...state.activity].slice(0, 8);
         soon(showActivity);
         if (watchDetail(data.taskId)) soon(refreshDetail);
       }

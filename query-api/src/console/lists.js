@@ -10,7 +10,7 @@ const PRIORITY = { HIGH: "High priority", MEDIUM: "Medium priority", LOW: "Low p
 /** Shows the tasks of the state. */
 export function renderTasks(state, open) {
   const now = clock.now();
-  reconcile(byId("tasks"), state.items, (task) => task.id, (task) => `${task.version} ${isLate(task, now)} ${task.occurrence?.nextDue ?? ""}`, (task) => taskRow(task, now, open));
+  reconcile(byId("tasks"), state.items, (task) => task.id, (task) => `${task.version} ${isLate(task, now)} ${state.userId}`, (task) => taskRow(task, now, state.userId, open));
   const { total } = state;
   byId("count").textContent = total === 0 ? "" : state.items.length < total ? `${count(state.items.length)} of ${count(total)}` : count(total);
   byId("more").hidden = !state.nextCursor;
@@ -23,7 +23,7 @@ export function renderTasks(state, open) {
 
 const isLate = (task, now) => !task.completed && task.dueDate !== null && duePast(task.dueDate, now);
 
-function taskRow(task, now, open) {
+function taskRow(task, now, userId, open) {
   const repeats = task.recurrenceRule
     ? h("span", { class: "meta", title: task.recurrenceRule }, icon("repeat"), rule(task.recurrenceRule))
     : null;
@@ -37,7 +37,7 @@ function taskRow(task, now, open) {
       h("span", { class: "mark" }, icon(task.completed ? "done" : "open"), h("span", { class: "hidden" }, task.completed ? "Done: " : "Open: ")),
       h("span", { class: "what" },
         h("span", { class: "title" }, named(task.title)),
-        h("span", { class: "metas" }, dueText, repeats, task.tags.slice(0, 4).map((tag) => h("span", { class: "tag" }, tag)))),
+        h("span", { class: "metas" }, dueText, repeats, userId ? null : h("span", { class: "meta owner" }, task.userId), task.tags.slice(0, 4).map((tag) => h("span", { class: "tag" }, tag)))),
       priority));
 }
 

@@ -25,12 +25,12 @@ use crate::filter::{
 };
 use crate::text;
 
-/// Sets up to this size are gone through as they are.
-const SMALL: u64 = 4096;
+/// Sets up to this size are gone through as they are. (Tests have few tasks and must come by every way.)
+const SMALL: u64 = if cfg!(test) { 16 } else { 4096 };
 /// A set of more words than this is not tested word by word.
-const WORDS_TESTED: usize = 8;
+const WORDS_TESTED: usize = if cfg!(test) { 2 } else { 8 };
 /// As many words with one beginning are counted for an estimate.
-const WORDS_COUNTED: usize = 256;
+const WORDS_COUNTED: usize = if cfg!(test) { 3 } else { 256 };
 
 /// Estimated nanoseconds: a step of a walk, a row of a scan, a slot of a union.
 const WALK_NS: f64 = 90.0;

@@ -108,7 +108,6 @@ impl Row {
 
 #[derive(Debug)]
 pub(super) struct User {
-    pub(super) id: UserId,
     pub(super) zone: Option<Tz>,
     pub(super) slots: Posting,
 }
@@ -197,7 +196,7 @@ impl Shard {
         let next = self.users.len() as u32;
         let at = *self.user_ids.get_or_insert_with(id.clone(), || next);
         if at == next {
-            self.users.push(User { id: id.clone(), zone: None, slots: Posting::default() });
+            self.users.push(User { zone: None, slots: Posting::default() });
         }
         at
     }

@@ -166,10 +166,6 @@ impl<K: Hash + Eq, V> SplitMap<K, V> {
     pub(super) fn len(&self) -> usize {
         self.parts.iter().map(HashMap::len).sum()
     }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.parts.iter().flatten()
-    }
 }
 
 impl<K: Hash + Eq, V> Default for SplitMap<K, V> {

@@ -15,8 +15,16 @@ pub fn canonical(json: &str) -> Option<String> {
     Some(out)
 }
 
-/// Appends the canonical form of `value`.
+/// As deep as the parser of the events goes.
+const DEPTH_MAX: usize = 128;
+
+/// Appends the canonical form of `value`; `None` when it is nested too deeply.
 pub fn write_raw(value: &RawValue, out: &mut String) -> Option<()> {
+    write_nested(value, DEPTH_MAX, out)
+}
+
+fn write_nested(value: &RawValue, depth: usize, out: &mut String) -> Option<()> {
+    let deeper = depth.checked_sub(1)?;
     let json = value.get();
     match json.as_bytes().first()? {
         b'{' => {
@@ -29,7 +37,7 @@ pub fn write_raw(value: &RawValue, out: &mut String) -> Option<()> {
                 }
                 write_text(&name, out);
                 out.push(':');
-                write_raw(value, out)?;
+                write_nested(value, deeper, out)?;
             }
             out.push('}');
         }
@@ -40,7 +48,7 @@ pub fn write_raw(value: &RawValue, out: &mut String) -> Option<()> {
                 if n > 0 {
                     out.push(',');
                 }
-                write_raw(value, out)?;
+                write_nested(value, deeper, out)?;
             }
             out.push(']');
         }
@@ -171,5 +179,7 @@ mod tests {
         for bad in ["", "{", "nope", "{\"a\":}", "1 2"] {
             assert_eq!(canonical(bad), None, "{bad}");
         }
+        assert_eq!(canonical(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))), None);
+        assert!(canonical(&format!("{}{}", "[".repeat(120), "]".repeat(120))).is_some());
     }
 }

@@ -165,7 +165,7 @@ pub(super) fn binding(
             let (subject, html) = mail(action)?;
             // All of them on every call: the binding would otherwise keep those of the call before.
             for name in ["emailTo", "emailCC", "emailBCC"] {
-                set(name, action.metadata.get(name).map(|text| one_line(text)).unwrap_or_default());
+                set(name, action.metadata.get(name).map(one_line).unwrap_or_default());
             }
             set("emailFrom", one_line(action.metadata.get("emailFrom").unwrap_or(&wording.email_from)));
             set("subject", one_line(action.metadata.get("subject").unwrap_or(&subject)));

@@ -224,7 +224,11 @@ fn settle(shared: &Shared, lane: usize, verdicts: Vec<(Uuid, Verdict)>) {
         let component = COMPONENTS[lane];
         match &verdict {
             Verdict::Misconfigured { error } => {
-                tracing::error!(%id, component, error, "a setting is wrong; actions wait for it");
+                // The first, and then ever more rarely: a whole backlog may wait for one setting.
+                let calls = shared.lanes(|lanes| lanes.counts()[lane].misconfigured);
+                if calls.is_power_of_two() {
+                    tracing::error!(%id, component, calls, error, "a setting is wrong; actions wait for it");
+                }
             }
             Verdict::Failed { error } => tracing::warn!(%id, component, error, "action failed"),
             Verdict::Retry { error, .. } => tracing::debug!(%id, component, error, "will try again"),

@@ -188,7 +188,7 @@ impl Sqlite {
         let runs = runs::load(&mut runs_conn, &runs_db, mark.entries).await?;
         load::identities(&mut runs_conn, &runs_db, &runs, &mut restored.identities).await?;
         let indexed = runs.last().map_or(0, |run| run.last_n);
-        let index = Arc::new(Index::new(runs));
+        let index = Arc::new(Index::new(runs, options.run_entries));
         let bounds = (applied.entries, indexed, mark.entries);
         let (mut resume, ids) =
             load::tail(&mut journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
@@ -238,7 +238,7 @@ impl Sqlite {
             thread("store-encode", encode(encoder, shared.clone(), options.clone())),
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
             thread("store-tables", views::run(views_conn, shared.clone(), views_db.clone(), options.clone(), newer)),
-            thread("store-index", index_runs(runs_conn, shared.clone(), runs_db, options)),
+            thread("store-index", index_runs(runs_conn, shared.clone(), runs_db)),
         ];
         let store = Sqlite {
             shared,
@@ -335,9 +335,9 @@ fn wait_for_erasure(shared: &Shared, n: u64) {
 }
 
 /// The thread that writes and merges runs.
-async fn index_runs(mut conn: sqlx::SqliteConnection, shared: Arc<Shared>, db: Db, options: Options) {
+async fn index_runs(mut conn: sqlx::SqliteConnection, shared: Arc<Shared>, db: Db) {
     while shared.stop.load(Ordering::Acquire) == 0 {
-        match runs::advance(&mut conn, &shared.index, options.run_entries).await {
+        match runs::advance(&mut conn, &shared.index).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(source) => {

@@ -456,6 +456,10 @@ impl History {
             self.note(id, user.clone(), after.as_deref(), &mut commit);
             commit.tasks.push(TaskRow { id, before: Some(before), after, memory });
         }
+        for (action, _) in self.actions.values_mut().filter(|(action, _)| &action.user == user) {
+            let body = r#"{"$erased":true}"#.into();
+            *action = Arc::new(Action { body, ..(**action).clone() });
+        }
         commit.erased.push(user.clone());
         self.entries.extend(commit.audit.iter().cloned());
         Arc::new(commit)

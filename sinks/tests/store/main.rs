@@ -1,6 +1,11 @@
 //! The store on SQLite, against plain code that remembers everything.
 
+#![allow(missing_docs)]
+
 mod history;
+mod crash;
+mod erasure;
+mod paging;
 mod roundtrip;
 
 use std::collections::{BTreeMap, HashMap};

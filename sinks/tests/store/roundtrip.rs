@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value as Json;
 use sinks::store::{ActionQuery, Options, Sqlite, Store, shown_entry};
+use sqlx::{ConnectOptions, Row};
 use topics::audit::{AuditQuery, ShownEntry};
 use topics::ids::TaskId;
 
@@ -14,7 +15,7 @@ use crate::{append, check_restored, eventually, keys, open, open_with};
 
 /// Small bounds, so that a short history meets runs, merges and flushes.
 pub fn small() -> Options {
-    Options { run_entries: 1, flush_rows: 50, group_events: 60, ..Options::default() }
+    Options { run_entries: 30, flush_rows: 50, group_events: 60, ..Options::default() }
 }
 
 /// Every entry as it must be shown, by id.
@@ -65,9 +66,10 @@ pub async fn check_all(store: &Sqlite, history: &History, dir: &Path) {
     for (action, progress) in wanted.iter().take(20) {
         assert_eq!(&store.action(action.id).await.unwrap().unwrap().progress, progress);
     }
-    let letters = store.dead_letters(None, 1000).await.unwrap();
+    let letters = store.dead_letters(None, 1_000_000).await.unwrap();
     let shown: Vec<String> = letters.iter().rev().map(|kept| format!("{:?}", kept.letter)).collect();
-    assert_eq!(shown, history.letters.iter().map(|letter| format!("{letter:?}")).collect::<Vec<_>>());
+    let expected: Vec<String> = history.letters.iter().map(|letter| format!("{letter:?}")).collect();
+    assert!(shown == expected, "{} dead letters, of {}", shown.len(), expected.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,21 +108,25 @@ async fn merged_runs_find_everything() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(2);
     let opened = open_with(dir.path(), small()).await;
-    // More than ten parts of 8192 entries: a run for each, then a merged one.
-    let commits: Vec<_> = (0..9).map(|_| history.commit(10_000)).collect();
+    // More than 100 runs of 30 entries: merged twice.
+    let commits: Vec<_> = (0..40).map(|_| history.commit(100)).collect();
     append(&opened.store, &commits).await;
-    let commits: Vec<_> = (0..3).map(|_| history.commit(1_000)).collect();
-    append(&opened.store, &commits).await;
-    let journal = dir.path().join("runs.db");
-    eventually("a merge", || std::fs::metadata(&journal).unwrap().len() > 1_000_000).await;
-    for entry in history.entries.iter().step_by(1999) {
-        assert!(opened.store.audit_entry(entry.id).await.unwrap().is_some());
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("runs.db")).read_only(true);
+    let mut conn = options.connect().await.unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let level = "SELECT count(*) FROM run WHERE level = 2 AND state = 1";
+    while sqlx::query_scalar::<_, i64>(level).fetch_one(&mut conn).await.unwrap() == 0 {
+        assert!(std::time::Instant::now() < until, "no runs were merged twice");
+        for entry in history.entries.iter().step_by(199) {
+            assert!(opened.store.audit_entry(entry.id).await.unwrap().is_some());
+        }
     }
+    check_all(&opened.store, &history, dir.path()).await;
     opened.store.close().await;
     drop(opened);
     let opened = open(dir.path()).await;
     check_restored(&opened.restored, &history);
-    for entry in history.entries.iter().step_by(997) {
+    for entry in history.entries.iter().step_by(97) {
         let id = entry.id;
         let store = opened.store.clone();
         assert!(tokio::task::spawn_blocking(move || store.contains(id)).await.unwrap().unwrap());
@@ -150,7 +156,6 @@ async fn commits_that_change_nothing_are_heard_but_not_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tables_hold_what_was_committed() {
-    use sqlx::{ConnectOptions, Row};
     let dir = tempfile::tempdir().unwrap();
     let (history, commits) = History::run(4, 10, 20);
     let opened = open(dir.path()).await;

@@ -232,6 +232,68 @@ async fn a_large_record_is_a_block_of_its_own() {
     log.close().await;
 }
 
+#[tokio::test]
+async fn what_is_ingested_is_what_is_tailed() {
+    use std::ops::ControlFlow;
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).await.unwrap();
+    let event = |n: i64| format!("{{\"n\":{n},\"partitionkey\":\"key-{}\"}}", n % 30);
+    let file: String = (0..12_000).map(|n| event(n) + "\n").collect();
+    let mut told = Vec::new();
+    let now = || Timestamp::from_millis(7);
+    let done = ingest::ingest(&log, "task-events", file.as_bytes(), now, |done| told.push(done.events)).await.unwrap();
+    assert_eq!((done.events, done.bytes), (12_000, file.len() as u64));
+    assert_eq!(told, [5000, 10_000, 12_000]);
+
+    let mut next = [0; 12];
+    let mut values = Vec::new();
+    let show = |record: &StoredRecord| {
+        let next = &mut next[record.position.partition as usize];
+        assert_eq!(record.position.offset, *next);
+        *next += 1;
+        values.push(String::from_utf8(record.value.clone().unwrap().to_vec()).unwrap());
+        ControlFlow::Continue(())
+    };
+    tail::tail(&log, "task-events", tail::From::Start, false, show).await.unwrap();
+    values.sort();
+    let mut expected: Vec<String> = (0..12_000).map(event).collect();
+    expected.sort();
+    assert_eq!(values, expected);
+
+    let mut last = 0;
+    let show = |_: &StoredRecord| {
+        last += 1;
+        ControlFlow::Continue(())
+    };
+    tail::tail(&log, "task-events", tail::From::Last(2), false, show).await.unwrap();
+    assert_eq!(last, 2 * next.iter().filter(|end| **end > 0).count());
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_tail_follows_what_comes() {
+    use std::ops::ControlFlow;
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).await.unwrap();
+    log.append("user-events", vec![text(None, 1)]).await.unwrap();
+    let (to, mut shown) = mpsc::unbounded_channel();
+    let follower = log.clone();
+    let task = tokio::spawn(async move {
+        let show = |record: &StoredRecord| {
+            to.send(record.position.offset).unwrap();
+            if record.position.offset == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        tail::tail(&follower, "user-events", tail::From::Start, true, show).await
+    });
+    assert_eq!(shown.recv().await, Some(0));
+    for n in 2..=4 {
+        log.append("user-events", vec![text(None, n)]).await.unwrap();
+        assert_eq!(shown.recv().await, Some(n - 1));
+    }
+    task.await.unwrap().unwrap();
+    log.close().await;
+}
+
 mod killed {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
@@ -286,6 +348,10 @@ mod killed {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
+            // A reader finds it all too, before any writer has cleaned up after the kill.
+            let reader = Log::open_read_only(dir.path()).await.unwrap();
+            assert!(reader.ends("task-events")[0].1 >= answered);
+            reader.close().await;
             let log = Log::open(dir.path()).await.unwrap();
             let end = log.ends("task-events")[0].1;
             assert!(end >= answered, "{end} < {answered}");

@@ -113,7 +113,7 @@ fn pack(
         let partition = record.partition.expect("append() has set every partition");
         let block = &mut open[topic][partition as usize];
         last[partition as usize] = Some(block.push(record));
-        *bytes += record.value.as_ref().map_or(0, bytes::Bytes::len) + 64;
+        *bytes += record.size();
         if block.is_full() {
             match encoder.seal(block, topic, partition) {
                 Ok(block) => packed.blocks.push(block),

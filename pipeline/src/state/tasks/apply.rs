@@ -203,7 +203,7 @@ impl Tasks {
             order,
             now: self.now,
             missed: self.missed,
-            horizon: self.horizon(),
+            horizon: self.horizon().filter(|_| !self.holding),
         };
         let entries = &self.entries;
         let exists = |id: TaskId| entries.get(id.0).is_some();

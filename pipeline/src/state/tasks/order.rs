@@ -49,7 +49,8 @@ impl Order {
         {
             return newer(compare_sequences(sequence, &last.1) == Ordering::Greater, false);
         }
-        newer(event.position > self.position, false)
+        // Records of one place are applied once, so an event of the same place is a later element of the same batch.
+        newer(event.position >= self.position, false)
     }
 
     /// Remembers an applied event.

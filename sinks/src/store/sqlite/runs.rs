@@ -39,8 +39,8 @@ impl Kind {
     const ALL: [Kind; 3] = [Kind::Id, Kind::User, Kind::Late];
 }
 
-/// Entries of a small sorted part in memory.
-const PART: usize = 8192;
+/// Entries of a small sorted part in memory, at most.
+const PART_MAX: usize = 8192;
 /// Keys on a page of a run: about 7 KB.
 const PAGE: usize = 600;
 /// Runs of one level that are merged into one of the next.
@@ -100,15 +100,19 @@ pub(crate) struct Snapshot {
 }
 
 /// The indexes of all durable entries.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Index {
     lists: RwLock<Lists>,
+    /// Entries of a run, and of a part.
+    run: usize,
+    part: usize,
 }
 
 impl Index {
-    /// With the runs found on the disk.
-    pub(crate) fn new(runs: Vec<Arc<Run>>) -> Self {
-        Index { lists: RwLock::new(Lists { runs, ..Lists::default() }) }
+    /// With the runs found on the disk; new ones will have `run` entries.
+    pub(crate) fn new(runs: Vec<Arc<Run>>, run: usize) -> Self {
+        let run = run.max(1);
+        Index { lists: RwLock::new(Lists { runs, ..Lists::default() }), run, part: run.min(PART_MAX) }
     }
 
     /// Adds entries, in order.
@@ -116,7 +120,7 @@ impl Index {
         let mut lists = write(&self.lists);
         for entry in entries {
             lists.filling.add(entry);
-            if lists.filling.count == PART {
+            if lists.filling.count == self.part {
                 let mut part = std::mem::take(&mut lists.filling);
                 part.keys.iter_mut().for_each(|keys| keys.sort_unstable());
                 lists.parts.push(Arc::new(part));
@@ -291,9 +295,10 @@ async fn write_pages(conn: &mut SqliteConnection, run: i64, kind: Kind, keys: &[
 
 /// Writes a run when enough entries have gathered, and merges when ten of a level have. Returns whether it did
 /// something.
-pub(crate) async fn advance(conn: &mut SqliteConnection, index: &Index, run_entries: usize) -> Result<bool, sqlx::Error> {
-    let parts: Vec<Arc<Part>> = read(&index.lists).parts.iter().take(run_entries.div_ceil(PART)).cloned().collect();
-    if parts.len() * PART >= run_entries.max(1) {
+pub(crate) async fn advance(conn: &mut SqliteConnection, index: &Index) -> Result<bool, sqlx::Error> {
+    let wanted = index.run.div_ceil(index.part);
+    let parts: Vec<Arc<Part>> = read(&index.lists).parts.iter().take(wanted).cloned().collect();
+    if parts.len() == wanted {
         write_run(conn, index, &parts).await?;
         return Ok(true);
     }

@@ -1,0 +1,143 @@
+//! Erasing a user: personal fields and key are gone everywhere, and every hash still holds.
+
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+use sinks::store::{ActionQuery, Sqlite, Store};
+use topics::audit::AuditQuery;
+use topics::ids::UserId;
+
+use crate::history::{History, hashes, hex};
+use crate::roundtrip::small;
+use crate::{append, check_restored, eventually, keys, open_with};
+
+/// Whether any file in the directory still has `word`.
+fn readable(dir: &Path, word: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(dir).unwrap() {
+        let file = file.unwrap();
+        let bytes = std::fs::read(file.path()).unwrap();
+        if bytes.windows(word.len()).any(|window| window == word.as_bytes()) {
+            found.push(file.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+async fn all(store: &Sqlite, user: &UserId) -> Vec<Json> {
+    let query = AuditQuery { user: Some(user.clone()), ascending: true, limit: 100_000, ..AuditQuery::default() };
+    let page = store.audit(&query).await.unwrap();
+    page.iter().map(|entry| serde_json::from_str(&entry.json).unwrap()).collect()
+}
+
+fn check_erased(json: &Json) {
+    let gone = json!({"$erased": true});
+    for state in ["beforeState", "afterState"] {
+        for field in ["title", "description", "tags", "extra"] {
+            if !json[state].is_null() {
+                assert_eq!(json[state][field], gone, "{field} of {state}");
+            }
+        }
+    }
+    let name = &json["metadata"]["actor"]["name"];
+    assert!(name.is_null() || *name == gone, "{name}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_user_is_gone_and_hashes_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(31);
+    let opened = open_with(dir.path(), small()).await;
+    append(&opened.store, &(0..30).map(|_| history.commit(20)).collect::<Vec<_>>()).await;
+    let user = history.user();
+    let other = loop {
+        let other = history.user();
+        if other != user {
+            break other;
+        }
+    };
+    let before_keys = keys(dir.path()).await;
+    let untouched = all(&opened.store, &other).await;
+    let erasure = history.erase(&user);
+    let erased_until = history.entries.len();
+    // Further events of the same user come in the same group and later ones.
+    append(&opened.store, &[erasure, history.commit(20)]).await;
+    append(&opened.store, &(0..5).map(|_| history.commit(20)).collect::<Vec<_>>()).await;
+    eventually("the key's end", || {
+        let bytes = &before_keys[user.as_str()];
+        let journal = std::fs::read(dir.path().join("journal.db")).unwrap();
+        !journal.windows(32).any(|window| window == bytes)
+    })
+    .await;
+
+    let mut keys_now = keys(dir.path()).await;
+    assert_ne!(keys_now.get(user.as_str()), before_keys.get(user.as_str()), "later entries have another key");
+    // Hashes are those of before the erasure: made with the old key up to there, with the new one after.
+    let later = keys_now.clone();
+    keys_now.insert(user.as_str().to_owned(), before_keys[user.as_str()].clone());
+    let shown = all(&opened.store, &user).await;
+    let with_old = hashes(&history.entries[..erased_until], &keys_now);
+    let mut checked = 0;
+    for (entry, [prev, hash]) in history.entries[..erased_until].iter().zip(with_old) {
+        if entry.user == user {
+            let json = shown.iter().find(|json| json["id"] == entry.id.to_string()).unwrap();
+            assert_eq!((&json["hash"], &json["prevHash"]), (&hex(&hash).into(), &hex(&prev).into()));
+            check_erased(json);
+            checked += 1;
+        }
+    }
+    assert!(checked > 20 && shown.len() > checked, "{checked} of {}", shown.len());
+    assert!(later.contains_key(user.as_str()));
+    let still = all(&opened.store, &other).await;
+    assert!(untouched.iter().all(|json| still.contains(json)), "others are as they were");
+
+    for round in 0..2 {
+        let verified = opened.store.verify().await.unwrap();
+        assert_eq!(verified.faults, vec![], "round {round}");
+    }
+    let actions = opened.store.actions(&ActionQuery { limit: 10_000, ..ActionQuery::default() }).await.unwrap();
+    let erased_actions: Vec<_> =
+        actions.iter().filter(|shown| shown.action.user == user && &*shown.action.body == r#"{"$erased":true}"#).collect();
+    assert!(!erased_actions.is_empty());
+    opened.store.close().await;
+    drop(opened);
+
+    let opened = open_with(dir.path(), small()).await;
+    assert_eq!(opened.restored.n, history.n);
+    assert_eq!(opened.store.verify().await.unwrap().faults, vec![]);
+    for json in all(&opened.store, &user).await.iter().take(checked) {
+        if json["action"] != "ERASED" && json["seq"] == 1 {
+            check_erased(json);
+        }
+    }
+    opened.store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_an_erased_user_stays_readable_in_the_files() {
+    const WORD: &str = "xylophone-quartz-7731";
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(32);
+    history.users = 1;
+    let user = history.user();
+    let opened = open_with(dir.path(), small()).await;
+    let mut commits: Vec<_> = (0..3).map(|_| history.commit(5)).collect();
+    // The word stands in a title, uncompressed in views.db.
+    for commit in &mut commits {
+        let commit = std::sync::Arc::make_mut(commit);
+        for row in &mut commit.tasks {
+            if let Some(task) = &mut row.after {
+                std::sync::Arc::make_mut(task).title = WORD.into();
+            }
+        }
+    }
+    append(&opened.store, &commits).await;
+    eventually("a flush", || opened.store.status().applied_n == history.n).await;
+    append(&opened.store, &[history.erase(&user)]).await;
+    eventually("a flush", || opened.store.status().applied_n == history.n).await;
+    opened.store.close().await;
+    drop(opened);
+    assert_eq!(readable(dir.path(), WORD), Vec::<String>::new());
+    let opened = open_with(dir.path(), small()).await;
+    check_restored(&opened.restored, &history);
+}

@@ -1,0 +1,181 @@
+//! Pages of audit, ledger and dead letters against filtering and sorting everything.
+
+use sinks::store::{ActionQuery, Sqlite, Store};
+use topics::action::{ActionKind, ActionState};
+use topics::audit::{AuditAction, AuditEntry, AuditKey, AuditQuery};
+use topics::time::Timestamp;
+use uuid::Uuid;
+
+use crate::history::{History, key_of};
+use crate::roundtrip::small;
+use crate::{append, open_with};
+
+fn matches(query: &AuditQuery, entry: &AuditEntry) -> bool {
+    query.task.is_none_or(|task| entry.task == Some(task))
+        && query.user.as_ref().is_none_or(|user| *user == entry.user)
+        && query.actor.as_ref().is_none_or(|actor| *actor == *entry.metadata.actor.id)
+        && (query.actions.is_empty() || query.actions.contains(&entry.action))
+        && query.from.is_none_or(|from| entry.timestamp >= from)
+        && query.to.is_none_or(|to| entry.timestamp < to)
+        && query.correlation_id.as_ref().is_none_or(|id| entry.metadata.correlation_id.as_deref() == Some(id))
+        && query.stale.is_none_or(|stale| entry.stale == stale)
+}
+
+/// Reads all pages of `query` and compares them with plain code.
+async fn check(store: &Sqlite, history: &History, query: AuditQuery) {
+    for ascending in [true, false] {
+        let mut expected: Vec<AuditKey> =
+            history.entries.iter().filter(|entry| matches(&query, entry)).map(key_of).collect();
+        match query.task {
+            Some(_) => expected.sort_by_key(|key| key.seq),
+            None => expected.sort(),
+        }
+        if !ascending {
+            expected.reverse();
+        }
+        let mut query = AuditQuery { ascending, ..query.clone() };
+        let mut found = Vec::new();
+        loop {
+            let page = store.audit(&query).await.unwrap();
+            assert!(page.len() <= query.limit);
+            found.extend(page.iter().map(|entry| entry.key));
+            if page.len() < query.limit {
+                break;
+            }
+            query.after = found.last().copied();
+        }
+        let places = |keys: &[AuditKey]| keys.iter().map(|key| (key.timestamp, key.seq, key.id)).collect::<Vec<_>>();
+        assert_eq!(places(&found), places(&expected), "{query:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_pages_are_those_of_plain_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(11);
+    let opened = open_with(dir.path(), small()).await;
+    let store = &*opened.store;
+    let commits: Vec<_> = (0..60).map(|_| history.commit(17)).collect();
+    append(store, &commits).await;
+    let (first, last) = (history.now - 200_000, history.now);
+    let all = || AuditQuery { limit: 50, ..AuditQuery::default() };
+    let user = Some(history.user());
+    let from = Some(Timestamp::from_millis(first + 50_000));
+    let to = Some(Timestamp::from_millis(last - 30_000));
+    for limit in [1, 7, 50, 10_000] {
+        check(store, &history, AuditQuery { limit, ..all() }).await;
+        check(store, &history, AuditQuery { limit, user: user.clone(), ..all() }).await;
+        check(store, &history, AuditQuery { limit, from, to, ..all() }).await;
+    }
+    check(store, &history, AuditQuery { from, ..all() }).await;
+    check(store, &history, AuditQuery { to, ..all() }).await;
+    check(store, &history, AuditQuery { from, to, user: user.clone(), limit: 3, ..all() }).await;
+    check(store, &history, AuditQuery { from: to, to: from, ..all() }).await;
+    check(store, &history, AuditQuery { stale: Some(true), ..all() }).await;
+    check(store, &history, AuditQuery { actor: user.as_ref().map(|user| user.to_string()), limit: 9, ..all() }).await;
+    check(store, &history, AuditQuery { correlation_id: Some("corr-3".into()), limit: 9, ..all() }).await;
+    let actions = vec![AuditAction::Deleted, AuditAction::UserUpdated];
+    check(store, &history, AuditQuery { actions: actions.clone(), stale: Some(false), limit: 5, ..all() }).await;
+    let tasks: Vec<_> = history.memory.keys().copied().step_by(9).collect();
+    for task in tasks.into_iter().map(Some) {
+        check(store, &history, AuditQuery { task, limit: 2, ..all() }).await;
+        check(store, &history, AuditQuery { task, from, to, ..all() }).await;
+        check(store, &history, AuditQuery { task, user: user.clone(), actions: actions.clone(), ..all() }).await;
+    }
+    let stranger = topics::UserId::parse("nobody");
+    check(store, &history, AuditQuery { user: stranger, ..all() }).await;
+    assert!(store.audit(&AuditQuery { limit: 0, ..all() }).await.unwrap().is_empty());
+    assert!(store.audit_entry(Uuid::nil()).await.unwrap().is_none());
+    assert!(store.check_chain(topics::TaskId(Uuid::nil())).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_the_audit_does_not_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(12);
+    let opened = open_with(dir.path(), small()).await;
+    append(&opened.store, &[history.commit(70)]).await;
+    let (entries, known) = (opened.store.entries(), history.entries.len());
+    append(&opened.store, &[history.commit(70), history.commit(5)]).await;
+    let user = history.user();
+    for query in [
+        AuditQuery { limit: 1000, ..AuditQuery::default() },
+        AuditQuery { limit: 1000, ascending: true, ..AuditQuery::default() },
+        AuditQuery { limit: 1000, user: Some(user), ..AuditQuery::default() },
+        AuditQuery { limit: 1000, task: history.entries[0].task, ..AuditQuery::default() },
+    ] {
+        let found = opened.store.audit_of(entries, &query).await.unwrap().len();
+        let expected = history.entries[..known].iter().filter(|entry| matches(&query, entry)).count();
+        assert_eq!(found, expected, "{query:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ledger_pages_are_those_of_plain_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(13);
+    let opened = open_with(dir.path(), small()).await;
+    for round in 0..20 {
+        append(&opened.store, &[history.commit(17)]).await;
+        let task = history.actions.values().nth(round).map(|(action, _)| action.task);
+        for descending in [true, false] {
+            for query in [
+                ActionQuery { limit: 4, descending, ..ActionQuery::default() },
+                ActionQuery { limit: 3, descending, states: vec![ActionState::Failed, ActionState::Sent], ..ActionQuery::default() },
+                ActionQuery { limit: 2, descending, kind: Some(ActionKind::Reminder), ..ActionQuery::default() },
+                ActionQuery { limit: 1, descending, task, ..ActionQuery::default() },
+            ] {
+                check_ledger(&opened.store, &history, query).await;
+            }
+        }
+    }
+}
+
+async fn check_ledger(store: &Sqlite, history: &History, mut query: ActionQuery) {
+    let mut expected: Vec<_> = history
+        .actions
+        .values()
+        .filter(|(action, progress)| {
+            (query.states.is_empty() || query.states.contains(&progress.state))
+                && query.kind.is_none_or(|kind| kind == action.kind)
+                && query.task.is_none_or(|task| task == action.task)
+        })
+        .map(|(action, progress)| (action.decided_at, action.id, progress.clone()))
+        .collect();
+    expected.sort_by_key(|(at, id, _)| (*at, *id));
+    if query.descending {
+        expected.reverse();
+    }
+    let mut found = Vec::new();
+    loop {
+        let page = store.actions(&query).await.unwrap();
+        found.extend(page.iter().map(|shown| (shown.action.decided_at, shown.action.id, shown.progress.clone())));
+        if page.len() < query.limit {
+            break;
+        }
+        query.after = found.last().map(|(at, id, _)| (*at, *id));
+    }
+    assert_eq!(found, expected, "{query:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_paged_newest_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(14);
+    let opened = open_with(dir.path(), small()).await;
+    let commits: Vec<_> = (0..40).map(|_| history.commit(1)).collect();
+    append(&opened.store, &commits).await;
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let page = opened.store.dead_letters(before, 4).await.unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(last.no);
+        found.extend(page.iter().map(|kept| format!("{:?}", kept.letter)));
+        let again = opened.store.dead_letter(last.no).await.unwrap().unwrap();
+        assert_eq!(format!("{again:?}"), format!("{last:?}"));
+    }
+    let expected: Vec<_> = history.letters.iter().rev().map(|letter| format!("{letter:?}")).collect();
+    assert!(expected.len() > 8);
+    assert_eq!(found, expected);
+    assert!(opened.store.dead_letter(10_000).await.unwrap().is_none());
+}
