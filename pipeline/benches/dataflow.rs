@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p pipeline --bench dataflow -- [events] [users]`: a quarter creates, the rest spread over all tasks:
 //! new titles, every fourth a new due, every tenth a completion or reopening. A fifth of the tasks recur, each has one
-//! reminder. CPU is that of each thread, so a busy machine does not distort it much; the rate is wall time.
+//! reminder. Then events are sent one by one, each waited for. CPU is that of each thread, so a busy machine does not distort it much; the rate is wall time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +19,16 @@ use uuid::Uuid;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Events sent one by one.
+const ALONE: usize = 1000;
 const START_MS: i64 = 1_772_352_000_000;
 
 fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let events = numbers.first().copied().unwrap_or(10);
     let users = numbers.get(1).copied().unwrap_or((events / 1000).max(1));
-    let records = records(events, users);
+    let mut records = records(events + ALONE, users);
+    let alone = records.split_off(events);
     let bytes: usize = records.iter().filter_map(|record| record.value.as_ref()).map(Bytes::len).sum();
 
     let clock = Clock::manual(Timestamp::from_millis(START_MS));
@@ -53,13 +56,30 @@ fn main() {
         (at(&after) - at(&before)) * 1e6 / events as f64
     };
     let (dataflow_us, decode_us) = (cpu("tasktide-datafl"), cpu("tasktide-decode"));
+    let mut waits_us: Vec<f64> = alone
+        .into_iter()
+        .map(|record| {
+            let began = Instant::now();
+            handle.send(Input::Records(vec![record])).expect("running");
+            handle.settle().expect("running");
+            began.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    waits_us.sort_by(f64::total_cmp);
+    let (p50, p99) = (waits_us[ALONE / 2], waits_us[ALONE * 99 / 100]);
     println!("events            {events} ({} B each), {users} users", bytes / events.max(1));
     println!("rate              {:.0} events/s (wall)", events as f64 / wall);
     println!("dataflow thread   {dataflow_us:.2} µs of CPU an event");
     println!("decode thread     {decode_us:.2} µs of CPU an event");
-    println!("commits           {}, audit entries {}, rows {}", commits.load(Ordering::Relaxed), entries.load(Ordering::Relaxed), rows.load(Ordering::Relaxed));
     println!(
-        "{{\"bench\":\"dataflow\",\"events\":{events},\"users\":{users},\"per_second\":{:.0},\"dataflow_us\":{dataflow_us:.2},\"decode_us\":{decode_us:.2}}}",
+        "commits           {}, audit entries {}, rows {}",
+        commits.load(Ordering::Relaxed),
+        entries.load(Ordering::Relaxed),
+        rows.load(Ordering::Relaxed)
+    );
+    println!("sent to committed {p50:.0} µs p50, {p99:.0} µs p99, one at a time");
+    println!(
+        "{{\"bench\":\"dataflow\",\"events\":{events},\"users\":{users},\"per_second\":{:.0},\"dataflow_us\":{dataflow_us:.2},\"decode_us\":{decode_us:.2},\"alone_p50_us\":{p50:.0},\"alone_p99_us\":{p99:.0}}}",
         events as f64 / wall
     );
     handle.stop();

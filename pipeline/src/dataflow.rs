@@ -14,7 +14,7 @@
 //!
 //! The source opens a time only when the one before is committed. So a batch is what gathered meanwhile: small while
 //! there is little to do, [`Config::commit_events_max`] under load. And since no operator ever runs ahead of the
-//! commit, what a commit says must be remembered ([`Tasks::memory`]) is exactly the state that it leaves behind.
+//! commit, what a commit says must be remembered ([`Tasks::stored`]) is exactly the state that it leaves behind.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -182,7 +182,9 @@ pub fn start(config: Config, clock: Clock, restored: Restored, commits: impl FnM
         let counts = counts.clone();
         std::thread::Builder::new()
             .name("tasktide-dataflow".into())
-            .spawn(move || run(Parts { config, clock, restored, messages, counts, commits: Box::new(commits) }, &give_waker))
+            .spawn(move || {
+                run(Parts { config, clock, restored, messages, counts, commits: Box::new(commits) }, &give_waker)
+            })
             .expect("a thread can be started")
     };
     Handle { inputs, counts, threads: vec![decoder, worker] }

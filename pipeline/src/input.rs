@@ -82,7 +82,13 @@ impl Message {
 }
 
 /// Decodes until the senders are gone or one says stop. `wake` tells the dataflow that there is something to take.
-pub(crate) fn decode_all(from: Receiver<Arrived>, to: Sender<Message>, limits: &Limits, records_max: usize, wake: impl Fn()) {
+pub(crate) fn decode_all(
+    from: Receiver<Arrived>,
+    to: Sender<Message>,
+    limits: &Limits,
+    records_max: usize,
+    wake: impl Fn(),
+) {
     for arrived in from {
         let Arrived::Input(input, at_us) = arrived else { break };
         let sent = match input {

@@ -32,14 +32,8 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Scope; 6] = [
-        Scope::EventsWrite,
-        Scope::TasksRead,
-        Scope::TasksReadAny,
-        Scope::AuditRead,
-        Scope::AuditReadAny,
-        Scope::Ops,
-    ];
+    pub const ALL: [Scope; 6] =
+        [Scope::EventsWrite, Scope::TasksRead, Scope::TasksReadAny, Scope::AuditRead, Scope::AuditReadAny, Scope::Ops];
 
     /// The name in a token.
     pub fn name(self) -> &'static str {
@@ -216,7 +210,8 @@ impl Auth {
         match self {
             Auth::None => Ok(Caller::anyone()),
             Auth::Token(tokens) => {
-                let value = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(unauthorized)?;
+                let value =
+                    headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(unauthorized)?;
                 let (scheme, token) = value.split_once(' ').ok_or_else(unauthorized)?;
                 if !scheme.eq_ignore_ascii_case("bearer") {
                     return Err(unauthorized());
@@ -242,7 +237,8 @@ impl Tokens {
             }
             let bad = |reason| AuthError::Line { line: number + 1, reason };
             let mut words = line.split_whitespace();
-            let (Some(token), Some(user), Some(scopes), None) = (words.next(), words.next(), words.next(), words.next())
+            let (Some(token), Some(user), Some(scopes), None) =
+                (words.next(), words.next(), words.next(), words.next())
             else {
                 return Err(bad("it has not three words"));
             };

@@ -73,7 +73,7 @@ fn behind() -> Problem {
 
 impl Api {
     /// Returns once the index covers what is wanted.
-    pub(crate) async fn catch_up(&self, wanted: &Wanted) -> Result<(), Problem> {
+    pub async fn catch_up(&self, wanted: &Wanted) -> Result<(), Problem> {
         if wanted.positions.is_empty() {
             return Ok(());
         }

@@ -92,7 +92,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("tasktide");
         let r = &mut registry;
-        Metrics {
+        let metrics = Metrics {
             events: add(r, "events", "Events read, by type and what became of them", Family::default()),
             duplicates: add(r, "duplicates", "Events seen before", Counter::default()),
             stale: add(r, "stale", "Events older than what was applied", Counter::default()),
@@ -101,7 +101,12 @@ impl Metrics {
             source_lag: add(r, "source_lag", "Records not yet committed", Family::default()),
             frontier_age: add(r, "frontier_age_seconds", "Age of the frontier while input waits", Gauge::default()),
             commit_seconds: add(r, "commit_seconds", "Time to make a commit durable", waits()),
-            event_to_view: add(r, "event_to_view_seconds", "From a record's arrival to its rows being readable", waits()),
+            event_to_view: add(
+                r,
+                "event_to_view_seconds",
+                "From a record's arrival to its rows being readable",
+                waits(),
+            ),
             event_to_action: add(
                 r,
                 "event_to_action_seconds",
@@ -128,6 +133,21 @@ impl Metrics {
             stream_clients: add(r, "stream_clients", "Open streams", Gauge::default()),
             on_scrape: OnceLock::new(),
             registry,
+        };
+        metrics.show_zeros();
+        metrics
+    }
+
+    /// Makes what has known labels visible before its first time: a rate needs the zero.
+    fn show_zeros(&self) {
+        for reason in Reason::ALL {
+            drop(self.dead_letters.get_or_create(&ReasonLabels { reason: reason.name() }));
+        }
+        for reason in ["tombstone", "unknown_type"] {
+            drop(self.skipped.get_or_create(&ReasonLabels { reason }));
+        }
+        for kind in [ActionKind::CreateNextTask, ActionKind::Reminder] {
+            drop(self.outbox_pending.get_or_create(&KindLabels { kind: kind.name() }));
         }
     }
 
@@ -153,9 +173,7 @@ impl Metrics {
         self.duplicates.inc_by(counts.duplicates);
         self.stale.inc_by(counts.stale);
         self.successor_duplicates.inc_by(counts.duplicate_successors);
-        for (reason, skipped) in
-            [("tombstone", counts.skipped_tombstones), ("unknown_type", counts.skipped_unknown)]
-        {
+        for (reason, skipped) in [("tombstone", counts.skipped_tombstones), ("unknown_type", counts.skipped_unknown)] {
             self.count_events("any", "skipped", skipped);
             if skipped > 0 {
                 self.skipped.get_or_create(&ReasonLabels { reason }).inc_by(skipped);
@@ -316,6 +334,7 @@ mod tests {
                 "tasktide_events_total{type=\"completed\",result=\"applied\"} 3",
                 "tasktide_duplicates_total 2",
                 "tasktide_dlq_total{reason=\"not_json\"} 1",
+                "tasktide_dlq_total{reason=\"too_large\"} 0",
                 "tasktide_skipped_total{reason=\"tombstone\"} 4",
                 "tasktide_reminder_lateness_seconds_count 2",
                 "tasktide_event_to_view_seconds_count 1",

@@ -75,10 +75,9 @@ pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match (decode(name), decode(value)) {
             (Some(name), Some(value)) => pairs.push((name, value)),
-            (name, _) => bad.push(BadParameter::new(
-                name.unwrap_or_else(|| "?".to_owned()),
-                "is not percent-encoded UTF-8",
-            )),
+            (name, _) => {
+                bad.push(BadParameter::new(name.unwrap_or_else(|| "?".to_owned()), "is not percent-encoded UTF-8"))
+            }
         }
     }
     if bad.is_empty() { Ok(pairs) } else { Err(Problem::parameters(Code::InvalidParameter, bad)) }
@@ -334,14 +333,8 @@ mod tests {
             "taskId=6F1C0B1E-7B0A-4A57-9D7E-2F5F0A3B9C11",
             r#"50 [] None None Some("6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c11") None None []"#,
         );
-        check(
-            "from=2026-03-01&tz=Europe/Berlin",
-            r#"50 [] None None None Some("2026-02-28T23:00:00.000Z") None []"#,
-        );
-        check(
-            "from=2026-03-01T00:00:00%2B02:00",
-            r#"50 [] None None None Some("2026-02-28T22:00:00.000Z") None []"#,
-        );
+        check("from=2026-03-01&tz=Europe/Berlin", r#"50 [] None None None Some("2026-02-28T23:00:00.000Z") None []"#);
+        check("from=2026-03-01T00:00:00%2B02:00", r#"50 [] None None None Some("2026-02-28T22:00:00.000Z") None []"#);
         check("min_position=0:12,1:3&min_position=-1:0", "50 [] None None None None None [(0, 12), (1, 3), (-1, 0)]");
         check("&&limit=1&", "1 [] None None None None None []");
     }

@@ -41,7 +41,9 @@ use crate::problem::{Code, Problem};
 use crate::status::StatusSource;
 use crate::stream::Hub;
 
-pub use answer::ListBody;
+pub use answer::{ListBody, json_bytes, json_text, list};
+pub use audit::cursor_problem;
+pub use operate::metrics;
 
 /// Settings of the query API.
 #[derive(Clone, Debug)]
@@ -205,10 +207,7 @@ impl Resource {
 }
 
 /// Paging, for every list.
-pub const PAGED: &[Param] = &[
-    LIMIT,
-    param("cursor", Kind::Text(8192), "nextCursor of the page before."),
-];
+pub const PAGED: &[Param] = &[LIMIT, param("cursor", Kind::Text(8192), "nextCursor of the page before.")];
 /// Most items of a page.
 pub const LIMIT: Param = param("limit", Kind::Integer { min: 1, max: 200, default: 50 }, "Most items of the page.");
 
@@ -268,7 +267,8 @@ pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
     resources.extend(operate::resources(&api.config));
     resources.extend(beside);
     let description = openapi::describe(&resources, &api);
-    let mut router: Router<Arc<Api>> = Router::new().route("/openapi.json", get(|| async move { answer::json_text(description) }));
+    let mut router: Router<Arc<Api>> =
+        Router::new().route("/openapi.json", get(|| async move { answer::json_text(description) }));
     for resource in resources {
         router = router.route(&resource.path, resource.handler);
     }

@@ -21,9 +21,9 @@ use topics::audit::ShownEntry;
 use topics::commit::Commit;
 use topics::view::ViewRow;
 
+use ring::Ring;
 pub(crate) use ring::{Batch, Change, Lost};
 pub(crate) use selection::{Followed, Selection, Shown, ViewSelection};
-use ring::Ring;
 
 /// Bounds of the streams.
 #[derive(Clone, Debug)]

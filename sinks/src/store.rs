@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use topics::action::{Action, ActionKind, ActionState, Progress};
-use topics::audit::{AuditEntry, AuditKey, AuditQuery, ChainCheck, ShownEntry};
+use topics::audit::{AuditAction, AuditEntry, AuditKey, AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::Commit;
 use topics::dead_letter::DeadLetter;
 use topics::ids::TaskId;
@@ -257,7 +257,15 @@ pub fn shown_entry(entry: &AuditEntry, prev: &Hash, hash: &Hash) -> ShownEntry {
             String::from_utf8(text).expect("JSON is text")
         })
     };
-    let (before, after) = (text(&entry.before), text(&entry.after));
+    let (mut before, mut after) = (text(&entry.before), text(&entry.after));
+    if entry.action == AuditAction::Erased {
+        // As it reads once the entry is durable: the state before is what was to be destroyed.
+        for state in [&mut before, &mut after].into_iter().flatten() {
+            if let Some(personal) = task_text::Personal::find(state) {
+                *state = personal.erase(state);
+            }
+        }
+    }
     let json = entry_text::EntryText {
         id: entry.id,
         seq: entry.seq,

@@ -22,7 +22,12 @@ use crate::state::{Effect, Fact};
 use crate::views::audit_timeline;
 
 /// Builds the operator.
-pub(super) fn commit(parts: StreamVec<'_, u64, Part>, mut assembler: Assembler, mut commits: Box<dyn FnMut(Commit) + Send>, gate: Rc<Gate>) {
+pub(super) fn commit(
+    parts: StreamVec<'_, u64, Part>,
+    mut assembler: Assembler,
+    mut commits: Box<dyn FnMut(Commit) + Send>,
+    gate: Rc<Gate>,
+) {
     parts.unary_frontier::<Built<()>, _, _, _>(Pipeline, "Commit", move |_, _| {
         let mut open: BTreeMap<u64, Vec<Part>> = BTreeMap::new();
         move |(input, frontier), _out| {
@@ -134,8 +139,7 @@ impl Assembler {
             }
         }
         let mut users: Vec<UserId> = drafts.users;
-        let stand = if facts.is_empty() { HashMap::new() } else { before.clone() };
-        commit.audit = audit_timeline::sequence(drafts.entries, facts, stand, tasks, commit.committed_at);
+        commit.audit = audit_timeline::sequence(drafts.entries, facts, &before, tasks, commit.committed_at);
         // A fact moves the chain of a task that no event touched.
         for task in commit.audit.iter().filter_map(|entry| entry.task) {
             if !before.contains_key(&task) {
@@ -143,11 +147,9 @@ impl Assembler {
                 order.push(task);
             }
         }
-        let row = |id: TaskId| TaskRow {
-            id,
-            before: before.get(&id).cloned().flatten(),
-            after: tasks.get(id).cloned(),
-            memory: tasks.memory(id, &mut self.scratch),
+        let row = |id: TaskId| {
+            let (after, memory) = tasks.stored(id, &mut self.scratch);
+            TaskRow { id, before: before.remove(&id).flatten(), after, memory }
         };
         commit.tasks = order.into_iter().map(row).collect();
         users.extend(commit.audit.iter().filter(|entry| entry.task.is_none()).map(|entry| entry.user.clone()));

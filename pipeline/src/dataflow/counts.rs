@@ -76,7 +76,11 @@ pub(super) fn totals(tasks: &Tasks) -> Totals {
 
 /// Builds the operators, beginning with `totals`. What is returned is empty, and complete when the counts are: so that
 /// a commit waits for its counts.
-pub(super) fn count<'scope>(turns: StreamVec<'scope, u64, Rc<Turn>>, totals: Totals, counts: Counts) -> StreamVec<'scope, u64, Part> {
+pub(super) fn count<'scope>(
+    turns: StreamVec<'scope, u64, Rc<Turn>>,
+    totals: Totals,
+    counts: Counts,
+) -> StreamVec<'scope, u64, Part> {
     let changes = turns.unary::<Built<(CountKey, u64, isize)>, _, _, _>(Pipeline, "CountKeys", move |capability, _| {
         let mut first = Some((capability, totals));
         move |input, out| {

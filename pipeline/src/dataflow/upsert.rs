@@ -22,12 +22,16 @@ type Turns<'scope> = StreamVec<'scope, u64, Rc<Turn>>;
 type Parts<'scope> = StreamVec<'scope, u64, Part>;
 
 /// Builds the operator: what the views learn, and the upsert's own part of the commit.
-pub(super) fn upsert<'scope>(batches: StreamVec<'scope, u64, Batch>, tasks: Rc<RefCell<Tasks>>) -> (Turns<'scope>, Parts<'scope>) {
+pub(super) fn upsert<'scope>(
+    batches: StreamVec<'scope, u64, Batch>,
+    tasks: Rc<RefCell<Tasks>>,
+) -> (Turns<'scope>, Parts<'scope>) {
     let mut builder = OperatorBuilder::new("Upsert".to_owned(), batches.scope());
     let mut input = builder.new_input(batches, Pipeline);
     let (turns, turn_stream) = builder.new_output();
     let (heads, head_stream) = builder.new_output();
-    let (mut turns, mut heads) = (OutputBuilder::<_, Built<Rc<Turn>>>::from(turns), OutputBuilder::<_, Built<Part>>::from(heads));
+    let (mut turns, mut heads) =
+        (OutputBuilder::<_, Built<Rc<Turn>>>::from(turns), OutputBuilder::<_, Built<Part>>::from(heads));
     let mut caught_up = false;
     builder.build(move |_capabilities| {
         move |_frontiers| {
@@ -47,7 +51,7 @@ pub(super) fn upsert<'scope>(batches: StreamVec<'scope, u64, Batch>, tasks: Rc<R
 fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool) -> (Turn, Head) {
     let Batch { now, idle, hold_over, messages } = batch;
     tasks.set_now(now);
-    let mut drafts = Drafts::default();
+    let mut drafts = Drafts::with_capacity(messages.iter().map(Message::weight).sum());
     let mut barriers = Vec::new();
     let mut touched: Vec<(SourceTopic, i32)> = Vec::new();
     for message in messages {
@@ -58,7 +62,9 @@ fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool) -> (Turn, Head) {
                     if !tasks.admit(topic, position) {
                         continue;
                     }
-                    if touched.last() != Some(&(topic, position.partition)) && !touched.contains(&(topic, position.partition)) {
+                    if touched.last() != Some(&(topic, position.partition))
+                        && !touched.contains(&(topic, position.partition))
+                    {
                         touched.push((topic, position.partition));
                     }
                     let at_us = u64::try_from(at_us).unwrap_or(0);
@@ -87,7 +93,8 @@ fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool) -> (Turn, Head) {
         *caught_up = true;
     }
     let steps = std::mem::take(&mut drafts.steps);
-    let positions: Vec<NextOffset> = touched.iter().filter_map(|(topic, partition)| tasks.next_offset(*topic, *partition)).collect();
+    let positions: Vec<NextOffset> =
+        touched.iter().filter_map(|(topic, partition)| tasks.next_offset(*topic, *partition)).collect();
     let turn = Turn { now, steps, holding: !*caught_up };
     (turn, Head { now, idle, caught_up: *caught_up, drafts, positions, barriers })
 }

@@ -142,7 +142,14 @@ impl Ledger {
             (_, Some(read)) => {
                 let reported = progress.state == ActionState::Failed;
                 let series = read.series();
-                Create::Open(Box::new(Open { series, title: read.title, due: read.due_date, reported, progress, action: Arc::clone(&action) }))
+                Create::Open(Box::new(Open {
+                    series,
+                    title: read.title,
+                    due: read.due_date,
+                    reported,
+                    progress,
+                    action: Arc::clone(&action),
+                }))
             }
             // An erased body can no longer be sent or matched.
             (_, None) => Create::Settled(ActionState::Cancelled),
@@ -159,8 +166,12 @@ impl Ledger {
     pub fn created(&mut self, created: &Created<'_>, out: &mut Out<'_>) -> Match {
         let content = created.correlation.map(|correlation| content_key(correlation, created.title, created.due));
         let by_previous = created.previous.map(|previous| ids::successor(previous).0);
-        let by_content = content.and_then(|key| self.by_content.get(&key).copied()).filter(|id| self.is_of(*id, created));
-        let id = [Some(created.task.0), by_previous, by_content].into_iter().flatten().find(|id| self.creates.contains_key(id));
+        let by_content =
+            content.and_then(|key| self.by_content.get(&key).copied()).filter(|id| self.is_of(*id, created));
+        let id = [Some(created.task.0), by_previous, by_content]
+            .into_iter()
+            .flatten()
+            .find(|id| self.creates.contains_key(id));
         let Some(id) = id else {
             return match by_previous {
                 Some(successor) => {
@@ -171,11 +182,18 @@ impl Ledger {
             };
         };
         match self.creates.get_mut(&id).expect("it was found above") {
-            Create::Settled(state) => Match { duplicate: created.new && *state == ActionState::Confirmed, ..Match::default() },
+            Create::Settled(state) => {
+                Match { duplicate: created.new && *state == ActionState::Confirmed, ..Match::default() }
+            }
             Create::Open(open) => {
                 let series = open.series.clone();
                 let task = open.action.task;
-                let confirmed = Progress { state: ActionState::Confirmed, last_error: None, next_attempt_at: None, ..open.progress.clone() };
+                let confirmed = Progress {
+                    state: ActionState::Confirmed,
+                    last_error: None,
+                    next_attempt_at: None,
+                    ..open.progress.clone()
+                };
                 self.creates.insert(id, Create::Settled(ActionState::Confirmed));
                 moved(id, task, confirmed, out);
                 Match { series: Some(series), ..Match::default() }
@@ -220,7 +238,8 @@ impl Ledger {
             return None;
         };
         let base = base_of(task).unwrap_or(Due::Instant(completed_at));
-        let Next::Due(next) = series.next_after(base, task.occurrence_index.unwrap_or(1), Some(completed_at), missed) else {
+        let Next::Due(next) = series.next_after(base, task.occurrence_index.unwrap_or(1), Some(completed_at), missed)
+        else {
             return None;
         };
         let fields = SeriesFields {
@@ -259,12 +278,18 @@ impl Ledger {
         })));
         out.effects.push(Effect::Decided(Arc::clone(&action)));
         out.steps.push(Step::Successor { task: task.id, successor, state: ActionState::Decided });
-        let content = cause.correlation_id.as_deref().map(|correlation| content_key(correlation, &task.title, Some(next.due)));
+        let content =
+            cause.correlation_id.as_deref().map(|correlation| content_key(correlation, &task.title, Some(next.due)));
         if let Some(key) = content {
             self.by_content.insert(key, successor.0);
         }
-        let progress =
-            Progress { state: ActionState::Decided, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
+        let progress = Progress {
+            state: ActionState::Decided,
+            attempts: 0,
+            last_error: None,
+            next_attempt_at: None,
+            delivered_at: None,
+        };
         let by_previous = self.early.remove(&successor.0);
         let by_content = content.and_then(|key| self.early_by_content.remove(&key)).filter(|early| *early != task.id);
         if let Some(early) = exists(successor).then_some(successor).or(by_previous).or(by_content) {
@@ -288,7 +313,11 @@ impl Ledger {
             .creates
             .values_mut()
             .filter_map(|create| match create {
-                Create::Open(open) if open.progress.state == ActionState::Decided && open.action.caused_at < horizon => Some(open),
+                Create::Open(open)
+                    if open.progress.state == ActionState::Decided && open.action.caused_at < horizon =>
+                {
+                    Some(open)
+                }
                 _ => None,
             })
             .collect();

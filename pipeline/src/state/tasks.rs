@@ -28,13 +28,14 @@ use crate::config::Config;
 use crate::recurrence::{Missed, RuleCache};
 
 mod apply;
+mod draft;
 mod memory;
 mod order;
 mod record;
 mod series;
 mod snapshot;
 
-pub(crate) use apply::trace_id;
+pub(crate) use draft::trace_id;
 pub use order::Order;
 pub use series::Echo;
 
@@ -116,7 +117,11 @@ impl Tasks {
         let mut tasks = Tasks {
             entries: Sharded::with_capacity(expected),
             users: Users::new(config.settings()),
-            identities: Identities::new(&std::mem::take(&mut restored.identities), config.recent_identities, config.confirm.clone()),
+            identities: Identities::new(
+                &std::mem::take(&mut restored.identities),
+                config.recent_identities,
+                config.confirm.clone(),
+            ),
             ledger: Ledger::default(),
             rules: RuleCache::new(RULES_MAX),
             positions: restored.positions.iter().map(|next| ((next.topic, next.partition), next.offset)).collect(),
@@ -128,7 +133,9 @@ impl Tasks {
         for row in std::mem::take(&mut restored.users) {
             tasks.users.restore(row);
         }
-        for (action, progress) in restored.actions.iter().filter(|(action, _)| action.kind == ActionKind::CreateNextTask) {
+        for (action, progress) in
+            restored.actions.iter().filter(|(action, _)| action.kind == ActionKind::CreateNextTask)
+        {
             tasks.ledger.restore(Arc::clone(action), progress.clone());
         }
         for row in std::mem::take(&mut restored.tasks) {
@@ -216,13 +223,14 @@ impl Tasks {
         self.users.row(user)
     }
 
-    /// What a restart must know of a task.
-    pub fn memory(&self, id: TaskId, scratch: &mut Vec<u8>) -> Arc<[u8]> {
+    /// The task as it is now, and what a restart must know of it.
+    pub fn stored(&self, id: TaskId, scratch: &mut Vec<u8>) -> (Option<Arc<Task>>, Arc<[u8]>) {
         scratch.clear();
-        if let Some(entry) = self.entries.get(id.0) {
+        let entry = self.entries.get(id.0);
+        if let Some(entry) = entry {
             memory::encode(entry, scratch);
         }
-        Arc::from(scratch.as_slice())
+        (entry.and_then(|entry| entry.task.clone()), Arc::from(scratch.as_slice()))
     }
 
     /// Remembers a fact of the pipeline; `false` when it was written before.
@@ -260,6 +268,16 @@ impl Tasks {
 }
 
 impl Drafts {
+    /// With room for the records of one time.
+    pub fn with_capacity(events: usize) -> Self {
+        Drafts {
+            entries: Vec::with_capacity(events),
+            touched: Vec::with_capacity(events),
+            steps: Vec::with_capacity(events),
+            ..Drafts::default()
+        }
+    }
+
     fn ledger_out(&mut self) -> ledger::Out<'_> {
         ledger::Out { effects: &mut self.effects, steps: &mut self.steps }
     }

@@ -117,7 +117,12 @@ impl Users {
             None => {
                 let number = u32::try_from(self.users.len()).expect("fewer than 4 billion users fit into memory");
                 self.numbers.insert(id.clone(), number);
-                self.users.push(User { id: id.clone(), row: None, settings: Arc::clone(&self.defaults), tasks: Vec::new() });
+                self.users.push(User {
+                    id: id.clone(),
+                    row: None,
+                    settings: Arc::clone(&self.defaults),
+                    tasks: Vec::new(),
+                });
                 number
             }
         };
@@ -137,7 +142,11 @@ fn settings_of(row: &UserRow, defaults: &Settings) -> Settings {
     Settings {
         zone: row.timezone.unwrap_or(defaults.zone),
         offsets: row.offsets().unwrap_or_else(|| defaults.offsets.clone()),
-        channels: row.channels.clone().filter(|channels| !channels.is_empty()).unwrap_or_else(|| defaults.channels.clone()),
+        channels: row
+            .channels
+            .clone()
+            .filter(|channels| !channels.is_empty())
+            .unwrap_or_else(|| defaults.channels.clone()),
         email: row.email.as_deref().map(CompactString::from),
     }
 }

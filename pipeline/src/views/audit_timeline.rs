@@ -27,11 +27,14 @@ pub const SOURCE: &str = "/services/task-pipeline";
 pub fn sequence(
     entries: Vec<(u32, AuditEntry)>,
     mut facts: Vec<Fact>,
-    mut current: HashMap<TaskId, Option<Arc<Task>>>,
+    before: &HashMap<TaskId, Option<Arc<Task>>>,
     tasks: &mut Tasks,
     recorded_at: Timestamp,
 ) -> Vec<AuditEntry> {
     facts.sort_by(order_of_facts);
+    // The tasks that facts are about, as they stand at that place of the sequence.
+    let mut current: HashMap<TaskId, Option<Arc<Task>>> =
+        facts.iter().filter_map(|fact| Some((fact.task, before.get(&fact.task)?.clone()))).collect();
     let mut facts = facts.into_iter().peekable();
     let mut sequenced = Vec::with_capacity(entries.len() + facts.len());
     let number = |mut entry: AuditEntry, tasks: &mut Tasks, sequenced: &mut Vec<AuditEntry>| {
@@ -49,8 +52,10 @@ pub fn sequence(
                 number(entry, tasks, &mut sequenced);
             }
         }
-        if let (Some(task), true) = (entry.task, entry.applied) {
-            current.insert(task, entry.after.clone());
+        if let (Some(task), true, false) = (entry.task, entry.applied, current.is_empty())
+            && let Some(state) = current.get_mut(&task)
+        {
+            state.clone_from(&entry.after);
         }
         number(entry, tasks, &mut sequenced);
     }
@@ -72,7 +77,12 @@ fn order_of_facts(a: &Fact, b: &Fact) -> Ordering {
 }
 
 /// The entry of a fact; `None` when it was written before.
-fn entry_of(fact: Fact, source: &Arc<str>, current: &HashMap<TaskId, Option<Arc<Task>>>, tasks: &mut Tasks) -> Option<AuditEntry> {
+fn entry_of(
+    fact: Fact,
+    source: &Arc<str>,
+    current: &HashMap<TaskId, Option<Arc<Task>>>,
+    tasks: &mut Tasks,
+) -> Option<AuditEntry> {
     let id = ids::audit_entry(SOURCE, &fact.event_id);
     if !tasks.remember_fact(id) {
         return None;

@@ -57,7 +57,12 @@ const COLUMNS: &[Column] = &[
         about: "instant of the next due; of an all-day due the midnight that begins it",
     },
     Column { name: "rule", sql: SqlType::Text, filter: Filter::None, about: "RRULE text as written" },
-    Column { name: "occurrence_index", sql: SqlType::Integer, filter: Filter::None, about: "ordinal of the task in its series" },
+    Column {
+        name: "occurrence_index",
+        sql: SqlType::Integer,
+        filter: Filter::None,
+        about: "ordinal of the task in its series",
+    },
 ];
 
 /// How a series stands.
@@ -243,7 +248,11 @@ impl Occurrences {
         }
         let row = match (&delta.change, &delta.before, &delta.after) {
             (Change::Snoozed { .. } | Change::Dismissed { .. }, ..) => return,
-            (Change::Task, Some(before), Some(after)) if shows_same(before, after) && self.rows.get(delta.task.0).is_some() => return,
+            (Change::Task, Some(before), Some(after))
+                if shows_same(before, after) && self.rows.get(delta.task.0).is_some() =>
+            {
+                return;
+            }
             (_, _, Some(after)) => occurrence_of(&mut self.rules, after, delta.settings.zone_of(after)),
             (_, _, None) => None,
         };

@@ -123,7 +123,8 @@ fn missed_ones_can_be_kept() {
     expect![[r#"
         -- actions
         create-next-task of 1 DECIDED due=2026-03-03T09:00Z index=2
-    "#]].assert_eq(&shown);
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[test]
@@ -376,5 +377,6 @@ fn old_creates_are_given_up_after_the_hold_ended_too() {
         create-next-task of 1 FAILED (not_confirmed) due=2026-03-03T09:00Z index=2
         reminder of 2 CANCELLED
         create-next-task of 2 DECIDED due=2026-03-03T09:00Z index=2
-    "#]].assert_eq(&shown);
+    "#]]
+    .assert_eq(&shown);
 }

@@ -10,3 +10,4 @@ mod creates;
 mod restart;
 mod users;
 mod random;
+mod flow;

@@ -50,13 +50,20 @@ fn event(world: &mut World, random: &mut Random) -> (SourceTopic, i32, Value) {
         _ => {}
     }
     if random.below(2) == 0 {
-        let rule = random.one_of(&["FREQ=DAILY", "FREQ=WEEKLY;COUNT=3", "FREQ=DAILY;UNTIL=20260310", "FREQ=NEVER", "DTSTART:20260302T090000Z\nRRULE:FREQ=DAILY"]);
+        let rule = random.one_of(&[
+            "FREQ=DAILY",
+            "FREQ=WEEKLY;COUNT=3",
+            "FREQ=DAILY;UNTIL=20260310",
+            "FREQ=NEVER",
+            "DTSTART:20260302T090000Z\nRRULE:FREQ=DAILY",
+        ]);
         fields.insert("recurrenceRule".into(), json!(rule));
     }
     if random.below(3) == 0 {
         fields.insert("tags".into(), json!([random.one_of(&["home", "work"])]));
     }
-    let mut data = json!({"taskId": task_id(task), "userId": random.one_of(&["ann", "ann", "ann", "bob"]), "task": snapshot});
+    let mut data =
+        json!({"taskId": task_id(task), "userId": random.one_of(&["ann", "ann", "ann", "bob"]), "task": snapshot});
     if random.below(3) == 0 {
         data["taskVersion"] = json!(1 + random.below(30));
     }
@@ -104,7 +111,7 @@ fn history(seed: u64, events: usize, handed: Handed) -> String {
 
 #[test]
 fn a_history_comes_to_the_same_however_it_is_handed_over() {
-    for seed in 1..=25u64 {
+    for seed in 1..=12u64 {
         let alone = history(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), 60, Handed::EachAlone);
         for handed in [Handed::AllAtOnce, Handed::WithRestarts] {
             let other = history(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), 60, handed);
@@ -118,7 +125,10 @@ fn differential_agrees_with_the_tasks() {
     for seed in 1..=10u64 {
         let shown = history(seed.wrapping_mul(0xD1B5_4A32_D192_ED03), 80, Handed::AllAtOnce);
         let (tasks, open) = (section(&shown, "tasks"), section(&shown, "open"));
-        let counted: usize = open.lines().find_map(|line| line.strip_prefix("Open ")).map_or(0, |count| count.parse().expect("a number"));
+        let counted: usize = open
+            .lines()
+            .find_map(|line| line.strip_prefix("Open "))
+            .map_or(0, |count| count.parse().expect("a number"));
         let expected = tasks.lines().filter(|line| line.contains(": v") && !line.contains("completed=true")).count();
         assert_eq!(counted, expected, "seed {seed}\n{shown}");
     }

@@ -105,7 +105,8 @@ impl Runner {
     fn event(&mut self, kind: &str, task: &str, fields: &[String]) {
         let id = id_of(task);
         let mut data = Map::from_iter([("taskId".to_owned(), json!(id))]);
-        let mut snapshot = Map::from_iter([("id".to_owned(), json!(id)), ("title".to_owned(), json!(format!("Task {task}")))]);
+        let mut snapshot =
+            Map::from_iter([("id".to_owned(), json!(id)), ("title".to_owned(), json!(format!("Task {task}")))]);
         let mut changes = Map::new();
         let mut attributes = Map::new();
         let mut partition = 0;
@@ -141,9 +142,13 @@ impl Runner {
             data.insert("task".to_owned(), Value::Object(snapshot));
         }
         if !changes.is_empty() {
-            data.insert("changes".to_owned(), Value::Object(changes.into_iter().map(|(name, value)| (long_name(&name).to_owned(), value)).collect()));
+            data.insert(
+                "changes".to_owned(),
+                Value::Object(changes.into_iter().map(|(name, value)| (long_name(&name).to_owned(), value)).collect()),
+            );
         }
-        let type_name = if matches!(kind, "snoozed" | "dismissed") { format!("reminder.{kind}") } else { format!("task.{kind}") };
+        let type_name =
+            if matches!(kind, "snoozed" | "dismissed") { format!("reminder.{kind}") } else { format!("task.{kind}") };
         let event = self.world().event(&type_name, Value::Object(data), attributes);
         self.send(event, SourceTopic::TaskEvents, partition);
     }

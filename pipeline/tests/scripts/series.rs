@@ -235,3 +235,30 @@ fn a_zone_moves_wall_clocks_but_not_instants() {
         "#]],
     );
 }
+
+#[test]
+fn a_removed_rule_ends_the_series() {
+    check(
+        r#"
+        at 2026-03-01T08:00:00Z
+        > created 1 due=2026-03-05 rule=FREQ=DAILY recurrenceStart=2026-03-01 recurrenceId=2026-03-05 occurrenceIndex=5
+        > updated 1 due=2026-03-05 recurrenceStart=2026-03-01 recurrenceId=2026-03-05 occurrenceIndex=5
+        show task 1
+        > updated 1 due=2026-03-05 recurrenceStart=2026-03-01 recurrenceId=2026-03-05 occurrenceIndex=5
+        show task 1
+        > completed 1 due=2026-03-05
+        show actions
+        show occurrences
+        "#,
+        expect![[r#"
+            -- task 1
+            1: v2 dueDate=2026-03-05 seriesId=1 title=Task 1
+            -- task 1
+            1: v3 dueDate=2026-03-05 seriesId=1 title=Task 1
+            -- actions
+            (none)
+            -- occurrences
+            (none)
+        "#]],
+    );
+}

@@ -19,8 +19,17 @@ pub fn show(world: &World, what: &[String]) -> String {
         },
         "actions" => actions(&stored),
         "audit" => audit(&stored, &what[1]),
-        "dead-letters" => stored.dead_letters.iter().map(|letter| format!("{}@{} {}\n", letter.position.partition, letter.position.offset, letter.reason.name())).collect(),
-        "counts" => format!("duplicates={} stale={} duplicate_successors={}\n", stored.duplicates, stored.stale, stored.duplicate_successors),
+        "dead-letters" => stored
+            .dead_letters
+            .iter()
+            .map(|letter| {
+                format!("{}@{} {}\n", letter.position.partition, letter.position.offset, letter.reason.name())
+            })
+            .collect(),
+        "counts" => format!(
+            "duplicates={} stale={} duplicate_successors={}\n",
+            stored.duplicates, stored.stale, stored.duplicate_successors
+        ),
         "open" => {
             let mut all = world.handle().counts().all();
             all.sort();
@@ -38,7 +47,9 @@ fn task(task: &Task) -> String {
     for (name, value) in fields {
         let skip = matches!(name.as_str(), "id" | "version" | "userId" | "createdAt" | "updatedAt");
         let empty = value.is_null() || value == Value::Array(Vec::new()) || value == Value::Object(Default::default());
-        let default = (name == "priority" && value == "NONE") || (name == "recurrenceMode" && value == "due") || value == Value::Bool(false);
+        let default = (name == "priority" && value == "NONE")
+            || (name == "recurrenceMode" && value == "due")
+            || value == Value::Bool(false);
         if !skip && !empty && !default {
             let _ = write!(shown, " {name}={}", plain(&value));
         }
@@ -70,7 +81,9 @@ fn rows(stored: &Stored, view: &str, fields: &str) -> String {
 
 fn default_fields(view: &str) -> Vec<&'static str> {
     match view {
-        "occurrences" => vec!["state", "reason", "anchor", "currentDue", "nextDue", "occurrenceIndex", "remaining", "successor"],
+        "occurrences" => {
+            vec!["state", "reason", "anchor", "currentDue", "nextDue", "occurrenceIndex", "remaining", "successor"]
+        }
         _ => vec!["triggerTime", "status", "reason", "late"],
     }
 }
@@ -99,12 +112,16 @@ fn audit(stored: &Stored, task: &str) -> String {
     let mut shown = String::new();
     let of_user = task.parse::<u64>().is_err() && !task.starts_with("next");
     for entry in &stored.audit {
-        let wanted = if of_user { entry.task.is_none() && entry.user.as_str() == task } else { entry.task == Some(id_of(task)) };
+        let wanted =
+            if of_user { entry.task.is_none() && entry.user.as_str() == task } else { entry.task == Some(id_of(task)) };
         if !wanted {
             continue;
         }
-        let version = |task: &Option<std::sync::Arc<Task>>| task.as_ref().map_or("-".to_owned(), |task| format!("v{}", task.version));
-        let _ = write!(shown, "{} {} {}→{}", entry.seq, entry.action.name(), version(&entry.before), version(&entry.after));
+        let version = |task: &Option<std::sync::Arc<Task>>| {
+            task.as_ref().map_or("-".to_owned(), |task| format!("v{}", task.version))
+        };
+        let _ =
+            write!(shown, "{} {} {}→{}", entry.seq, entry.action.name(), version(&entry.before), version(&entry.after));
         for (name, set) in [
             ("stale", entry.stale),
             ("gap", entry.gap),

@@ -120,3 +120,35 @@ fn open_tasks_are_counted() {
         "#]],
     );
 }
+
+#[test]
+fn a_task_can_change_hands() {
+    check(
+        r#"
+        at 2026-03-01T08:00:00Z
+        > created 1 user=ann due=2026-03-10
+        > updated 1 user=bob due=2026-03-10
+        user-updated ann reminderOffsets=[]
+        show reminders userId,status,reason
+        > updated 1 user=ann due=2026-03-10
+        > updated 1 user=bob due=2026-03-10
+        user-updated bob reminderOffsets=["P1D"]
+        show reminders userId,status,reason
+        show audit 1
+        "#,
+        expect![[r#"
+            -- reminders userId,status,reason
+            1 userId=bob status=PENDING
+            -- reminders userId,status,reason
+            1 userId=bob status=CANCELLED reason=entry_removed
+            1 userId=bob status=PENDING
+            -- audit 1
+            1 CREATED -→v1
+            2 UPDATED v1→v2
+            3 UPDATED v2→v3
+            4 REMINDER_CANCELLED v3→v3
+            5 UPDATED v3→v4
+            6 REMINDER_CANCELLED v4→v4
+        "#]],
+    );
+}

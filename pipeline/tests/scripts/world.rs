@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use pipeline::{Clock, Config, Handle, Input, VIEWS, start};
 use serde_json::{Map, Value, json};
-use topics::action::{Action, ActionKind, ActionState, Outcome, OutcomeResult, OutboxChange, Progress};
+use topics::Timestamp;
+use topics::action::{Action, ActionKind, ActionState, OutboxChange, Outcome, OutcomeResult, Progress};
 use topics::audit::AuditEntry;
 use topics::commit::{Commit, NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::dead_letter::DeadLetter;
@@ -14,7 +15,6 @@ use topics::ids::{TaskId, successor};
 use topics::record::{Position, Record, SourceTopic};
 use topics::task::Task;
 use topics::view::ViewRow;
-use topics::Timestamp;
 use uuid::Uuid;
 
 /// What a store would hold.
@@ -43,7 +43,8 @@ impl Stored {
         assert_eq!(commit.n, self.n + 1, "commits are numbered without gaps");
         assert!(commit.committed_at >= self.committed_at && commit.frontier >= self.frontier);
         self.commits.push((commit.n, commit.audit.len()));
-        (self.n, self.committed_at, self.frontier, self.caught_up) = (commit.n, commit.committed_at, commit.frontier, commit.caught_up);
+        (self.n, self.committed_at, self.frontier, self.caught_up) =
+            (commit.n, commit.committed_at, commit.frontier, commit.caught_up);
         for next in commit.positions {
             self.positions.insert((next.topic, next.partition), next.offset);
         }
@@ -64,8 +65,13 @@ impl Stored {
         for change in commit.outbox {
             match change {
                 OutboxChange::Decided(action) => {
-                    let state = if action.kind == ActionKind::CreateNextTask { ActionState::Decided } else { ActionState::Pending };
-                    let progress = Progress { state, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
+                    let state = if action.kind == ActionKind::CreateNextTask {
+                        ActionState::Decided
+                    } else {
+                        ActionState::Pending
+                    };
+                    let progress =
+                        Progress { state, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
                     if !self.actions.contains_key(&action.id) {
                         self.action_order.push(action.id);
                     }
@@ -103,11 +109,33 @@ impl Stored {
             n: self.n,
             committed_at: self.committed_at,
             frontier: self.frontier,
-            positions: self.positions.iter().map(|((topic, partition), offset)| NextOffset { topic: *topic, partition: *partition, offset: *offset }).collect(),
-            tasks: self.tasks.values().map(|row| TaskRow { id: row.id, before: None, after: row.after.as_ref().map(task), memory: row.memory.clone() }).collect(),
+            positions: self
+                .positions
+                .iter()
+                .map(|((topic, partition), offset)| NextOffset {
+                    topic: *topic,
+                    partition: *partition,
+                    offset: *offset,
+                })
+                .collect(),
+            tasks: self
+                .tasks
+                .values()
+                .map(|row| TaskRow {
+                    id: row.id,
+                    before: None,
+                    after: row.after.as_ref().map(task),
+                    memory: row.memory.clone(),
+                })
+                .collect(),
             rows: self.rows.iter().map(row).collect(),
             users: self.users.values().cloned().collect(),
-            actions: self.actions.values().filter(|(action, progress)| action.kind == ActionKind::CreateNextTask || progress.state.is_open()).cloned().collect(),
+            actions: self
+                .actions
+                .values()
+                .filter(|(action, progress)| action.kind == ActionKind::CreateNextTask || progress.state.is_open())
+                .cloned()
+                .collect(),
             identities: self.audit.iter().map(|entry| (entry.id.as_u128() >> 64) as u64).collect(),
         }
     }
@@ -191,6 +219,10 @@ impl World {
         self.settle();
     }
 
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
     /// Appends a record and sends it.
     pub fn append(&mut self, topic: SourceTopic, partition: i32, value: Vec<u8>, batch: bool) {
         let offset = self.offsets.entry((topic, partition)).or_insert(0);
@@ -228,7 +260,14 @@ impl World {
         let outcome = {
             let stored = self.stored.lock().unwrap();
             let (action, _) = stored.actions.get(&action).expect("the action was decided");
-            Outcome { action: action.id, task: action.task, reminder: action.reminder, at: self.clock.now(), attempts, result }
+            Outcome {
+                action: action.id,
+                task: action.task,
+                reminder: action.reminder,
+                at: self.clock.now(),
+                attempts,
+                result,
+            }
         };
         self.send(Input::Outcomes(vec![outcome]));
         self.settle();

@@ -5,7 +5,10 @@ import { byId, h, icon } from "/console/dom.js";
 import { action, distance, due, fieldName, offset, rule, value, when } from "/console/format.js";
 import { named } from "/console/titles.js";
 
+/** Changes with every event, and tells nothing. */
 const HIDDEN = new Set(["updatedAt"]);
+/** What a new task always has; its line in the timeline shows the rest. */
+const HIDDEN_AT_FIRST = new Set(["id", "userId", "createdAt", "recurrenceMode", "timezone"]);
 let shown = null;
 
 /** Whether the open task is this one. */
@@ -93,8 +96,9 @@ function reminder(r, now) {
 }
 
 function event(entry, now) {
-  const changes = (entry.changes ?? []).filter((c) => !HIDDEN.has(c.field));
   const first = entry.beforeState === null && entry.action === "CREATED";
+  const told = (c) => !HIDDEN.has(c.field) && !(first && (HIDDEN_AT_FIRST.has(c.field) || c.to === false));
+  const changes = (entry.changes ?? []).filter(told);
   const notes = [
     entry.stale ? "came late; not applied" : null,
     entry.gap ? "a version is missing before this" : null,

@@ -31,11 +31,12 @@ export function icon(name) {
 
 /**
  * Shows `items` as the children of `parent`. A child whose key and look are unchanged keeps its element, and with it
- * focus and scrolling; one that is new or changed while the page was live is marked for a moment.
+ * focus, scrolling and what it is just showing; one that is new or changed while the page was live is marked for a
+ * moment.
  */
 export function reconcile(parent, items, keyOf, lookOf, make) {
   const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
-  const fresh = parent.dataset.shown === "1";
+  const live = parent.dataset.shown === "1";
   const focused = parent.contains(document.activeElement) ? document.activeElement.closest("[data-key]")?.dataset.key : null;
   const children = items.map((item) => {
     const key = keyOf(item);
@@ -45,12 +46,20 @@ export function reconcile(parent, items, keyOf, lookOf, make) {
     const child = make(item);
     child.dataset.key = key;
     child.dataset.look = look;
-    if (fresh) child.classList.add("fresh");
+    if (live) {
+      child.classList.add("fresh");
+      child.addEventListener("animationend", () => child.classList.remove("fresh"), { once: true });
+    }
     return child;
   });
-  if (children.length !== parent.children.length || children.some((c, at) => c !== parent.children[at])) {
-    parent.replaceChildren(...children);
-    if (focused) [...parent.children].find((c) => c.dataset.key === focused)?.querySelector("button")?.focus();
+  const kept = new Set(children);
+  for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+  // Only what stands elsewhere is moved: moving an element would begin its animation again.
+  children.forEach((child, at) => {
+    if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
+  });
+  if (focused && !parent.contains(document.activeElement)) {
+    children.find((c) => c.dataset.key === focused)?.querySelector("button")?.focus();
   }
   parent.dataset.shown = "1";
 }

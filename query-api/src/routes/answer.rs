@@ -24,7 +24,7 @@ pub struct ListBody<I> {
 }
 
 /// Writes a page.
-pub(crate) fn list<B: AsRef<[u8]>>(body: ListBody<impl Iterator<Item = B>>, seen: Arc<Freshness>) -> Response {
+pub fn list<B: AsRef<[u8]>>(body: ListBody<impl Iterator<Item = B>>, seen: Arc<Freshness>) -> Response {
     let mut out = Vec::with_capacity(4096);
     out.extend_from_slice(b"{\"items\":[");
     for (at, item) in body.items.enumerate() {
@@ -52,12 +52,12 @@ pub(crate) fn list<B: AsRef<[u8]>>(body: ListBody<impl Iterator<Item = B>>, seen
 }
 
 /// An answer of JSON text.
-pub(crate) fn json_text(text: String) -> Response {
+pub fn json_text(text: String) -> Response {
     json_bytes(text.into_bytes())
 }
 
 /// An answer of JSON bytes.
-pub(crate) fn json_bytes(bytes: Vec<u8>) -> Response {
+pub fn json_bytes(bytes: Vec<u8>) -> Response {
     let mut response = Body::from(bytes).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -18,9 +18,21 @@ use crate::problem::{Code, Problem};
 
 /// Names of [`AuditAction::ALL`], which a test holds to it.
 const ACTIONS: &[&str] = &[
-    "CREATED", "UPDATED", "COMPLETED", "DELETED", "REMINDER_SNOOZED", "REMINDER_DISMISSED", "USER_UPDATED",
-    "REMINDER_SENT", "REMINDER_CANCELLED", "REMINDER_EXPIRED", "REMINDER_FAILED", "NEXT_TASK_CREATED", "ACTION_FAILED",
-    "ERASED", "TRUNCATED",
+    "CREATED",
+    "UPDATED",
+    "COMPLETED",
+    "DELETED",
+    "REMINDER_SNOOZED",
+    "REMINDER_DISMISSED",
+    "USER_UPDATED",
+    "REMINDER_SENT",
+    "REMINDER_CANCELLED",
+    "REMINDER_EXPIRED",
+    "REMINDER_FAILED",
+    "NEXT_TASK_CREATED",
+    "ACTION_FAILED",
+    "ERASED",
+    "TRUNCATED",
 ];
 
 /// Filters of every audit resource but the task.
@@ -41,17 +53,36 @@ pub(super) const ORDER: &[Param] =
 pub(super) fn resources() -> Vec<Resource> {
     vec![
         Resource::get("/v1/audit", "The audit timeline: an entry for every accepted event and pipeline fact.", entries)
-            .takes(TASK).takes(FILTERS).takes(ORDER).takes(PAGED).takes(COMMON).gives("AuditEntryList"),
+            .takes(TASK)
+            .takes(FILTERS)
+            .takes(ORDER)
+            .takes(PAGED)
+            .takes(COMMON)
+            .gives("AuditEntryList"),
         Resource::get("/v1/audit/{id}", "One audit entry.", entry).takes(COMMON).gives("AuditEntry"),
         Resource::get("/v1/audit/verify", "Checks the hash chain of a task.", verify)
-            .takes(TASK).takes(COMMON).gives("ChainCheck"),
-        Resource::get("/v1/tasks/{id}/timeline", "The audit entries of a task, oldest first; of deleted ones too.", timeline)
-            .takes(FILTERS).takes(PAGED).takes(COMMON).gives("AuditEntryList"),
+            .takes(TASK)
+            .takes(COMMON)
+            .gives("ChainCheck"),
+        Resource::get(
+            "/v1/tasks/{id}/timeline",
+            "The audit entries of a task, oldest first; of deleted ones too.",
+            timeline,
+        )
+        .takes(FILTERS)
+        .takes(PAGED)
+        .takes(COMMON)
+        .gives("AuditEntryList"),
     ]
 }
 
 /// Reads the filters. Whose entries may be shown follows from the caller's scopes.
-pub(super) fn query(api: &Api, ask: &Ask, params: &mut Params, task: Option<TaskId>) -> Result<(AuditQuery, Tz), Problem> {
+pub(super) fn query(
+    api: &Api,
+    ask: &Ask,
+    params: &mut Params,
+    task: Option<TaskId>,
+) -> Result<(AuditQuery, Tz), Problem> {
     let asked = params.user("userId");
     let user = ask.caller.rows_of(Subject::Audit, asked)?;
     let zone = zone(api, params, user.as_ref());
@@ -129,7 +160,7 @@ async fn page(api: &Api, ask: &Ask, mut params: Params, mut query: AuditQuery, z
 }
 
 /// What the client is told of its cursor.
-pub(crate) fn cursor_problem(error: CursorError) -> Problem {
+pub fn cursor_problem(error: CursorError) -> Problem {
     let code = match error {
         CursorError::Invalid => Code::CursorInvalid,
         CursorError::Mismatch => Code::CursorMismatch,

@@ -85,9 +85,11 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     let visible = |v: &&HeaderValue| {
         (1..=REQUEST_ID_MAX).contains(&v.len()) && v.as_bytes().iter().all(|b| (0x21..=0x7e).contains(b))
     };
-    headers.get(REQUEST_ID).filter(visible).cloned().unwrap_or_else(|| {
-        HeaderValue::from_str(&Uuid::new_v4().to_string()).expect("a UUID is visible ASCII")
-    })
+    headers
+        .get(REQUEST_ID)
+        .filter(visible)
+        .cloned()
+        .unwrap_or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).expect("a UUID is visible ASCII"))
 }
 
 /// Whether `Accept` allows `media_type`: the most specific range that covers it has a weight above zero.
@@ -108,7 +110,8 @@ pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
             Some(prefix) if prefix == kind => 2,
             _ => continue,
         };
-        let weight = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q="))).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        let weight =
+            parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q="))).map_or(1.0, |q| q.parse().unwrap_or(0.0));
         if best.is_none_or(|(s, _)| specific > s) {
             best = Some((specific, weight > 0.0));
         }

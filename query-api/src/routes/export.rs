@@ -5,8 +5,11 @@
 //! missing: a cut file never looks like a whole one.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -28,17 +31,27 @@ use crate::auth::Subject;
 use crate::freshness::{COMMON, Wanted};
 use crate::params::{Kind, Param, param};
 use crate::problem::{Code, Problem};
+use crate::serve::Connection;
 
 const FORMAT: &[Param] = &[param("format", Kind::Word(&["ndjson", "csv"]), "Form of the file; default ndjson.")];
 /// Entries read from the store at a time.
 const PAGE: usize = 500;
+/// How long a client may take for a page.
+const PATIENCE: Duration = Duration::from_secs(120);
 const ROW_COUNT: HeaderName = HeaderName::from_static("x-row-count");
 
 pub(super) fn resource(places: Arc<Semaphore>) -> Resource {
-    let export = move |State(api): State<Arc<Api>>, ask: Ask| export(api, ask, places.clone());
+    let export = move |State(api): State<Arc<Api>>, connection: Option<Extension<Connection>>, ask: Ask| {
+        export(api, ask, connection.map(|Extension(connection)| connection), places.clone())
+    };
     Resource::get("/v1/audit/export", "The audit entries of a filter as one file, as of one moment.", export)
-        .takes(TASK).takes(FILTERS).takes(ORDER).takes(FORMAT).takes(COMMON)
-        .speaks(&["application/x-ndjson", "text/csv"]).gives("Text")
+        .takes(TASK)
+        .takes(FILTERS)
+        .takes(ORDER)
+        .takes(FORMAT)
+        .takes(COMMON)
+        .speaks(&["application/x-ndjson", "text/csv"])
+        .gives("Text")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,7 +60,12 @@ enum Format {
     Csv,
 }
 
-async fn export(api: Arc<Api>, ask: Ask, places: Arc<Semaphore>) -> Result<Response, Problem> {
+async fn export(
+    api: Arc<Api>,
+    ask: Ask,
+    connection: Option<Connection>,
+    places: Arc<Semaphore>,
+) -> Result<Response, Problem> {
     let mut params = ask.read(&[TASK, FILTERS, ORDER, FORMAT, COMMON]);
     let (mut query, _) = query(&api, &ask, &mut params, None)?;
     let wanted = Wanted::read(&mut params, &ask.headers);
@@ -70,7 +88,11 @@ async fn export(api: Arc<Api>, ask: Ask, places: Arc<Semaphore>) -> Result<Respo
     // The first page is read before the answer begins, so that a store that is away is still a plain error.
     let read = async { api.audit.audit(&query).await.map_err(|e| api.unreadable(e)) };
     let first = api.within(read).await?;
-    let file = File { api, query, format, until, count: 0, position: seen.positions.clone(), _place: place };
+    let pages = Arc::new(AtomicU64::new(0));
+    if let Some(connection) = connection {
+        tokio::spawn(watch(Arc::downgrade(&pages), connection));
+    }
+    let file = File { api, query, format, until, count: 0, position: seen.positions.clone(), pages, _place: place };
     let mut response = Response::new(Body::new(StreamBody::new(file.frames(first))));
     let headers = response.headers_mut();
     match format {
@@ -90,6 +112,23 @@ async fn export(api: Arc<Api>, ask: Ask, places: Arc<Semaphore>) -> Result<Respo
     Ok(response)
 }
 
+/// Gives up a client that takes nothing for a while: it would hold one of few places for ever.
+async fn watch(pages: Weak<AtomicU64>, connection: Connection) {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(PATIENCE).await;
+        // No longer there: the file has been sent, or the client is gone.
+        let Some(pages) = pages.upgrade() else { return };
+        let now = pages.load(Ordering::Relaxed);
+        if now == before {
+            tracing::warn!("the client of an export takes nothing; closed");
+            connection.abandon();
+            return;
+        }
+        before = now;
+    }
+}
+
 /// An export on its way.
 struct File {
     api: Arc<Api>,
@@ -98,6 +137,8 @@ struct File {
     until: Timestamp,
     count: u64,
     position: Arc<str>,
+    /// Pages made so far.
+    pages: Arc<AtomicU64>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -124,6 +165,7 @@ impl File {
     }
 
     async fn page(&mut self, entries: Vec<ShownEntry>) -> io::Result<(Frame<Bytes>, Next)> {
+        self.pages.fetch_add(1, Ordering::Relaxed);
         let first = self.query.after.is_none();
         let full = entries.len() == PAGE;
         self.query.after = entries.last().map(|last| last.key);
@@ -240,8 +282,25 @@ struct Actor<'a> {
 
 impl Row<'_> {
     const COLUMNS: [&'static str; 19] = [
-        "id", "seq", "taskId", "userId", "action", "timestamp", "recordedAt", "actorId", "actorType", "source",
-        "eventId", "correlationId", "stale", "gap", "changes", "beforeState", "afterState", "prevHash", "hash",
+        "id",
+        "seq",
+        "taskId",
+        "userId",
+        "action",
+        "timestamp",
+        "recordedAt",
+        "actorId",
+        "actorType",
+        "source",
+        "eventId",
+        "correlationId",
+        "stale",
+        "gap",
+        "changes",
+        "beforeState",
+        "afterState",
+        "prevHash",
+        "hash",
     ];
 
     fn cells(&self) -> [String; 19] {

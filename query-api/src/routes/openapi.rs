@@ -145,13 +145,14 @@ fn operation_id(method: &str, path: &str) -> String {
 }
 
 fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
-    path.split('/').filter_map(|p| p.strip_prefix('{')?.strip_suffix('}')).map(|name| {
-        json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
-    })
+    path.split('/')
+        .filter_map(|p| p.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
 }
 
 fn query_parameter(param: &Param) -> Value {
-    let mut shown = json!({ "name": param.name, "in": "query", "description": param.about, "schema": schema_of(param.kind) });
+    let mut shown =
+        json!({ "name": param.name, "in": "query", "description": param.about, "schema": schema_of(param.kind) });
     if param.kind.is_list() {
         // `a,b` or repeated: the description can name one form, the comma.
         shown["style"] = "form".into();
@@ -222,7 +223,8 @@ fn schemas(views: &[ViewSpec]) -> Value {
     let maybe_id = json!({ "type": ["string", "null"], "format": "uuid" });
     let id = json!({ "type": "string", "format": "uuid" });
     let text = json!({ "type": "string" });
-    let warning = json!({ "type": "object", "required": ["field", "code"], "properties": { "field": text, "code": text } });
+    let warning =
+        json!({ "type": "object", "required": ["field", "code"], "properties": { "field": text, "code": text } });
     let mut task = json!({
         "type": "object",
         "properties": {

@@ -18,7 +18,8 @@ pub(super) fn resources(config: &Config) -> Vec<Resource> {
         Resource::get("/healthz", "200 while the process works.", health),
         Resource::get("/readyz", "Whether the process should get requests, and what it waits for.", ready),
         Resource::get("/v1/views/status", "How far the views are, and what waits.", status)
-            .takes(COMMON).gives("ViewsStatus"),
+            .takes(COMMON)
+            .gives("ViewsStatus"),
     ];
     if config.metrics_here {
         let text: &[&str] = &["text/plain", "application/openmetrics-text"];

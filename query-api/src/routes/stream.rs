@@ -48,7 +48,10 @@ pub(super) fn resource(views: &[ViewSpec]) -> Resource {
         }
     }
     Resource::get("/v1/stream", "Changes as they happen; a list's filters when one topic is named.", follow)
-        .takes(&declared).takes(COMMON).speaks(&["text/event-stream"]).gives("Text")
+        .takes(&declared)
+        .takes(COMMON)
+        .speaks(&["text/event-stream"])
+        .gives("Text")
 }
 
 /// A topic by its name.
@@ -72,7 +75,11 @@ enum Wish {
     Audit(Box<AuditQuery>),
 }
 
-async fn follow(State(api): State<Arc<Api>>, connection: Option<Extension<Connection>>, ask: Ask) -> Result<Response, Problem> {
+async fn follow(
+    State(api): State<Arc<Api>>,
+    connection: Option<Extension<Connection>>,
+    ask: Ask,
+) -> Result<Response, Problem> {
     let topics = topics(&api, &ask)?;
     let (mut params, wishes) = match topics[..] {
         [topic] => one_topic(&api, &ask, topic)?,
@@ -121,7 +128,7 @@ fn topics(api: &Api, ask: &Ask) -> Result<Vec<Topic>, Problem> {
     let known = |word: &str| match word {
         "tasks" => Some(Topic::Tasks),
         "audit" => Some(Topic::Audit),
-        word => api.views.iter().position(|v| v.name == word).map(|at| Topic::View(at)),
+        word => api.views.iter().position(|v| v.name == word).map(Topic::View),
     };
     let named: Vec<_> = ask.pairs.iter().filter(|(name, _)| name == "topics").cloned().collect();
     let mut params = Params::read(&named, STREAM);
@@ -133,7 +140,12 @@ fn topics(api: &Api, ask: &Ask) -> Result<Vec<Topic>, Problem> {
     });
     params.finish()?;
     let mut seen = Vec::new();
-    topics.retain(|topic| !seen.contains(topic) && { seen.push(*topic); true });
+    topics.retain(|topic| {
+        !seen.contains(topic) && {
+            seen.push(*topic);
+            true
+        }
+    });
     if topics.is_empty() {
         topics.push(Topic::Tasks);
     }
@@ -146,7 +158,8 @@ fn one_topic(api: &Api, ask: &Ask, topic: Topic) -> Result<(Params, Vec<Wish>), 
         Topic::Tasks => {
             let mut params = ask.read(&[STREAM, super::tasks::FILTERS, COMMON]);
             let task = params.id("taskId").map(TaskId);
-            let named = |name: &str| super::tasks::FILTERS.iter().any(|p| p.name == name) || matches!(name, "userId" | "tz");
+            let named =
+                |name: &str| super::tasks::FILTERS.iter().any(|p| p.name == name) || matches!(name, "userId" | "tz");
             let pairs: Vec<_> = ask.pairs.iter().filter(|(name, _)| named(name)).cloned().collect();
             let query = super::tasks::query(api, ask, &pairs, &mut params)?;
             Ok((params, vec![Wish::Tasks(Box::new(query), task)]))

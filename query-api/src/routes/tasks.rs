@@ -27,7 +27,11 @@ pub(super) const FILTERS: &[Param] = &[
     param("status", Kind::Word(&["open", "completed", "all"]), "Open tasks (the default), completed ones, or both."),
     param("priority", Kind::Words(&["HIGH", "MEDIUM", "LOW", "NONE"]), "Any of these."),
     param("tags", Kind::Words(&[]), "Tags, caseless; an empty value means tasks without tags."),
-    param("tagsMode", Kind::Word(&["any", "all", "none"]), "Whether any (the default), all or none of the tags must be there."),
+    param(
+        "tagsMode",
+        Kind::Word(&["any", "all", "none"]),
+        "Whether any (the default), all or none of the tags must be there.",
+    ),
     param("due", Kind::Words(DUE_WORDS), "Any of these; day words are meant in tz."),
     param("dueAfter", Kind::Moment, "Due at or after this."),
     param("dueBefore", Kind::Moment, "Due before this."),
@@ -45,8 +49,11 @@ const PAGE: &[Param] = &[
     param("facets", Kind::Words(&["status", "priority", "tags", "due"]), "Adds counts of these over the filtered set."),
     INCLUDE,
 ];
-const INCLUDE: Param =
-    param("include", Kind::Words(&["occurrence", "reminders"]), "Adds the occurrence, or gives the reminders in place of their entries.");
+const INCLUDE: Param = param(
+    "include",
+    Kind::Words(&["occurrence", "reminders"]),
+    "Adds the occurrence, or gives the reminders in place of their entries.",
+);
 const PREVIEW: &[Param] = &[
     param("from", Kind::Moment, "Only occurrences at or after this."),
     param("to", Kind::Moment, "Only occurrences before this."),
@@ -57,11 +64,20 @@ const COUNT: Param = param("count", Kind::Integer { min: 1, max: 100, default: 1
 pub(super) fn resources() -> Vec<Resource> {
     vec![
         Resource::get("/v1/tasks", "Tasks that pass all filters, sorted and in pages.", tasks)
-            .takes(FILTERS).takes(USER).takes(PAGE).takes(PAGED).takes(COMMON).gives("TaskList"),
+            .takes(FILTERS)
+            .takes(USER)
+            .takes(PAGE)
+            .takes(PAGED)
+            .takes(COMMON)
+            .gives("TaskList"),
         Resource::get("/v1/tasks/{id}", "One task; its ETag is its version.", task)
-            .takes(&[INCLUDE]).takes(COMMON).gives("Task"),
+            .takes(&[INCLUDE])
+            .takes(COMMON)
+            .gives("Task"),
         Resource::get("/v1/tasks/{id}/occurrences", "The next occurrences by the task's rule, computed.", occurrences)
-            .takes(PREVIEW).takes(COMMON).gives("Preview"),
+            .takes(PREVIEW)
+            .takes(COMMON)
+            .gives("Preview"),
     ]
 }
 
@@ -77,7 +93,8 @@ fn parse(
     let user = ask.caller.rows_of(Subject::Tasks, asked)?;
     let only = if ask.caller.may_see_all(Subject::Tasks) { None } else { user.as_ref() };
     let zone_of = |user: &UserId| api.index.zone_of(user);
-    let context = Context { now: api.status.now(), zone: api.config.zone, caller: ask.caller.subject(), only, zone_of: &zone_of };
+    let context =
+        Context { now: api.status.now(), zone: api.config.zone, caller: ask.caller.subject(), only, zone_of: &zone_of };
     match parse(pairs, &context) {
         Ok(query) => Ok(query),
         Err(errors) => {
@@ -98,7 +115,12 @@ fn parse(
 }
 
 /// Reads the filters that a stream of tasks is asked for.
-pub(super) fn query(api: &Api, ask: &Ask, pairs: &[(String, String)], params: &mut Params) -> Result<TaskQuery, Problem> {
+pub(super) fn query(
+    api: &Api,
+    ask: &Ask,
+    pairs: &[(String, String)],
+    params: &mut Params,
+) -> Result<TaskQuery, Problem> {
     parse(api, ask, pairs, params, TaskQuery::parse_filters)
 }
 
@@ -127,9 +149,8 @@ async fn tasks(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Proble
         format!("{{{}}}", written.collect::<Vec<_>>().join(","))
     });
     let none = Included::default();
-    let items = page.items.iter().enumerate().map(|(at, task)| {
-        json(task, include, page.included.get(at).unwrap_or(&none))
-    });
+    let items =
+        page.items.iter().enumerate().map(|(at, task)| json(task, include, page.included.get(at).unwrap_or(&none)));
     let body = ListBody { items, next_cursor: page.next, total: page.total, facets, as_of: page.as_of };
     Ok(list(body, page.freshness))
 }
@@ -155,7 +176,8 @@ async fn task(State(api): State<Arc<Api>>, Path(id): Path<String>, ask: Ask) -> 
         format!("\"{}-{:02x}{:02x}{:02x}{:02x}\"", task.version, digest[0], digest[1], digest[2], digest[3])
     };
     let tag = HeaderValue::from_str(&tag).expect("digits and hyphen are visible ASCII");
-    let known = ask.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok()).any(|l| tag_listed(l, &tag));
+    let known =
+        ask.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok()).any(|l| tag_listed(l, &tag));
     let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { json_bytes(body) };
     response.headers_mut().insert(header::ETAG, tag);
     response.extensions_mut().insert(seen);

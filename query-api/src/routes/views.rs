@@ -19,10 +19,8 @@ use crate::params::{Kind, Param, Params, param};
 use crate::problem::Problem;
 
 /// Filters that every view has.
-const OWNER: &[Param] = &[
-    param("userId", Kind::User, "Only rows of this user."),
-    param("taskId", Kind::Id, "Only rows of this task."),
-];
+const OWNER: &[Param] =
+    &[param("userId", Kind::User, "Only rows of this user."), param("taskId", Kind::Id, "Only rows of this task.")];
 
 /// The filters of a view: those that every view has, and those that its columns declare.
 pub(super) fn filters(spec: &ViewSpec) -> Vec<Param> {
@@ -41,7 +39,12 @@ pub(super) fn filters(spec: &ViewSpec) -> Vec<Param> {
     }
     // A view may filter by its task under the common name.
     let mut seen: Vec<&str> = Vec::new();
-    params.retain(|p| !seen.contains(&p.name) && { seen.push(p.name); true });
+    params.retain(|p| {
+        !seen.contains(&p.name) && {
+            seen.push(p.name);
+            true
+        }
+    });
     params
 }
 
@@ -52,8 +55,14 @@ pub(super) fn resources(view: usize, spec: ViewSpec) -> Vec<Resource> {
     let filters: Arc<[Param]> = filters(&spec).into();
     let declared = filters.clone();
     let rows = move |State(api): State<Arc<Api>>, ask: Ask| rows(api, ask, view, spec, declared.clone());
-    let mut resources =
-        vec![Resource::get(&path, spec.about, rows).takes(&filters).takes(&[SORT]).takes(PAGED).takes(COMMON).gives("RowList")];
+    let mut resources = vec![
+        Resource::get(&path, spec.about, rows)
+            .takes(&filters)
+            .takes(&[SORT])
+            .takes(PAGED)
+            .takes(COMMON)
+            .gives("RowList"),
+    ];
     if spec.by_key {
         let one = move |State(api): State<Arc<Api>>, Path(key): Path<String>, ask: Ask| row(api, ask, key, view, spec);
         let about = format!("One row of {}.", spec.name);
@@ -72,7 +81,9 @@ pub(super) fn query(api: &Api, ask: &Ask, params: &mut Params, spec: &ViewSpec) 
         let test = match declared.filter {
             Filter::AnyOf { parameter, words } if params.has(parameter) => {
                 let wanted = if words.is_empty() {
-                    params.list(parameter, |word| if word.is_empty() { Err("has an empty word".to_owned()) } else { Ok(word.to_owned()) })
+                    params.list(parameter, |word| {
+                        if word.is_empty() { Err("has an empty word".to_owned()) } else { Ok(word.to_owned()) }
+                    })
                 } else {
                     params.words(parameter).into_iter().map(str::to_owned).collect()
                 };
@@ -91,7 +102,13 @@ pub(super) fn query(api: &Api, ask: &Ask, params: &mut Params, spec: &ViewSpec) 
     Ok((query, zone))
 }
 
-async fn rows(api: Arc<Api>, ask: Ask, view: usize, spec: ViewSpec, declared: Arc<[Param]>) -> Result<Response, Problem> {
+async fn rows(
+    api: Arc<Api>,
+    ask: Ask,
+    view: usize,
+    spec: ViewSpec,
+    declared: Arc<[Param]>,
+) -> Result<Response, Problem> {
     let mut params = ask.read(&[&declared, &[SORT], PAGED, COMMON]);
     let (mut query, zone) = query(&api, &ask, &mut params, &spec)?;
     let sort = params.list("sort", |word| match word.strip_prefix('-').unwrap_or(word) == spec.sort_word {

@@ -1,6 +1,5 @@
 //! What one reader wants of the changes, and how it is told.
 
-
 use bytes::Bytes;
 use topics::audit::ShownEntry;
 use topics::task::Task;
@@ -92,7 +91,7 @@ impl Selection {
                 }
                 match after.as_deref().filter(|t| keep(t)) {
                     Some(task) => Some(Shown::task(task)),
-                    None => before.as_deref().is_some_and(|t| keep(t)).then(|| Shown::gone("task", id)),
+                    None => before.as_deref().is_some_and(keep).then(|| Shown::gone("task", id)),
                 }
             }
             Change::Row { view, key, before, after } => {
@@ -103,7 +102,7 @@ impl Selection {
                 }
                 match after.as_deref().filter(|r| keep(*r)) {
                     Some(row) => Some(Shown::row(singular, row)),
-                    None => before.as_deref().is_some_and(|r| keep(r)).then(|| Shown::gone(singular, key)),
+                    None => before.as_deref().is_some_and(keep).then(|| Shown::gone(singular, key)),
                 }
             }
             Change::Audit(entry) => {

@@ -21,7 +21,8 @@ async fn lists_show_what_passes() {
     ] {
         let answer = world.get(&target).await;
         let body = answer.json();
-        let ids: Vec<_> = body["items"].as_array().unwrap().iter().map(|e| e["metadata"]["eventId"].as_str().unwrap()).collect();
+        let ids: Vec<_> =
+            body["items"].as_array().unwrap().iter().map(|e| e["metadata"]["eventId"].as_str().unwrap()).collect();
         assert_eq!(ids.join(" "), expected, "{target}");
         assert_eq!((body["nextCursor"].clone(), body["position"].as_str()), (Value::Null, Some("0:1")));
     }

@@ -56,6 +56,11 @@ impl Wire {
         Wire { socket, buffer: Vec::new() }
     }
 
+    /// Sends more: the body.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.expect("the server reads");
+    }
+
     /// Reads more; `false` at the end.
     async fn more(&mut self) -> bool {
         let read = tokio::time::timeout(DEADLINE, self.socket.read_buf(&mut self.buffer)).await;

@@ -8,7 +8,11 @@ use crate::world::{Setup, World, id};
 #[track_caller]
 fn check(answer: &Answer, status: u16, code: &str, parameters: &str) {
     let body = answer.json();
-    assert_eq!((answer.status, body["type"].as_str()), (status, Some(&*format!("urn:com.todo:problem:{code}"))), "{body}");
+    assert_eq!(
+        (answer.status, body["type"].as_str()),
+        (status, Some(&*format!("urn:com.todo:problem:{code}"))),
+        "{body}"
+    );
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     assert_eq!(body["status"], status);
     assert_eq!(body["instance"].as_str(), answer.header("x-request-id"));
@@ -117,7 +121,8 @@ async fn forms_and_limits() {
 async fn request_ids_are_echoed_when_they_are_plain_and_short() {
     let world = World::new().await;
     let long = "i".repeat(129);
-    for (sent, echoed) in [("abc-123!", true), (&long[..128], true), (&long, false), ("two words", false), ("ü", false)] {
+    for (sent, echoed) in [("abc-123!", true), (&long[..128], true), (&long, false), ("two words", false), ("ü", false)]
+    {
         let answer = world.ask("GET", "/v1/tasks/nothing", &[("x-request-id", sent)]).await;
         assert_eq!(answer.header("x-request-id") == Some(sent), echoed, "{sent}");
         check(&answer, 404, "not-found", "");
@@ -144,11 +149,17 @@ async fn a_view_that_is_behind_says_so() {
     assert_eq!(world.get("/v1/tasks?min_position=0:1&wait=0").await.status, 200);
     let header = world.ask("GET", "/v1/tasks?wait=0", &[("x-min-position", "0:1,0:2")]).await;
     check(&header, 503, "view-behind", "");
-    check(&world.ask("GET", "/v1/tasks", &[("x-min-position", "here")]).await, 400, "invalid-parameter", "X-Min-Position");
+    check(
+        &world.ask("GET", "/v1/tasks", &[("x-min-position", "here")]).await,
+        400,
+        "invalid-parameter",
+        "X-Min-Position",
+    );
 
     // Who waits long enough reads what it wrote.
     let waiting = world.get("/v1/tasks?min_position=0:2&wait=10000");
-    let (answer, ()) = tokio::join!(waiting, async { world.change(crate::world::created(crate::world::task(6, "ann", "New"))) });
+    let (answer, ()) =
+        tokio::join!(waiting, async { world.change(crate::world::created(crate::world::task(6, "ann", "New"))) });
     assert_eq!((answer.status, answer.header("x-view-position")), (200, Some("0:2")));
     assert!(answer.text().contains("New"));
 }
@@ -196,7 +207,8 @@ async fn scopes_hold_on_every_resource() {
         assert_eq!(answer.status, status, "{who} {target}: {}", answer.text());
         assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "{target}");
     }
-    let mine = world.ask("GET", "/v1/tasks?status=all", &[("authorization", "Bearer token-of-ann-000001")]).await.json();
+    let mine =
+        world.ask("GET", "/v1/tasks?status=all", &[("authorization", "Bearer token-of-ann-000001")]).await.json();
     let users: Vec<_> = mine["items"].as_array().unwrap().iter().map(|t| t["userId"].clone()).collect();
     assert_eq!(users, ["ann", "ann", "ann"]);
 }

@@ -6,9 +6,11 @@ use crate::world::{World, changed, id, task};
 
 /// The items by the end of their ids, and whether more follow.
 fn shown(body: &Value) -> String {
-    let ids = body["items"].as_array().expect("items").iter().map(|item| {
-        item["id"].as_str().expect("an id").trim_start_matches(['0', '-']).to_owned()
-    });
+    let ids = body["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| item["id"].as_str().expect("an id").trim_start_matches(['0', '-']).to_owned());
     let ids = ids.collect::<Vec<_>>().join(" ");
     if body["nextCursor"].is_null() { ids } else { format!("{ids} …") }
 }
@@ -95,7 +97,9 @@ async fn one_task_has_an_etag_and_what_is_included() {
     let plain = world.get(&path).await;
     assert_eq!((plain.status, plain.header("etag")), (200, Some("\"1\"")));
     assert_eq!(plain.json()["reminders"], serde_json::json!(["PT1H"]));
-    for (tag, status) in [("\"1\"", 304), ("W/\"1\"", 304), ("\"0\", \"1\"", 304), ("*", 304), ("\"2\"", 200), ("1", 200)] {
+    for (tag, status) in
+        [("\"1\"", 304), ("W/\"1\"", 304), ("\"0\", \"1\"", 304), ("*", 304), ("\"2\"", 200), ("1", 200)]
+    {
         assert_eq!(world.ask("GET", &path, &[("if-none-match", tag)]).await.status, status, "{tag}");
     }
     let with = world.get(&format!("{path}?include=occurrence,reminders")).await;
@@ -110,7 +114,10 @@ async fn one_task_has_an_etag_and_what_is_included() {
     let after = topics::Task { version: 2, ..task(1, "ann", "Water the plants") };
     world.change(changed(task(1, "ann", "Water plants"), after));
     let changed = world.ask("GET", &path, &[("if-none-match", "\"1\"")]).await;
-    assert_eq!((changed.status, changed.header("etag"), changed.header("x-view-position")), (200, Some("\"2\""), Some("0:2")));
+    assert_eq!(
+        (changed.status, changed.header("etag"), changed.header("x-view-position")),
+        (200, Some("\"2\""), Some("0:2"))
+    );
 }
 
 #[tokio::test]

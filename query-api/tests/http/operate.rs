@@ -1,10 +1,17 @@
 //! Health, readiness, status, metrics, description, page, and the end of the process.
 
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use query_api::auth::{Auth, Caller, Scope};
+use query_api::params::{Kind, param};
+use query_api::problem::Problem;
+use query_api::routes::Resource;
 use query_api::status::{Readiness, Waiting};
 use serde_json::{Value, json};
 
 use crate::client::{Events, Wire};
-use crate::world::World;
+use crate::world::{Setup, World};
 
 #[tokio::test]
 async fn readiness_names_what_it_waits_for() {
@@ -23,7 +30,11 @@ async fn readiness_names_what_it_waits_for() {
             503,
             json!({"status": "waiting", "waiting": [], "reason": "partitions_changed"}),
         ),
-        (Readiness { role: Some("standby"), ..Readiness::default() }, 200, json!({"status": "ready", "role": "standby"})),
+        (
+            Readiness { role: Some("standby"), ..Readiness::default() },
+            200,
+            json!({"status": "ready", "role": "standby"}),
+        ),
     ] {
         *world.process.readiness.lock().unwrap() = readiness;
         let answer = world.get("/readyz").await;
@@ -35,9 +46,7 @@ async fn readiness_names_what_it_waits_for() {
 async fn status_has_every_part() {
     let world = World::new().await;
     let body = world.get("/v1/views/status").await.json();
-    let view = |name: &str, rows: u64| {
-        json!({"name": name, "rows": rows, "frontier": "2026-03-30T06:59:00.000Z", "lagMs": 7, "tableLagMs": 0})
-    };
+    let view = |name: &str, rows: u64| json!({"name": name, "rows": rows, "frontier": "2026-03-30T06:59:00.000Z", "lagMs": 7, "tableLagMs": 0});
     assert_eq!(
         body,
         json!({
@@ -66,7 +75,10 @@ async fn requests_are_counted_by_route() {
     }
     assert!(!text.contains("secret"));
     let open = world.ask("GET", "/metrics", &[("accept", "application/openmetrics-text;version=1.0.0")]).await;
-    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text") && open.text().ends_with("# EOF\n"));
+    assert!(
+        open.header("content-type").unwrap().starts_with("application/openmetrics-text")
+            && open.text().ends_with("# EOF\n")
+    );
 }
 
 /// Every reference in the description must lead somewhere.
@@ -92,9 +104,23 @@ async fn the_description_lists_every_route_and_parameter() {
     check_references(&body, &body);
     let paths: Vec<_> = body["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     for path in [
-        "/v1/tasks", "/v1/tasks/{id}", "/v1/tasks/{id}/occurrences", "/v1/tasks/{id}/timeline", "/v1/occurrences",
-        "/v1/reminders", "/v1/reminders/{id}", "/v1/audit", "/v1/audit/{id}", "/v1/audit/export", "/v1/audit/verify",
-        "/v1/stream", "/v1/views/status", "/healthz", "/readyz", "/metrics", "/openapi.json",
+        "/v1/tasks",
+        "/v1/tasks/{id}",
+        "/v1/tasks/{id}/occurrences",
+        "/v1/tasks/{id}/timeline",
+        "/v1/occurrences",
+        "/v1/reminders",
+        "/v1/reminders/{id}",
+        "/v1/audit",
+        "/v1/audit/{id}",
+        "/v1/audit/export",
+        "/v1/audit/verify",
+        "/v1/stream",
+        "/v1/views/status",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
     ] {
         assert!(paths.contains(&path), "{path} is missing in {paths:?}");
     }
@@ -149,4 +175,55 @@ async fn a_shutdown_closes_streams_and_ends() {
     assert_eq!(stream.next().await, None);
     let ended = tokio::time::timeout(std::time::Duration::from_secs(10), world.server).await;
     assert!(ended.expect("ends in time").expect("does not panic").is_ok());
+}
+
+/// What the binary adds with a state of its own.
+#[derive(Clone)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+async fn append(State(log): State<Log>, caller: Caller, body: String) -> Result<(StatusCode, String), Problem> {
+    caller.require(Scope::EventsWrite)?;
+    log.0.lock().unwrap().push(body);
+    Ok((StatusCode::ACCEPTED, "{}".to_owned()))
+}
+
+#[tokio::test]
+async fn what_the_binary_adds_has_the_same_edge_and_description() {
+    let log = Log(Default::default());
+    let limited = post(append).layer(DefaultBodyLimit::max(10)).with_state(log.clone());
+    let events = Resource::new("post", "/v1/events", "Appends to the log.", limited)
+        .takes(&[param("partition", Kind::Integer { min: 0, max: 99, default: 0 }, "Which partition.")])
+        .reads(&["application/cloudevents+json"])
+        .succeeds(202);
+    let auth =
+        Auth::new("token", Some("token-of-the-app-01 - events:write\ntoken-of-ann-000001 ann tasks:read")).unwrap();
+    let world = World::with(Setup { auth, beside: vec![events], ..Setup::default() }).await;
+    let send = async |who: &str, body: &str| {
+        let length = body.len().to_string();
+        let token = format!("Bearer {who}");
+        let headers = [("authorization", &*token), ("content-length", &*length), ("content-type", "text/plain")];
+        let mut wire = Wire::send(world.address, "POST", "/v1/events", &headers).await;
+        wire.write(body.as_bytes()).await;
+        wire.answer("POST").await
+    };
+    let answer = send("token-of-the-app-01", "hello").await;
+    assert_eq!((answer.status, answer.header("x-view-position")), (202, Some("0:1")));
+    assert!(answer.header("x-request-id").is_some());
+    assert_eq!(*log.0.lock().unwrap(), ["hello"]);
+    for (who, body, status, code) in [
+        ("token-of-ann-000001", "hello", 403, "forbidden"),
+        ("token-of-nobody-001", "hello", 401, "unauthorized"),
+        ("token-of-the-app-01", "hello, hello", 413, "body-too-large"),
+    ] {
+        let answer = send(who, body).await;
+        assert_eq!(
+            (answer.status, answer.json()["type"].as_str()),
+            (status, Some(&*format!("urn:com.todo:problem:{code}")))
+        );
+    }
+    let wrong = world.ask("GET", "/v1/events", &[("authorization", "Bearer token-of-the-app-01")]).await;
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")));
+    let described = &world.get("/openapi.json").await.json()["paths"]["/v1/events"]["post"];
+    assert_eq!(described["parameters"][0]["name"], "partition");
+    assert!(described["responses"]["202"].is_object() && described["security"].is_array());
 }

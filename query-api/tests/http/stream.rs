@@ -43,9 +43,16 @@ async fn several_topics_in_one_order() {
     let target = "/v1/stream?topics=audit,reminders,tasks&userId=ann";
     let mut stream = Events::open(world.address, target, &[]).await;
     let mut commit = world.commit();
-    commit.tasks = vec![created(task(9, "ann", "Second")), created(task(8, "ann", "First")), created(task(7, "bob", "Other"))];
-    commit.rows = vec![row(reminder(11, 1, "SENT", "2026-03-30T08:00:00Z")), row(reminder(12, 4, "SENT", "2026-03-29T08:00:00Z"))];
-    world.apply(commit, vec![entry(106, 1, "ann", 2, AuditAction::Updated), entry(107, 4, "bob", 2, AuditAction::Updated)]);
+    commit.tasks =
+        vec![created(task(9, "ann", "Second")), created(task(8, "ann", "First")), created(task(7, "bob", "Other"))];
+    commit.rows = vec![
+        row(reminder(11, 1, "SENT", "2026-03-30T08:00:00Z")),
+        row(reminder(12, 4, "SENT", "2026-03-29T08:00:00Z")),
+    ];
+    world.apply(
+        commit,
+        vec![entry(106, 1, "ann", 2, AuditAction::Updated), entry(107, 4, "bob", 2, AuditAction::Updated)],
+    );
     check(
         stream.take(4).await,
         &["task.upsert 3-2 First", "task.upsert 3-3 Second", "reminder.upsert 3-4 SENT", "audit.append 3-6 UPDATED"],
@@ -74,7 +81,8 @@ async fn the_filters_of_a_list_hold_for_its_stream() {
     world.change(changed(task(20, "ann", "Plant trees"), high));
     check(urgent.take(1).await, &["task.upsert 7-1 Plant trees"]);
 
-    let mut one = Events::open(world.address, &format!("/v1/stream?taskId={}&status=all&snapshot=true", id(3)), &[]).await;
+    let mut one =
+        Events::open(world.address, &format!("/v1/stream?taskId={}&status=all&snapshot=true", id(3)), &[]).await;
     check(one.take(2).await, &["task.upsert - Call bank", "live 8-0 "]);
 }
 
@@ -84,7 +92,10 @@ async fn the_audit_is_followed_from_its_entries_on() {
     let target = "/v1/stream?topics=audit&action=DELETED,COMPLETED&actor=-ann&snapshot=true";
     let mut stream = Events::open(world.address, target, &[]).await;
     check(stream.take(2).await, &["audit.append - DELETED", "live 3-0 "]);
-    world.apply(world.commit(), vec![entry(108, 1, "ann", 2, AuditAction::Updated), entry(109, 1, "ann", 3, AuditAction::Completed)]);
+    world.apply(
+        world.commit(),
+        vec![entry(108, 1, "ann", 2, AuditAction::Updated), entry(109, 1, "ann", 3, AuditAction::Completed)],
+    );
     check(stream.take(1).await, &["audit.append 3-2 COMPLETED"]);
 }
 
@@ -137,7 +148,8 @@ async fn a_lost_place_is_told() {
 #[tokio::test]
 async fn who_lost_its_place_gets_the_snapshot_it_asks_for() {
     let world = World::new().await;
-    let mut stream = Events::open(world.address, "/v1/stream?snapshot=true&userId=bob", &[("last-event-id", "?")]).await;
+    let mut stream =
+        Events::open(world.address, "/v1/stream?snapshot=true&userId=bob", &[("last-event-id", "?")]).await;
     check(stream.take(3).await, &["reset - ", "task.upsert - Read book", "live 3-0 "]);
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use query_api::auth::Auth;
 use query_api::index::Index;
 use query_api::metrics::Metrics;
-use query_api::routes::{AuditReader, ReadError};
+use query_api::routes::{AuditReader, ReadError, Resource};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource};
 use query_api::stream::{Hub, StreamConfig};
 use query_api::{Api, Config};
@@ -122,8 +122,14 @@ const OCCURRENCES: ViewSpec = ViewSpec {
     by_key: false,
     decode: no_stored_row,
 };
-const REMINDERS: ViewSpec =
-    ViewSpec { name: "reminders", singular: "reminder", about: "Reminders.", sort_word: "trigger", by_key: true, ..OCCURRENCES };
+const REMINDERS: ViewSpec = ViewSpec {
+    name: "reminders",
+    singular: "reminder",
+    about: "Reminders.",
+    sort_word: "trigger",
+    by_key: true,
+    ..OCCURRENCES
+};
 
 /// An audit in memory.
 #[derive(Default)]
@@ -146,7 +152,13 @@ impl Audit {
 impl AuditReader for Audit {
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
         self.works()?;
-        let place = |e: &ShownEntry| if query.task.is_some() { (0, e.key.seq, Uuid::nil()) } else { (e.key.timestamp.millis(), e.key.seq, e.key.id) };
+        let place = |e: &ShownEntry| {
+            if query.task.is_some() {
+                (0, e.key.seq, Uuid::nil())
+            } else {
+                (e.key.timestamp.millis(), e.key.seq, e.key.id)
+            }
+        };
         let mut found = self.entries.lock().unwrap().clone();
         found.retain(|e| {
             query.task.is_none_or(|t| e.task == Some(t))
@@ -229,12 +241,15 @@ pub struct World {
 pub struct Setup {
     pub auth: Auth,
     pub stream: StreamConfig,
+    /// What the binary adds to the router.
+    pub beside: Vec<Resource>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         // A test that waits for a slow reader has no patience; the others never fill a buffer.
-        Setup { auth: Auth::None, stream: StreamConfig { patience: std::time::Duration::from_millis(20), ..StreamConfig::default() } }
+        let stream = StreamConfig { patience: std::time::Duration::from_millis(20), ..StreamConfig::default() };
+        Setup { auth: Auth::None, stream, beside: Vec::new() }
     }
 }
 
@@ -258,11 +273,18 @@ impl World {
             recurrence_rule: Some("FREQ=MONTHLY".into()),
             ..task(2, "ann", "Pay rent")
         };
-        let done = Task { completed: true, completed_at: Some(at("2026-03-29T08:00:00Z")), ..task(3, "ann", "Call bank") };
+        let done =
+            Task { completed: true, completed_at: Some(at("2026-03-29T08:00:00Z")), ..task(3, "ann", "Call bank") };
         let mut first = world.commit();
         first.tasks = [water, rent, done, task(4, "bob", "Read book"), task(5, "ann", "Old")].map(created).to_vec();
-        first.rows = vec![row(reminder(11, 1, "PENDING", "2026-03-30T08:00:00Z")), row(reminder(12, 4, "SENT", "2026-03-29T08:00:00Z"))];
-        world.apply(first, vec![entry(101, 1, "ann", 1, AuditAction::Created), entry(104, 4, "bob", 1, AuditAction::Created)]);
+        first.rows = vec![
+            row(reminder(11, 1, "PENDING", "2026-03-30T08:00:00Z")),
+            row(reminder(12, 4, "SENT", "2026-03-29T08:00:00Z")),
+        ];
+        world.apply(
+            first,
+            vec![entry(101, 1, "ann", 1, AuditAction::Created), entry(104, 4, "bob", 1, AuditAction::Created)],
+        );
         let mut second = world.commit();
         second.tasks = vec![deleted(task(5, "ann", "Old"))];
         world.apply(second, vec![entry(105, 5, "ann", 2, AuditAction::Deleted)]);
@@ -293,7 +315,8 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
-        let server = tokio::spawn(query_api::serve(listener, query_api::router(api.clone()), stop.clone().cancelled_owned()));
+        let router = query_api::router_with(api.clone(), setup.beside);
+        let server = tokio::spawn(query_api::serve(listener, router, stop.clone().cancelled_owned()));
         World { address, api, audit, process, stop, server, commits: Mutex::new(0) }
     }
 

@@ -206,32 +206,33 @@ impl Encoder {
         changes.heads.insert(chain, head);
     }
 
-    /// The user's number and secret, made at the first event.
-    fn user(&mut self, id: &UserId, group: &mut Group) -> (u32, UserKey) {
+    /// The user's number, secret (made at the first event), and the last entry that was erased.
+    fn user(&mut self, id: &UserId, group: &mut Group) -> (u32, UserKey, u64) {
         {
             let users = self.chains.users();
             if let Some(no) = users.no(id)
-                && let Some(key) = users.get(no).and_then(|user| user.key)
+                && let Some((key, erased_to)) = users.get(no).and_then(|user| Some((user.key?, user.erased_to)))
             {
-                return (no, key);
+                return (no, key, erased_to);
             }
         }
         let key: UserKey = rand::random();
         let mut users = self.chains.users_mut();
-        let no = match users.no(id) {
+        let (no, erased_to) = match users.no(id) {
             Some(no) => {
-                users.get_mut(no).expect("numbered users are listed").key = Some(key);
-                no
+                let user = users.get_mut(no).expect("numbered users are listed");
+                user.key = Some(key);
+                (no, user.erased_to)
             }
-            None => users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None }),
+            None => (users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None }), 0),
         };
         group.users.push(no);
-        (no, key)
+        (no, key, erased_to)
     }
 
     fn add_entry(&mut self, entry: &AuditEntry, commit: u64, group: &mut Group) {
         let n = self.entries + 1;
-        let (user, key) = self.user(&entry.user, group);
+        let (user, key, erased_to) = self.user(&entry.user, group);
         let chain = entry.task.map_or(ChainId::User(user), ChainId::Task);
         let mut head = self.head(&chain);
         if let Some(task) = &entry.after {
@@ -271,7 +272,8 @@ impl Encoder {
 
         let after_kind = match &entry.after {
             None => After::Null,
-            Some(_) if !entry.applied && head.applied > 0 && head.state == self.after.digest => After::Same,
+            // Never the state of an erased entry: its text is going to be another one.
+            Some(_) if !entry.applied && head.applied > erased_to && head.state == self.after.digest => After::Same,
             Some(_) => After::Here,
         };
         let in_order = entry.timestamp >= self.high_water;

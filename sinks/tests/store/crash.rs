@@ -60,6 +60,7 @@ async fn a_journal_cut_within_its_last_transaction_opens_and_goes_on() {
     for commit in &commits {
         append(&opened.store, std::slice::from_ref(commit)).await;
     }
+    eventually("the last photograph", || moments.lock().unwrap().len() == 4).await;
     opened.store.close().await;
     let moments = moments.lock().unwrap();
     let (before, last) = (&moments[moments.len() - 2], &moments[moments.len() - 1]);

@@ -18,7 +18,14 @@ use crate::state::reminders::push_text;
 const EXACT_MAX: u64 = 1 << 53;
 
 /// Writes the body of the create call for the successor of `task`.
-pub fn write(task: &Task, successor: TaskId, due: Due, series: &SeriesFields, correlation: Option<&str>, causation: &str) -> String {
+pub fn write(
+    task: &Task,
+    successor: TaskId,
+    due: Due,
+    series: &SeriesFields,
+    correlation: Option<&str>,
+    causation: &str,
+) -> String {
     let mut fields: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in &task.extra.0 {
         let mut written = String::new();
@@ -158,7 +165,9 @@ fn push_number(out: &mut String, number: &serde_json::Number) {
         return if exact { out.push_str(if text == "-0" { "0" } else { &text }) } else { push_text(out, &text) };
     }
     match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && decimal(&text) == decimal(&format!("{value:e}")) => out.push_str(&as_go_writes(value)),
+        Ok(value) if value.is_finite() && decimal(&text) == decimal(&format!("{value:e}")) => {
+            out.push_str(&as_go_writes(value))
+        }
         _ => push_text(out, &text),
     }
 }

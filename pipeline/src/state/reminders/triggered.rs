@@ -89,7 +89,7 @@ fn push_due(out: &mut String, due: Option<Due>) {
 }
 
 /// Appends `text` as a JSON string in the form that survives the sidecar: `<`, `>`, `&`, U+2028 and U+2029 escaped as
-/// Go writes them, control characters left out (§4).
+/// Go writes them. Control characters are left out (§4), but for tab and line ends: a description keeps its lines.
 pub fn push_text(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
@@ -101,6 +101,9 @@ pub fn push_text(out: &mut String, text: &str) {
             '&' => out.push_str("\\u0026"),
             '\u{2028}' => out.push_str("\\u2028"),
             '\u{2029}' => out.push_str("\\u2029"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
             c if c.is_control() => {}
             c => out.push(c),
         }
@@ -124,7 +127,7 @@ mod tests {
         check("Milk & <b>eggs</b>", r#""Milk \u0026 \u003cb\u003eeggs\u003c/b\u003e""#);
         check("a\u{2028}b\u{2029}c", r#""a\u2028b\u2029c""#);
         check("say \"hi\" \\ bye", r#""say \"hi\" \\ bye""#);
-        check("line\nbreak\ttab\u{0}\u{7f}\u{85}", r#""linebreaktab""#);
+        check("line\nbreak\ttab\u{0}\u{7f}\u{85}", r#""line\nbreak\ttab""#);
         check("Übung 🎉", "\"Übung 🎉\"");
     }
 }

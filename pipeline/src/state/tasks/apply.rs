@@ -1,22 +1,20 @@
 //! One event: the apply rules of §1.2 to §1.4 and what §6 derives from them.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use compact_str::CompactString;
 use topics::Task;
-use topics::audit::{AuditAction, AuditEntry, Metadata};
-use topics::event::{Actor, EventBody, Fields, TaskAction, TaskChange, TaskEvent, UserSettings};
+use topics::audit::AuditAction;
+use topics::event::{EventBody, Fields, TaskAction, TaskChange, TaskEvent, UserSettings};
 use topics::ids::{TaskId, UserId};
-use topics::task::{Extra, Warning};
+use topics::task::Extra;
 
+use super::draft::{Said, audit_action, cause_of};
 use super::order::{Order, Verdict};
 use super::snapshot::{Basis, Given, from_changes, from_snapshot};
 use super::{Drafts, Entry, Rare, Tasks, series};
 use crate::state::ledger::{Completion, Created, Match, SeriesFields};
 use crate::state::{Cause, Change, Delta, Settings, Step};
-
-static USER: CompactString = CompactString::const_new("user");
 
 impl Tasks {
     /// Applies one event that was checked.
@@ -33,10 +31,24 @@ impl Tasks {
         match std::mem::replace(&mut event.body, EventBody::UserErased { user: NOBODY.clone() }) {
             EventBody::Task(change) => self.task_event(event, *change, order, drafts),
             EventBody::ReminderSnoozed { task, reminder, until, .. } => {
-                self.reminder_event(event, task, Change::Snoozed { reminder, until }, AuditAction::ReminderSnoozed, order, drafts);
+                self.reminder_event(
+                    event,
+                    task,
+                    Change::Snoozed { reminder, until },
+                    AuditAction::ReminderSnoozed,
+                    order,
+                    drafts,
+                );
             }
             EventBody::ReminderDismissed { task, reminder, .. } => {
-                self.reminder_event(event, task, Change::Dismissed { reminder }, AuditAction::ReminderDismissed, order, drafts);
+                self.reminder_event(
+                    event,
+                    task,
+                    Change::Dismissed { reminder },
+                    AuditAction::ReminderDismissed,
+                    order,
+                    drafts,
+                );
             }
             EventBody::UserUpdated { user, settings } => self.user_updated(event, &user, &settings, order, drafts),
             EventBody::UserErased { user } => self.user_erased(event, &user, order, drafts),
@@ -48,19 +60,29 @@ impl Tasks {
         let action = audit_action(change.action);
         let known = self.entries.get(id.0);
         let live = known.and_then(|entry| entry.task.clone());
-        let owner = change.user.as_ref().or(known.map(|entry| &entry.owner)).expect("checked: a user is given or stored");
+        let owner =
+            change.user.as_ref().or(known.map(|entry| &entry.owner)).expect("checked: a user is given or stored");
         let (owner, settings) = self.users.meet(owner);
-        let verdict = known.map_or(Verdict::Newer { gap: false }, |entry| entry.order.judge(&event, change.task_version));
+        let verdict =
+            known.map_or(Verdict::Newer { gap: false }, |entry| entry.order.judge(&event, change.task_version));
         let buried = known.is_some() && live.is_none();
         let rises = change.snapshot.is_some()
-            && (change.action == TaskAction::Created || (change.action == TaskAction::Updated && change.deleted == Some(false)));
+            && (change.action == TaskAction::Created
+                || (change.action == TaskAction::Updated && change.deleted == Some(false)));
         let gap = match verdict {
             Verdict::Newer { gap } if !buried || rises || change.action == TaskAction::Deleted => gap,
             _ => {
                 drafts.counts.stale += 1;
                 drafts.touched.push((id, live.clone()));
                 let warnings = event.warnings.clone();
-                drafts.entry(order, &event, action, Some(id), owner, Said { before: &live, after: &live, stale: true, warnings, ..Said::default() });
+                drafts.entry(
+                    order,
+                    &event,
+                    action,
+                    Some(id),
+                    owner,
+                    Said { before: &live, after: &live, stale: true, warnings, ..Said::default() },
+                );
                 return;
             }
         };
@@ -71,10 +93,13 @@ impl Tasks {
         let mut matched = Match::default();
         let mut echo = None;
         let after = (task_action != TaskAction::Deleted).then(|| {
-            let basis = Basis { id, user: &owner, action: task_action, time: event.time, stored: live.as_deref(), version };
+            let basis =
+                Basis { id, user: &owner, action: task_action, time: event.time, stored: live.as_deref(), version };
             let (mut task, given) = match (snapshot, &live) {
                 (Some(fields), _) => from_snapshot(&basis, *fields),
-                (None, Some(stored)) => from_changes(&basis, stored, changes.map_or_else(Fields::default, |fields| *fields)),
+                (None, Some(stored)) => {
+                    from_changes(&basis, stored, changes.map_or_else(Fields::default, |fields| *fields))
+                }
                 (None, None) => unreachable!("checked: without a snapshot there is a stored task"),
             };
             if task_action == TaskAction::Created {
@@ -145,7 +170,11 @@ impl Tasks {
         ledger: Option<&SeriesFields>,
         settings: &Settings,
     ) -> Option<series::Echo> {
-        if task.recurrence_rule.is_none() && stored.is_none_or(|stored| stored.recurrence_rule.is_none()) && given == Given::default() && ledger.is_none() {
+        if task.recurrence_rule.is_none()
+            && stored.is_none_or(|stored| stored.recurrence_rule.is_none())
+            && given == Given::default()
+            && ledger.is_none()
+        {
             return None;
         }
         let rare = self.entries.get(task.id.0).and_then(|entry| entry.rare.as_deref());
@@ -195,7 +224,14 @@ impl Tasks {
     }
 
     /// A completion: the ledger decides the successor. One that is there already gets its series fields.
-    fn complete(&mut self, task: &Arc<Task>, settings: &Arc<Settings>, cause: &Arc<Cause>, order: u32, drafts: &mut Drafts) {
+    fn complete(
+        &mut self,
+        task: &Arc<Task>,
+        settings: &Arc<Settings>,
+        cause: &Arc<Cause>,
+        order: u32,
+        drafts: &mut Drafts,
+    ) {
         let completion = Completion {
             task,
             zone: settings.zone_of(task),
@@ -207,7 +243,10 @@ impl Tasks {
         };
         let entries = &self.entries;
         let exists = |id: TaskId| entries.get(id.0).is_some();
-        let Some((early, fields)) = self.ledger.decide(&completion, &mut self.rules, exists, &mut drafts.ledger_out()) else { return };
+        let Some((early, fields)) = self.ledger.decide(&completion, &mut self.rules, exists, &mut drafts.ledger_out())
+        else {
+            return;
+        };
         let Some(entry) = self.entries.get_mut(early.0) else { return };
         if let Some(rare) = &mut entry.rare {
             rare.content = None;
@@ -238,7 +277,15 @@ impl Tasks {
         }));
     }
 
-    fn reminder_event(&mut self, event: TaskEvent, id: TaskId, change: Change, action: AuditAction, order: u32, drafts: &mut Drafts) {
+    fn reminder_event(
+        &mut self,
+        event: TaskEvent,
+        id: TaskId,
+        change: Change,
+        action: AuditAction,
+        order: u32,
+        drafts: &mut Drafts,
+    ) {
         let Some(entry) = self.entries.get(id.0) else { return };
         let task = entry.task.clone();
         let (owner, settings) = self.users.meet(&entry.owner.clone());
@@ -250,10 +297,26 @@ impl Tasks {
             return;
         }
         let cause = cause_of(event, &owner);
-        drafts.steps.push(Step::Delta(Delta { order, task: id, user: owner, before: task.clone(), after: task, settings, change, cause }));
+        drafts.steps.push(Step::Delta(Delta {
+            order,
+            task: id,
+            user: owner,
+            before: task.clone(),
+            after: task,
+            settings,
+            change,
+            cause,
+        }));
     }
 
-    fn user_updated(&mut self, event: TaskEvent, user: &UserId, change: &UserSettings, order: u32, drafts: &mut Drafts) {
+    fn user_updated(
+        &mut self,
+        event: TaskEvent,
+        user: &UserId,
+        change: &UserSettings,
+        order: u32,
+        drafts: &mut Drafts,
+    ) {
         let (user, _) = self.users.meet(user);
         let settings = self.users.update(&user, change);
         let action = AuditAction::UserUpdated;
@@ -321,103 +384,4 @@ fn erase(task: &mut Task) {
     task.description = None;
     task.tags = Vec::new();
     task.extra = Extra::default();
-}
-
-fn audit_action(action: TaskAction) -> AuditAction {
-    match action {
-        TaskAction::Created => AuditAction::Created,
-        TaskAction::Updated => AuditAction::Updated,
-        TaskAction::Completed => AuditAction::Completed,
-        TaskAction::Deleted => AuditAction::Deleted,
-    }
-}
-
-fn cause_of(event: TaskEvent, owner: &UserId) -> Arc<Cause> {
-    Arc::new(Cause {
-        actor: actor_of(&event, owner),
-        source: event.source,
-        event_id: event.id,
-        time: event.time,
-        position: event.position,
-        correlation_id: event.correlation_id,
-        traceparent: event.traceparent,
-    })
-}
-
-fn actor_of(event: &TaskEvent, owner: &UserId) -> Actor {
-    match &event.actor {
-        Some(actor) => Actor::clone(actor),
-        None => Actor { id: CompactString::from(owner.as_str()), name: None, kind: USER.clone() },
-    }
-}
-
-/// What an audit entry says besides where it came from.
-struct Said<'a> {
-    before: &'a Option<Arc<Task>>,
-    after: &'a Option<Arc<Task>>,
-    applied: bool,
-    stale: bool,
-    gap: bool,
-    warnings: Vec<Warning>,
-    implicit: bool,
-    duplicate_successor: bool,
-}
-
-impl Default for Said<'_> {
-    fn default() -> Self {
-        Said {
-            before: &None,
-            after: &None,
-            applied: false,
-            stale: false,
-            gap: false,
-            warnings: Vec::new(),
-            implicit: false,
-            duplicate_successor: false,
-        }
-    }
-}
-
-impl Drafts {
-    fn entry(&mut self, order: u32, event: &TaskEvent, action: AuditAction, task: Option<TaskId>, user: UserId, said: Said<'_>) {
-        let metadata = Arc::new(Metadata {
-            action_id: None,
-            actor: actor_of(event, &user),
-            causation_id: event.causation_id.clone(),
-            correlation_id: event.correlation_id.clone(),
-            dataschema: event.dataschema.clone(),
-            duplicate_successor: said.duplicate_successor,
-            event_id: event.id.clone(),
-            extensions: event.extensions.as_ref().map_or_else(BTreeMap::new, |extensions| BTreeMap::clone(extensions)),
-            implicit_create: said.implicit,
-            offset: Some(event.position.offset),
-            partition: Some(event.position.partition),
-            reminder_id: None,
-            source: Arc::clone(&event.source),
-            trace_id: event.traceparent.as_deref().and_then(trace_id),
-            type_name: event.type_name.clone(),
-        });
-        let entry = AuditEntry {
-            id: event.audit_id,
-            seq: 0,
-            task,
-            user,
-            action,
-            timestamp: event.time,
-            recorded_at: Default::default(),
-            before: said.before.clone(),
-            after: said.after.clone(),
-            applied: said.applied,
-            stale: said.stale,
-            gap: said.gap,
-            warnings: said.warnings,
-            metadata,
-        };
-        self.entries.push((order, entry));
-    }
-}
-
-/// The trace id of a valid `traceparent`.
-pub(crate) fn trace_id(traceparent: &str) -> Option<CompactString> {
-    traceparent.split('-').nth(1).map(CompactString::from)
 }

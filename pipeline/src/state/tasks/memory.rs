@@ -20,9 +20,13 @@ const HAS_RARE: u8 = 4;
 /// Writes the memory of an entry.
 pub fn encode(entry: &Entry, to: &mut Vec<u8>) {
     let owner = entry.task.is_none().then_some(&entry.owner);
-    let flags = [(HAS_SEQUENCE, entry.order.sequence.is_some()), (HAS_OWNER, owner.is_some()), (HAS_RARE, entry.rare.is_some())]
-        .iter()
-        .fold(0, |flags, (flag, set)| if *set { flags | flag } else { flags });
+    let flags = [
+        (HAS_SEQUENCE, entry.order.sequence.is_some()),
+        (HAS_OWNER, owner.is_some()),
+        (HAS_RARE, entry.rare.is_some()),
+    ]
+    .iter()
+    .fold(0, |flags, (flag, set)| if *set { flags | flag } else { flags });
     to.extend([FORMAT, flags]);
     put(to, u64::from(entry.chain));
     put(to, entry.version);

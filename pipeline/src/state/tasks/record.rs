@@ -60,8 +60,14 @@ impl Tasks {
             };
             if (no_user || no_snapshot) && !self.identities.contains(event.audit_id) {
                 return Err(match no_user {
-                    true => (Reason::MissingUserId, format!("event {} names no user, and task {task} is not known", event.id)),
-                    false => (Reason::SnapshotMissing, format!("event {} has no snapshot, and task {task} is not known", event.id)),
+                    true => (
+                        Reason::MissingUserId,
+                        format!("event {} names no user, and task {task} is not known", event.id),
+                    ),
+                    false => (
+                        Reason::SnapshotMissing,
+                        format!("event {} has no snapshot, and task {task} is not known", event.id),
+                    ),
                 });
             }
             if events.len() > 1 {

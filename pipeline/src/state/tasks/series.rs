@@ -51,7 +51,7 @@ pub struct Sources<'a> {
 }
 
 /// Sets the series fields of `task`, which holds the stored ones, and warns of a refused rule.
-/// Returns the fields that are an echo from now on, when a new version began.
+/// Returns the fields that are an echo from now on, when a new version began or the rule was removed.
 pub fn settle(rules: &mut RuleCache, task: &mut Task, sources: Sources<'_>) -> Option<Echo> {
     let Sources { stored, given, ledger, echo, zone } = sources;
     let overridden = Echo::of(&given);
@@ -64,6 +64,7 @@ pub fn settle(rules: &mut RuleCache, task: &mut Task, sources: Sources<'_>) -> O
     let Some(text) = task.recurrence_rule.as_deref() else {
         if stored.is_some_and(|stored| stored.recurrence_rule.is_some()) {
             (task.recurrence_start, task.recurrence_id, task.occurrence_index) = (None, None, None);
+            return overridden;
         }
         return None;
     };
@@ -87,12 +88,16 @@ pub fn settle(rules: &mut RuleCache, task: &mut Task, sources: Sources<'_>) -> O
     match evaluate(rules, task, zone, None) {
         Recurrence::Invalid(_) => warn(task),
         Recurrence::Series(series) => {
-            let counted_anew = task.recurrence_id.is_none() && given.index.is_none() && task.recurrence_mode == RecurrenceMode::Due;
-            let unchanged = stored.is_some_and(|stored| rules::same_recurrence(stored, task) && stored.occurrence_index.is_some());
+            let counted_anew =
+                task.recurrence_id.is_none() && given.index.is_none() && task.recurrence_mode == RecurrenceMode::Due;
+            let unchanged =
+                stored.is_some_and(|stored| rules::same_recurrence(stored, task) && stored.occurrence_index.is_some());
             if task.occurrence_index.is_none() || (counted_anew && !unchanged) {
                 task.occurrence_index = match task.recurrence_mode {
                     RecurrenceMode::Completion => Some(task.occurrence_index.unwrap_or(1)),
-                    RecurrenceMode::Due => rules::base_of(task).map(|base| series.ordinal(base)).or(task.occurrence_index),
+                    RecurrenceMode::Due => {
+                        rules::base_of(task).map(|base| series.ordinal(base)).or(task.occurrence_index)
+                    }
                 };
             }
         }
@@ -106,7 +111,8 @@ pub fn fill_in(task: &mut Task, known: &SeriesFields) -> bool {
     let before = fields_of(task);
     if task.recurrence_id.is_none() {
         // The sender dropped them, so what stands there was made from rule and due alone.
-        (task.recurrence_start, task.recurrence_id, task.occurrence_index) = (Some(known.start), Some(known.id), Some(known.index));
+        (task.recurrence_start, task.recurrence_id, task.occurrence_index) =
+            (Some(known.start), Some(known.id), Some(known.index));
         (task.series_id, task.previous_task_id) = (Some(known.series), Some(known.previous));
     } else {
         take_known(task, &Given::default(), Some(known));

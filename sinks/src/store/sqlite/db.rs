@@ -50,6 +50,10 @@ impl Db {
             .page_size(self.page_size)
             .synchronous(self.synchronous)
             .busy_timeout(Duration::from_secs(5))
+            .thread_name({
+                let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                move |no| format!("{name}-{no}")
+            })
             .disable_statement_logging()
     }
 

@@ -175,6 +175,7 @@ async fn write_dead_letter(conn: &mut SqliteConnection, letter: &DeadLetter) -> 
 
 /// The writing thread: takes groups until there are no more.
 pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
+    let _ending = Ending(shared.clone());
     let mut held: Option<Changes> = None;
     let mut log_empty = false;
     loop {
@@ -212,8 +213,17 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
             }
         }
     }
-    shared.pending.close();
     close(journal.conn).await;
+}
+
+/// However the writing thread ends, nobody waits for it afterwards.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.groups.close();
+        self.0.pending.close();
+    }
 }
 
 /// A disk that refuses is tried again: what was appended is kept, and `append` pushes back meanwhile.

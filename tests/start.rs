@@ -1,0 +1,81 @@
+//! Starting: what is wrong is named, and nothing is damaged by it.
+
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod process;
+
+use process::{Process, output};
+
+#[track_caller]
+fn check(args: &[&str], env: &[(&str, &str)], says: &[&str]) {
+    let (code, _, error) = output(args, env);
+    assert_ne!(code, 0, "{args:?} should not start");
+    for words in says {
+        assert!(error.contains(words), "{args:?} {env:?}: \"{words}\" is not in: {error}");
+    }
+}
+
+fn run(dir: &str) -> Vec<&str> {
+    vec!["run", "--data-dir", dir, "--listen", "127.0.0.1:0"]
+}
+
+#[test]
+fn settings_are_checked_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let args = run(data.to_str().unwrap());
+    check(&args, &[("TASKTIDE_TIMEZONE", "Mars")], &["timezone", "\"Mars\"", "Europe/Berlin"]);
+    check(&args, &[("TASKTIDE_REMINDERS__MAX_LATE", "soon")], &["reminders.max_late", "\"soon\"", "P7D"]);
+    check(&args, &[("TASKTIDE_REMINDRS__MAX_LATE", "P7D")], &["remindrs.max_late", "did you mean \"reminders.max_late\""]);
+    check(&args, &[("TASKTIDE_STATE_MIRROR", "dapr")], &["state_mirror", "cannot do yet"]);
+    check(&args, &[("TASKTIDE_WEBHOOK__SECRET", "whsec_???")], &["webhook.secret"]);
+    let file = dir.path().join("settings.toml");
+    std::fs::write(&file, "[reminders]\nall_day_hour = \"9 o'clock\"\n").unwrap();
+    let with_file = [args.clone(), vec!["--config", file.to_str().unwrap()]].concat();
+    check(&with_file, &[], &["reminders.all_day_hour", "09:00"]);
+    let missing = [args, vec!["--config", "/nowhere.toml"]].concat();
+    check(&missing, &[], &["/nowhere.toml"]);
+}
+
+#[test]
+fn options_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    check(&["run", "--data-dir", data, "--listen", "localhost"], &[], &["--listen"]);
+    check(&["run", "--data-dir", data, "--clock", "manual:noon"], &[], &["--clock", "manual:2026-03-01T08:00:00Z"]);
+    check(&["run", "--data-dir", data, "--actions", "kafka"], &[], &["--actions", "chat-api=http://host:port"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    check(&["run", "--data-dir", data, "--listen", &address], &[], &["--listen", &address]);
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    check(&["run", "--data-dir", file.to_str().unwrap(), "--listen", "127.0.0.1:0"], &[], &["--data-dir"]);
+}
+
+#[tokio::test]
+async fn one_process_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Process::run(dir.path(), &[]);
+    check(&run(dir.path().to_str().unwrap()), &[], &["in use by another process"]);
+    check(&["verify", "--data-dir", dir.path().to_str().unwrap()], &[], &["in use by another process"]);
+    assert_eq!(first.get("/readyz").await["status"], "ready");
+}
+
+#[tokio::test]
+async fn damaged_files_are_named_and_left_alone() {
+    for name in ["log.db", "journal.db", "views.db"] {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Process::run(dir.path(), &[]);
+        running.post_events(&[serde_json::json!({"specversion": "1.0"})]).await;
+        let (ended, _) = running.terminate();
+        assert!(ended);
+        let file = dir.path().join(name);
+        let damaged = vec![0x5a; 16_384];
+        std::fs::write(&file, &damaged).unwrap();
+        for beside in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(dir.path().join(format!("{name}{beside}")));
+        }
+        check(&run(dir.path().to_str().unwrap()), &[], &[name, "damaged"]);
+        assert!(std::fs::read(&file).unwrap() == damaged, "{name} was written to");
+    }
+}
