@@ -16,7 +16,10 @@ use crate::settings::Settings;
 pub async fn command(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let demo = Demo::start(options).await?;
     println!("Tasktide  http://{}   the page: tasks, reminders, timeline, health", demo.tasktide.addr());
-    println!("Chat API  http://{}/api/tasks   owns the tasks; {} simulated users work in it", demo.chat_addr, demo.users);
+    println!(
+        "Chat API  http://{}/api/tasks   owns the tasks; {} simulated users work in it",
+        demo.chat_addr, demo.users
+    );
     println!("Ctrl-C stops.");
     run::stop_signal().await;
     info!("stopping");
@@ -65,7 +68,8 @@ impl Demo {
         chat.publish_to(format!("http://{}/v1/events", tasktide.addr()));
         let (end_of_life, end_of_chat) = (CancellationToken::new(), CancellationToken::new());
         let chat = tokio::spawn(chat.run(end_of_chat.clone().cancelled_owned()));
-        let users = SimulatedUsers { base_url: format!("http://{chat_addr}"), users: options.users, seed: options.seed };
+        let users =
+            SimulatedUsers { base_url: format!("http://{chat_addr}"), users: options.users, seed: options.seed };
         let life = tokio::spawn(users.run(end_of_life.clone().cancelled_owned()));
         Ok(Demo { tasktide, chat_addr, users: options.users, life, chat, end_of_life, end_of_chat, _dir: dir })
     }
@@ -87,7 +91,10 @@ fn data_dir(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<tempfile:
             Ok((dir, None))
         }
         None => {
-            let dir = tempfile::Builder::new().prefix("tasktide-demo-").tempdir().context("could not make a temporary directory")?;
+            let dir = tempfile::Builder::new()
+                .prefix("tasktide-demo-")
+                .tempdir()
+                .context("could not make a temporary directory")?;
             Ok((dir.path().to_owned(), Some(dir)))
         }
     }

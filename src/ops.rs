@@ -35,20 +35,46 @@ pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
     let parts = || parts.clone();
     let events = post(append_events).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts());
     vec![
-        Resource::new("post", "/v1/events", "Appends events to the embedded log; answers once they are durable.", events)
-            .takes(EVENTS)
-            .reads(&["application/cloudevents+json", "application/cloudevents-batch+json", "application/x-ndjson"])
-            .succeeds(202),
-        Resource::new("get", "/v1/ops/actions", "Outbox and ledger, newest first.", get(list_actions).with_state(parts()))
-            .takes(ACTIONS),
-        Resource::new("post", "/v1/ops/actions/{id}/retry", "Tries a failed action again.", post(retry_action).with_state(parts()))
-            .succeeds(202),
-        Resource::new("get", "/v1/ops/dead-letters", "Records that could not be read, newest first.", get(list_dead_letters).with_state(parts()))
-            .takes(DEAD_LETTERS),
-        Resource::new("post", "/v1/ops/dead-letters/{id}/replay", "Puts a dead letter back, corrected or as it was.", post(replay_dead_letter).with_state(parts()))
-            .reads(JSON)
-            .succeeds(202),
-        Resource::new("post", "/v1/ops/clock", "Moves a manual clock forward.", post(set_clock).with_state(parts())).reads(JSON),
+        Resource::new(
+            "post",
+            "/v1/events",
+            "Appends events to the embedded log; answers once they are durable.",
+            events,
+        )
+        .takes(EVENTS)
+        .reads(&["application/cloudevents+json", "application/cloudevents-batch+json", "application/x-ndjson"])
+        .succeeds(202),
+        Resource::new(
+            "get",
+            "/v1/ops/actions",
+            "Outbox and ledger, newest first.",
+            get(list_actions).with_state(parts()),
+        )
+        .takes(ACTIONS),
+        Resource::new(
+            "post",
+            "/v1/ops/actions/{id}/retry",
+            "Tries a failed action again.",
+            post(retry_action).with_state(parts()),
+        )
+        .succeeds(202),
+        Resource::new(
+            "get",
+            "/v1/ops/dead-letters",
+            "Records that could not be read, newest first.",
+            get(list_dead_letters).with_state(parts()),
+        )
+        .takes(DEAD_LETTERS),
+        Resource::new(
+            "post",
+            "/v1/ops/dead-letters/{id}/replay",
+            "Puts a dead letter back, corrected or as it was.",
+            post(replay_dead_letter).with_state(parts()),
+        )
+        .reads(JSON)
+        .succeeds(202),
+        Resource::new("post", "/v1/ops/clock", "Moves a manual clock forward.", post(set_clock).with_state(parts()))
+            .reads(JSON),
     ]
 }
 
@@ -138,7 +164,8 @@ async fn list_actions(State(parts): State<Arc<Parts>>, caller: Caller, RawQuery(
     let mut found = parts.store.actions(&query).await.map_err(store_trouble)?;
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| format!("{}_{}", last.action.decided_at.millis(), last.action.id));
+    let next =
+        found.last().filter(|_| more).map(|last| format!("{}_{}", last.action.decided_at.millis(), last.action.id));
     let items: Vec<Value> = found.iter().map(shown_action).collect();
     Ok(Json(json!({"items": items, "nextCursor": next})).into_response())
 }
@@ -255,7 +282,8 @@ async fn replay_dead_letter(
 ) -> Answer {
     caller.require(Scope::Ops)?;
     let no = id.parse().map_err(|_| Problem::not_found("dead letter"))?;
-    let kept = parts.store.dead_letter(no).await.map_err(store_trouble)?.ok_or_else(|| Problem::not_found("dead letter"))?;
+    let kept =
+        parts.store.dead_letter(no).await.map_err(store_trouble)?.ok_or_else(|| Problem::not_found("dead letter"))?;
     let replay: Replay = if body.is_empty() {
         Replay::default()
     } else {
@@ -292,13 +320,17 @@ struct SetClock {
 /// Moves a manual clock, and answers once everything due by then is committed.
 async fn set_clock(State(parts): State<Arc<Parts>>, caller: Caller, body: Bytes) -> Answer {
     caller.require(Scope::Ops)?;
-    let asked: SetClock = serde_json::from_slice(&body).map_err(|_| {
-        Problem::parameter("now", "must be given as {\"now\": \"2026-03-01T08:00:00Z\"}")
-    })?;
-    let to = Timestamp::parse_rfc3339(&asked.now).ok_or_else(|| Problem::parameter("now", "must be an RFC 3339 instant"))?;
+    let asked: SetClock = serde_json::from_slice(&body)
+        .map_err(|_| Problem::parameter("now", "must be given as {\"now\": \"2026-03-01T08:00:00Z\"}"))?;
+    let to =
+        Timestamp::parse_rfc3339(&asked.now).ok_or_else(|| Problem::parameter("now", "must be an RFC 3339 instant"))?;
     parts.clock.advance(to).map_err(|error| match error {
-        ClockError::NotManual => Problem::new(Code::Conflict, "The clock is the system's; start with --clock manual:<instant>."),
-        ClockError::Backwards { now, .. } => Problem::new(Code::Conflict, format!("The clock stands at {now} and only moves forward.")),
+        ClockError::NotManual => {
+            Problem::new(Code::Conflict, "The clock is the system's; start with --clock manual:<instant>.")
+        }
+        ClockError::Backwards { now, .. } => {
+            Problem::new(Code::Conflict, format!("The clock stands at {now} and only moves forward."))
+        }
     })?;
     if let Err(error) = keep_clock(&parts.data_dir, to) {
         warn!(%error, "could not keep where the manual clock stands");
@@ -328,7 +360,8 @@ impl Parts {
         self.send(Input::Barrier(Box::new(move |n| {
             // The asker may have gone away meanwhile.
             let _ = reached.send(n);
-        }))).await?;
+        })))
+        .await?;
         let n = commit.await.map_err(|_| Problem::new(Code::NotReady, "The process is stopping."))?;
         self.store.durable(n).await;
         Ok(())

@@ -106,7 +106,13 @@ impl StatusSource for Progress {
             ],
             outbox_oldest: numbers.oldest_decided_at,
             outbox_failed: self.0.store.actions(&failed).await.map_or(0, |list| list.len() as u64),
-            dead_letters: self.0.store.dead_letters(None, 1).await.ok().map(|list| list.first().map_or(0, |kept| kept.no)),
+            dead_letters: self
+                .0
+                .store
+                .dead_letters(None, 1)
+                .await
+                .ok()
+                .map(|list| list.first().map_or(0, |kept| kept.no)),
         }
     }
 }

@@ -196,7 +196,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let stream = StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
+    let stream =
+        StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
     let hub = Hub::new(stream, restored.n, &metrics);
     let source = LogSource::open(log.clone(), &restored.positions, false)?;
     let already_sent = if restored.n == 0 { rebuild::deliveries(&log).await? } else { Vec::new() };
@@ -253,7 +254,12 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         metrics,
         views,
         preview: reading::preview(),
-        config: query_api::Config { auth, zone: settings.pipeline.timezone, query_timeout: settings.query_timeout, ..Default::default() },
+        config: query_api::Config {
+            auth,
+            zone: settings.pipeline.timezone,
+            query_timeout: settings.query_timeout,
+            ..Default::default()
+        },
     });
     let router = query_api::router_with(api, ops::resources(&parts));
     let shutdown = CancellationToken::new();
@@ -263,7 +269,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
 
 fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
     let Some(path) = &settings.token_file else { return Ok(query_api::auth::Auth::None) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("could not read auth.token_file {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("could not read auth.token_file {}", path.display()))?;
     Ok(query_api::auth::Auth::new("token", Some(&text))?)
 }
 
@@ -303,7 +310,12 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
                 parts.relay.release();
             }
             let shown: Vec<ShownEntry> = if hub.clients() > 0 {
-                commit.audit.iter().zip(&mut hashes).map(|(entry, [prev, hash])| shown_entry(entry, prev, hash)).collect()
+                commit
+                    .audit
+                    .iter()
+                    .zip(&mut hashes)
+                    .map(|(entry, [prev, hash])| shown_entry(entry, prev, hash))
+                    .collect()
             } else {
                 hashes.by_ref().take(commit.audit.len()).for_each(drop);
                 Vec::new()

@@ -122,18 +122,24 @@ impl Settings {
     pub fn read(given: BTreeMap<String, Value>) -> Result<Settings, SettingError> {
         let mut from = Given { given, known: Vec::new() };
         let mut config = pipeline::Config::default();
-        if let Some(zone) = from.text("timezone", "an IANA zone name", "Europe/Berlin", |t| topics::time::parse_zone(t))? {
+        if let Some(zone) =
+            from.text("timezone", "an IANA zone name", "Europe/Berlin", |t| topics::time::parse_zone(t))?
+        {
             config.timezone = zone;
         }
-        if let Some(offsets) = from.list("reminders.default_offsets", "a list of durations", r#"["PT1H"]"#, Offset::parse)? {
+        if let Some(offsets) =
+            from.list("reminders.default_offsets", "a list of durations", r#"["PT1H"]"#, Offset::parse)?
+        {
             config.default_offsets = offsets;
         }
-        if let Some(list) = from.list("reminders.channels", "a list of in-app, webhook, email", r#"["in-app"]"#, Channel::parse)? {
+        if let Some(list) =
+            from.list("reminders.channels", "a list of in-app, webhook, email", r#"["in-app"]"#, Channel::parse)?
+        {
             config.default_channels = list;
         }
-        if let Some(hour) = from.text("reminders.all_day_hour", "a time of day", "09:00", |t| {
-            NaiveTime::parse_from_str(t, "%H:%M").ok()
-        })? {
+        if let Some(hour) = from
+            .text("reminders.all_day_hour", "a time of day", "09:00", |t| NaiveTime::parse_from_str(t, "%H:%M").ok())?
+        {
             config.all_day_hour = hour;
         }
         if let Some(late) = from.duration("reminders.max_late", "P7D")? {
@@ -179,8 +185,15 @@ impl Settings {
             }
             _ => {}
         }
-        for (key, only) in [("state_mirror", "off"), ("updates.publish", "false"), ("audit.retention", "unlimited"), ("bootstrap.allow_truncated", "false")] {
-            if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))? && value != only {
+        for (key, only) in [
+            ("state_mirror", "off"),
+            ("updates.publish", "false"),
+            ("audit.retention", "unlimited"),
+            ("bootstrap.allow_truncated", "false"),
+        ] {
+            if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))?
+                && value != only
+            {
                 return not_yet(key, &value, only);
             }
         }
@@ -191,9 +204,8 @@ impl Settings {
             max_elapsed: from.duration("actions.max_elapsed", "24h")?.unwrap_or(Duration::from_secs(86_400)),
             action_timeout: from.duration("actions.timeout", "10s")?.unwrap_or(Duration::from_secs(10)),
             webhook_secret: from.text("webhook.secret", "a text", "whsec_…", |t| Some(Secret(t.to_owned())))?,
-            email_from: from.text("email.from", "a mail address", "tasks@example.org", |t| {
-                t.contains('@').then(|| t.to_owned())
-            })?,
+            email_from: from
+                .text("email.from", "a mail address", "tasks@example.org", |t| t.contains('@').then(|| t.to_owned()))?,
             query_timeout: from.duration("query.timeout", "5s")?.unwrap_or(Duration::from_secs(5)),
             ready_max_lag: from.number("ready.max_lag", 0, u64::MAX, "10000")?.unwrap_or(10_000),
             stream_replay: from.number("stream.replay", 0, 10_000_000, "10000")?.unwrap_or(10_000) as usize,
@@ -267,7 +279,13 @@ impl Given {
         self.text(key, "a duration", example, duration)
     }
 
-    fn number(&mut self, key: &'static str, min: u64, max: u64, example: &'static str) -> Result<Option<u64>, SettingError> {
+    fn number(
+        &mut self,
+        key: &'static str,
+        min: u64,
+        max: u64,
+        example: &'static str,
+    ) -> Result<Option<u64>, SettingError> {
         self.text(key, "a whole number in range", example, |text| {
             text.parse().ok().filter(|number| (min..=max).contains(number))
         })
@@ -316,7 +334,9 @@ mod tests {
         check(
             "timezone",
             "Berlin",
-            Some("setting \"timezone\" is \"Berlin\", which is not an IANA zone name; for example timezone=Europe/Berlin"),
+            Some(
+                "setting \"timezone\" is \"Berlin\", which is not an IANA zone name; for example timezone=Europe/Berlin",
+            ),
         );
         check("reminders.default_offsets", r#"["PT1H","-P1D"]"#, None);
         check(
@@ -328,12 +348,18 @@ mod tests {
         );
         check("max_late", "P7D", Some("there is no setting \"max_late\"; did you mean \"reminders.max_late\"?"));
         check("colour", "red", Some("there is no setting \"colour\""));
-        check("auth.mode", "jwt", Some("setting \"auth.mode\" is jwt, which this version cannot do yet; it can do none or token"));
+        check(
+            "auth.mode",
+            "jwt",
+            Some("setting \"auth.mode\" is jwt, which this version cannot do yet; it can do none or token"),
+        );
     }
 
     #[test]
     fn durations() {
-        for (text, millis) in [("5s", 5000), ("PT10S", 10_000), ("P7D", 604_800_000), ("250ms", 250), ("24h", 86_400_000)] {
+        for (text, millis) in
+            [("5s", 5000), ("PT10S", 10_000), ("P7D", 604_800_000), ("250ms", 250), ("24h", 86_400_000)]
+        {
             assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for bad in ["", "5", "s", "5 s", "PT", "-5s"] {

@@ -78,7 +78,8 @@ impl Report {
         self.differ(|| match (stored, computed) {
             (Some(Value::Object(stored)), Some(Value::Object(computed))) => {
                 let fields = stored.iter().filter(|(name, value)| computed.get(*name) != Some(value));
-                let fields = fields.map(|(name, value)| format!("{name} is {value}, should be {}", text(computed.get(name))));
+                let fields =
+                    fields.map(|(name, value)| format!("{name} is {value}, should be {}", text(computed.get(name))));
                 format!("{what} {id}: {}", fields.collect::<Vec<_>>().join("; "))
             }
             _ => format!("{what} {id}: is {}, should be {}", text(stored), text(computed)),

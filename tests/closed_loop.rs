@@ -22,7 +22,8 @@ struct Chat {
 
 impl Chat {
     async fn start(dir: &Path, listen: SocketAddr, events_url: String) -> Chat {
-        let config = chat_api::Config { listen, db: dir.join("chat.db"), events_url: Some(events_url), events_token: None };
+        let config =
+            chat_api::Config { listen, db: dir.join("chat.db"), events_url: Some(events_url), events_token: None };
         let api = ChatApi::bind(config).await.unwrap();
         let base = format!("http://{}", api.addr());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -39,7 +40,8 @@ impl Chat {
     }
 
     async fn complete(&self, id: &str) {
-        let answer = reqwest::Client::new().post(format!("{}/api/tasks/{id}/complete", self.base)).send().await.unwrap();
+        let answer =
+            reqwest::Client::new().post(format!("{}/api/tasks/{id}/complete", self.base)).send().await.unwrap();
         assert!(answer.status().is_success());
     }
 
@@ -78,7 +80,8 @@ async fn a_completed_recurring_task_comes_back_once() {
         .await;
     chat.complete(&task).await;
     let began = Instant::now();
-    let successor = until("a confirmed successor", Duration::from_secs(20), || successor_of(&tasktide.base, &task)).await;
+    let successor =
+        until("a confirmed successor", Duration::from_secs(20), || successor_of(&tasktide.base, &task)).await;
     assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
     let id = successor["taskId"].as_str().unwrap();
     let next = tasktide.get(&format!("/v1/tasks/{id}")).await;

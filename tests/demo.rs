@@ -19,7 +19,11 @@ async fn shows_a_successor_and_a_sent_reminder() {
     .await;
     let successor = until("a successor", limit, || async {
         let rows = demo.get("/v1/occurrences?limit=200").await;
-        rows["items"].as_array()?.iter().find(|row| row["successor"]["state"] == "CONFIRMED").map(|row| row["successor"].clone())
+        rows["items"]
+            .as_array()?
+            .iter()
+            .find(|row| row["successor"]["state"] == "CONFIRMED")
+            .map(|row| row["successor"].clone())
     })
     .await;
     let task = demo.get(&format!("/v1/tasks/{}", successor["taskId"].as_str().unwrap())).await;

@@ -26,7 +26,11 @@ fn settings_are_checked_before_anything_starts() {
     let args = run(data.to_str().unwrap());
     check(&args, &[("TASKTIDE_TIMEZONE", "Mars")], &["timezone", "\"Mars\"", "Europe/Berlin"]);
     check(&args, &[("TASKTIDE_REMINDERS__MAX_LATE", "soon")], &["reminders.max_late", "\"soon\"", "P7D"]);
-    check(&args, &[("TASKTIDE_REMINDRS__MAX_LATE", "P7D")], &["remindrs.max_late", "did you mean \"reminders.max_late\""]);
+    check(
+        &args,
+        &[("TASKTIDE_REMINDRS__MAX_LATE", "P7D")],
+        &["remindrs.max_late", "did you mean \"reminders.max_late\""],
+    );
     check(&args, &[("TASKTIDE_STATE_MIRROR", "dapr")], &["state_mirror", "cannot do yet"]);
     check(&args, &[("TASKTIDE_WEBHOOK__SECRET", "whsec_???")], &["webhook.secret"]);
     let file = dir.path().join("settings.toml");

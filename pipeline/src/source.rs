@@ -84,7 +84,9 @@ pub enum SourceError {
         start: i64,
     },
     /// More was committed than the log holds: it is another log, or its end was lost.
-    #[error("{topic}[{partition}] ends at offset {end}, but everything before {committed} was already read; this is not the log that the views were made from")]
+    #[error(
+        "{topic}[{partition}] ends at offset {end}, but everything before {committed} was already read; this is not the log that the views were made from"
+    )]
     EndLost {
         /// Which topic.
         topic: &'static str,

@@ -212,8 +212,7 @@ impl TaskQuery {
     }
 
     fn resolve_due(&mut self) {
-        self.due =
-            DueFilter::new(&self.due_words, self.due_range.after, self.due_range.before, self.as_of, self.zone);
+        self.due = DueFilter::new(&self.due_words, self.due_range.after, self.due_range.before, self.as_of, self.zone);
     }
 
     /// Filters, sort, zone and user as one text: equal texts are the same query to a cursor.

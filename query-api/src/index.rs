@@ -190,15 +190,7 @@ impl Index {
         let next = last.map(|key| Cursor::encode(query.digest, query.as_of, now, &key));
         let total = hits.total;
         drop(state);
-        TaskPage {
-            items,
-            included,
-            next,
-            total,
-            facets,
-            as_of: query.as_of,
-            freshness,
-        }
+        TaskPage { items, included, next, total, facets, as_of: query.as_of, freshness }
     }
 
     /// Every task that a query matches, by ascending id: what a stream begins with.

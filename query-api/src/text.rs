@@ -8,6 +8,8 @@
 //! **segments** change where a script that is written without spaces (Chinese, Japanese, Thai …) meets one with spaces.
 //! A word of a spaced script matches from the start of a segment on; one of an unspaced script matches anywhere.
 
+use std::borrow::Cow;
+
 use caseless::Caseless;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
@@ -176,9 +178,48 @@ pub fn find_ascii_word(field: &[u8], word: &[u8]) -> Found {
     best
 }
 
+/// As [`has_phrase`] for an ASCII phrase in a raw ASCII field, without folding it first.
+pub fn has_ascii_phrase(field: &[u8], phrase: &[u8]) -> bool {
+    let mut at = 0;
+    while at < field.len() {
+        if field[at].is_ascii_alphanumeric() {
+            if begins_with_phrase(&field[at..], phrase) {
+                return true;
+            }
+            while field.get(at).is_some_and(u8::is_ascii_alphanumeric) {
+                at += 1;
+            }
+        }
+        at += 1;
+    }
+    false
+}
+
+fn begins_with_phrase(field: &[u8], phrase: &[u8]) -> bool {
+    let mut rest = field;
+    for wanted in phrase {
+        if *wanted == b' ' {
+            let gap = rest.iter().take_while(|byte| !byte.is_ascii_alphanumeric()).count();
+            if gap == 0 {
+                return false;
+            }
+            rest = &rest[gap..];
+        } else if rest.first().is_some_and(|byte| byte.eq_ignore_ascii_case(wanted)) {
+            rest = &rest[1..];
+        } else {
+            return false;
+        }
+    }
+    rest.first().is_none_or(|byte| !byte.is_ascii_alphanumeric())
+}
+
 /// What tags are compared by: the caseless form, accents kept.
-pub fn tag_key(tag: &str) -> String {
-    if tag.is_ascii() { tag.to_ascii_lowercase() } else { caseless::default_case_fold_str(tag) }
+pub fn tag_key(tag: &str) -> Cow<'_, str> {
+    match tag.is_ascii() {
+        true if tag.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Owned(tag.to_ascii_lowercase()),
+        true => Cow::Borrowed(tag),
+        false => Cow::Owned(caseless::default_case_fold_str(tag)),
+    }
 }
 
 /// Compares two titles as `sort=title` does: by folded text, then by code point.
@@ -320,6 +361,9 @@ mod tests {
     #[track_caller]
     fn check_phrase(field: &str, phrase: &str, expected: bool) {
         assert_eq!(has_phrase(&runs(field), phrase), expected, "{phrase} in {field}");
+        if field.is_ascii() && phrase.is_ascii() {
+            assert_eq!(has_ascii_phrase(field.as_bytes(), phrase.as_bytes()), expected, "{phrase} in raw {field}");
+        }
     }
 
     #[test]
@@ -328,6 +372,9 @@ mod tests {
         check_phrase("two wordsmiths", "two words", false);
         check_phrase("two wordsmiths, two-words", "two words", true);
         check_phrase("ba a a", "a a", true);
+        check_phrase("Re-order:  NOW", "re order now", true);
+        check_phrase("reorder now", "re order", false);
+        check_phrase("two", "two words", false);
         check_phrase("words two", "two words", false);
         check_phrase("", "two", false);
         check_phrase("海风基金-河边", "海风基金", true);

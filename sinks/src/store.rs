@@ -217,7 +217,9 @@ pub enum StoreError {
     },
 
     /// The tables lack a view that the program has, and what it needs is gone from the journal.
-    #[error("{file} has no table for view \"{view}\", and commits older than the view cannot be applied anew. {remedy}")]
+    #[error(
+        "{file} has no table for view \"{view}\", and commits older than the view cannot be applied anew. {remedy}"
+    )]
     NewView {
         /// The file.
         file: PathBuf,

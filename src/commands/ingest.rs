@@ -29,15 +29,23 @@ pub async fn command(options: IngestOptions) -> anyhow::Result<ExitCode> {
         let events = match (&log, &options.url) {
             (Some(log), _) => {
                 let clock = Clock::system();
-                let done = ingest(log, &options.topic, from, || clock.now(), |so_far| {
-                    bar.set_position(so_far.bytes);
-                    bar.set_message(HumanCount(so_far.events).to_string());
-                })
+                let done = ingest(
+                    log,
+                    &options.topic,
+                    from,
+                    || clock.now(),
+                    |so_far| {
+                        bar.set_position(so_far.bytes);
+                        bar.set_message(HumanCount(so_far.events).to_string());
+                    },
+                )
                 .await
                 .with_context(|| format!("could not ingest {}", file.display()))?;
                 done.events
             }
-            (None, Some(url)) => post(url, from, &bar).await.with_context(|| format!("could not ingest {}", file.display()))?,
+            (None, Some(url)) => {
+                post(url, from, &bar).await.with_context(|| format!("could not ingest {}", file.display()))?
+            }
             (None, None) => bail!("give --data-dir or --url"),
         };
         bar.finish_and_clear();

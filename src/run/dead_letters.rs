@@ -34,9 +34,15 @@ impl Copier {
 }
 
 /// Makes up what is missing on the topic, then starts to copy. The task ends when the copier is gone.
-pub(super) async fn copy_to_topic(log: &Arc<Log>, store: &Arc<Sqlite>, clock: Clock) -> anyhow::Result<(Copier, JoinHandle<()>)> {
+pub(super) async fn copy_to_topic(
+    log: &Arc<Log>,
+    store: &Arc<Sqlite>,
+    clock: Clock,
+) -> anyhow::Result<(Copier, JoinHandle<()>)> {
     let copied = log.ends(TOPIC).iter().map(|(_, end)| *end as u64).sum::<u64>();
-    append(log, missing(store, copied).await?, clock.now()).await.context("could not complete the dead-letter topic")?;
+    append(log, missing(store, copied).await?, clock.now())
+        .await
+        .context("could not complete the dead-letter topic")?;
     let (copier, mut letters) = mpsc::unbounded_channel::<Vec<DeadLetter>>();
     let log = log.clone();
     let task = tokio::spawn(async move {
@@ -68,7 +74,8 @@ async fn missing(store: &Sqlite, copied: u64) -> anyhow::Result<Vec<DeadLetter>>
 }
 
 async fn append(log: &Log, letters: Vec<DeadLetter>, now: Timestamp) -> Result<(), pipeline::source::log::LogError> {
-    let partitions = topics::topic_list::TOPICS.iter().find(|spec| spec.name == TOPIC).map_or(1, |spec| spec.partitions);
+    let partitions =
+        topics::topic_list::TOPICS.iter().find(|spec| spec.name == TOPIC).map_or(1, |spec| spec.partitions);
     let records = letters.into_iter().map(|letter| {
         let text = |value: &str| Bytes::copy_from_slice(value.as_bytes());
         let position = letter.position;

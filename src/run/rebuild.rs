@@ -38,7 +38,9 @@ pub(super) async fn deliveries(log: &Log) -> anyhow::Result<Vec<AlreadySent>> {
             let Some(last) = records.last() else { break };
             next = last.position.offset + 1;
             for record in &records {
-                let Some(event) = record.value.as_deref().and_then(|value| serde_json::from_slice::<Triggered>(value).ok()) else {
+                let Some(event) =
+                    record.value.as_deref().and_then(|value| serde_json::from_slice::<Triggered>(value).ok())
+                else {
                     continue;
                 };
                 found.push(AlreadySent {

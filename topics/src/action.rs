@@ -80,10 +80,7 @@ impl ActionState {
 
     /// Whether the relay still has to do something.
     pub fn is_open(self) -> bool {
-        matches!(
-            self,
-            ActionState::Decided | ActionState::Pending | ActionState::Sent
-        )
+        matches!(self, ActionState::Decided | ActionState::Pending | ActionState::Sent)
     }
 }
 

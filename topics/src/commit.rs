@@ -120,22 +120,12 @@ pub struct UserRow {
 impl UserRow {
     /// A user of whom nothing is known.
     pub fn new(id: UserId) -> Self {
-        UserRow {
-            channels: None,
-            email: None,
-            erased: false,
-            id,
-            entries: 0,
-            reminder_offsets: None,
-            timezone: None,
-        }
+        UserRow { channels: None, email: None, erased: false, id, entries: 0, reminder_offsets: None, timezone: None }
     }
 
     /// The default reminders, if set.
     pub fn offsets(&self) -> Option<Vec<Offset>> {
-        self.reminder_offsets
-            .as_ref()
-            .map(|list| list.iter().filter_map(|text| Offset::parse(text)).collect())
+        self.reminder_offsets.as_ref().map(|list| list.iter().filter_map(|text| Offset::parse(text)).collect())
     }
 }
 

@@ -21,10 +21,7 @@ pub struct TaskId(pub Uuid);
 impl TaskId {
     /// Reads a hyphenated UUID in any letter case.
     pub fn parse(text: &str) -> Option<TaskId> {
-        (text.len() == 36)
-            .then(|| Uuid::try_parse(text).ok())
-            .flatten()
-            .map(TaskId)
+        (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten().map(TaskId)
     }
 }
 
@@ -91,10 +88,7 @@ pub fn successor(task: TaskId) -> TaskId {
 pub fn relative_reminder(task: TaskId, offset: &Offset, due: Option<Due>) -> Uuid {
     match due {
         Some(due) => derive(&format!("rem|{task}|rel|{offset}|{due}")),
-        None => derive(&format!(
-            "rem|{task}|rel|{offset}|{}",
-            crate::time::NO_DUE_KEY
-        )),
+        None => derive(&format!("rem|{task}|rel|{offset}|{}", crate::time::NO_DUE_KEY)),
     }
 }
 
@@ -135,31 +129,15 @@ mod tests {
         let due = Due::parse("2026-03-31T09:00:00Z");
         let hour = Offset::parse("PT1H").unwrap();
         check(successor(task), "f0e61605-47c5-5abd-b338-d52a3f4dd775");
+        check(relative_reminder(task, &hour, due), "8e2ef862-aeda-5a8b-be29-89a1e54c9163");
         check(
-            relative_reminder(task, &hour, due),
-            "8e2ef862-aeda-5a8b-be29-89a1e54c9163",
-        );
-        check(
-            relative_reminder(
-                task,
-                &Offset::parse("P1D").unwrap(),
-                Due::parse("2026-04-01"),
-            ),
+            relative_reminder(task, &Offset::parse("P1D").unwrap(), Due::parse("2026-04-01")),
             "7d7c214d-90d4-58fb-8829-03231ebd79b2",
         );
-        check(
-            absolute_reminder(task, "2026-03-30T07:30:00Z".parse().unwrap()),
-            "b1a3b313-c1f1-58b4-b465-32135ae16fea",
-        );
-        check(
-            snoozed_reminder(task, "2026-03-31T08:15:00Z".parse().unwrap()),
-            "2e77e359-32f0-57b8-aaeb-62e301322ca4",
-        );
+        check(absolute_reminder(task, "2026-03-30T07:30:00Z".parse().unwrap()), "b1a3b313-c1f1-58b4-b465-32135ae16fea");
+        check(snoozed_reminder(task, "2026-03-31T08:15:00Z".parse().unwrap()), "2e77e359-32f0-57b8-aaeb-62e301322ca4");
         let first: Uuid = "8e2ef862-aeda-5a8b-be29-89a1e54c9163".parse().unwrap();
-        check(
-            delivery(first, "in-app"),
-            "2a3d5cda-29ae-506e-bf2e-7d18d6bc8b02",
-        );
+        check(delivery(first, "in-app"), "2a3d5cda-29ae-506e-bf2e-7d18d6bc8b02");
         check(
             audit_entry("/services/chat-api", "0b9f4c2e-0000-4000-8000-000000000001"),
             "0a45bc6e-f262-5c18-93ae-9f0634abc8a3",

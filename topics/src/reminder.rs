@@ -72,11 +72,7 @@ impl Offset {
             return None;
         }
         let zero = days == 0 && seconds == 0;
-        Some(Offset {
-            after: after && !zero,
-            days: days as u32,
-            seconds,
-        })
+        Some(Offset { after: after && !zero, days: days as u32, seconds })
     }
 }
 
@@ -109,11 +105,7 @@ impl fmt::Display for Offset {
         }
         if self.seconds > 0 {
             f.write_str("T")?;
-            let (hours, minutes, seconds) = (
-                self.seconds / 3600,
-                self.seconds / 60 % 60,
-                self.seconds % 60,
-            );
+            let (hours, minutes, seconds) = (self.seconds / 3600, self.seconds / 60 % 60, self.seconds % 60);
             for (value, unit) in [(hours, 'H'), (minutes, 'M'), (seconds, 'S')] {
                 if value > 0 {
                     write!(f, "{value}{unit}")?;
@@ -170,10 +162,7 @@ impl ReminderEntry {
     /// The entry's own channels; empty when it leaves them to the defaults.
     pub fn channels(&self) -> &[Channel] {
         match self {
-            ReminderEntry::Object {
-                channels: Some(channels),
-                ..
-            } => channels,
+            ReminderEntry::Object { channels: Some(channels), .. } => channels,
             _ => &[],
         }
     }
@@ -188,11 +177,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, canonical: Option<&str>) {
-        assert_eq!(
-            Offset::parse(text).map(|o| o.to_string()).as_deref(),
-            canonical,
-            "{text}"
-        );
+        assert_eq!(Offset::parse(text).map(|o| o.to_string()).as_deref(), canonical, "{text}");
     }
 
     #[test]
@@ -206,9 +191,7 @@ mod tests {
         check("PT24H", Some("PT24H"));
         check("+P0D", Some("PT0S"));
         check("PT0S", Some("PT0S"));
-        for bad in [
-            "", "P", "PT", "P1M", "P1Y", "pt1h", "PT1.5H", "PT1M1H", "1H", "P-1D", "PT1H1H", "P1DT",
-        ] {
+        for bad in ["", "P", "PT", "P1M", "P1Y", "pt1h", "PT1.5H", "PT1M1H", "1H", "P-1D", "PT1H1H", "P1DT"] {
             check(bad, None);
         }
     }

@@ -15,9 +15,7 @@ use crate::reminder::ReminderEntry;
 use crate::time::{Due, Timestamp};
 
 /// How urgent a task is; `High` sorts first.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Priority {
     /// HIGH
@@ -33,12 +31,7 @@ pub enum Priority {
 
 impl Priority {
     /// Every priority, most urgent first.
-    pub const ALL: [Priority; 4] = [
-        Priority::High,
-        Priority::Medium,
-        Priority::Low,
-        Priority::None,
-    ];
+    pub const ALL: [Priority; 4] = [Priority::High, Priority::Medium, Priority::Low, Priority::None];
 
     /// The name on the wire.
     pub fn name(self) -> &'static str {
@@ -52,9 +45,7 @@ impl Priority {
 
     /// Reads a name in any letter case.
     pub fn parse(name: &str) -> Option<Priority> {
-        Self::ALL
-            .into_iter()
-            .find(|p| p.name().eq_ignore_ascii_case(name))
+        Self::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(name))
     }
 }
 
@@ -81,10 +72,7 @@ pub struct Warning {
 impl Warning {
     /// A warning on `field`.
     pub fn new(field: &str, code: &str) -> Self {
-        Warning {
-            code: code.into(),
-            field: field.into(),
-        }
+        Warning { code: code.into(), field: field.into() }
     }
 }
 
@@ -96,11 +84,7 @@ pub struct Extra(pub BTreeMap<String, Box<RawValue>>);
 impl PartialEq for Extra {
     fn eq(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
-            && self
-                .0
-                .iter()
-                .zip(&other.0)
-                .all(|((a, x), (b, y))| a == b && x.get() == y.get())
+            && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && x.get() == y.get())
     }
 }
 

@@ -6,9 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{
-    DateTime, Duration, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc,
-};
+use chrono::{DateTime, Duration, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -42,8 +40,7 @@ impl Timestamp {
 
     /// The same instant as chrono's type.
     pub fn to_utc(self) -> DateTime<Utc> {
-        DateTime::from_timestamp_millis(self.0.clamp(Self::MIN.0, Self::MAX.0))
-            .expect("clamped to chrono's range")
+        DateTime::from_timestamp_millis(self.0.clamp(Self::MIN.0, Self::MAX.0)).expect("clamped to chrono's range")
     }
 
     /// The wall clock in `zone` at this instant.
@@ -53,11 +50,7 @@ impl Timestamp {
 
     /// This instant moved by `millis`, kept inside [`Timestamp::MIN`]..=[`Timestamp::MAX`].
     pub fn plus_millis(self, millis: i64) -> Self {
-        Timestamp(
-            self.0
-                .saturating_add(millis)
-                .clamp(Self::MIN.0, Self::MAX.0),
-        )
+        Timestamp(self.0.saturating_add(millis).clamp(Self::MIN.0, Self::MAX.0))
     }
 }
 
@@ -135,13 +128,11 @@ impl Due {
     pub fn parse(text: &str) -> Option<Due> {
         let bytes = text.as_bytes();
         let dated = bytes.len() >= 10
-            && bytes[..10].iter().enumerate().all(|(i, b)| {
-                if i == 4 || i == 7 {
-                    *b == b'-'
-                } else {
-                    b.is_ascii_digit()
-                }
-            });
+            && bytes[..10].iter().enumerate().all(
+                |(i, b)| {
+                    if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() }
+                },
+            );
         if !dated {
             return None;
         }
@@ -156,13 +147,11 @@ impl Due {
         let clock = text.get(10..)?.strip_prefix('T')?;
         let seconds_ok = clock.len() == 5 || (clock.len() >= 8 && clock.is_ascii());
         if !seconds_ok
-            || !clock.as_bytes()[..5].iter().enumerate().all(|(i, b)| {
-                if i == 2 {
-                    *b == b':'
-                } else {
-                    b.is_ascii_digit()
-                }
-            })
+            || !clock.as_bytes()[..5].iter().enumerate().all(
+                |(i, b)| {
+                    if i == 2 { *b == b':' } else { b.is_ascii_digit() }
+                },
+            )
         {
             return None;
         }
@@ -221,8 +210,7 @@ impl Serialize for Due {
 impl<'de> Deserialize<'de> for Due {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'_, str>>::deserialize(from)?;
-        Due::parse(&text)
-            .ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is no due date")))
+        Due::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is no due date")))
     }
 }
 
@@ -233,8 +221,7 @@ pub const NO_DUE_KEY: &str = "none";
 pub fn cut_to_millis(wall: NaiveDateTime) -> NaiveDateTime {
     use chrono::Timelike;
     let millis = (wall.nanosecond() / 1_000_000).min(999);
-    wall.with_nanosecond(millis * 1_000_000)
-        .expect("under a second")
+    wall.with_nanosecond(millis * 1_000_000).expect("under a second")
 }
 
 /// The instant of a wall time in `zone`. Inside a gap it moves forward by the gap; an ambiguous one is the earlier (§1.2).
@@ -269,11 +256,7 @@ mod tests {
 
     #[track_caller]
     fn check_due(text: &str, shown: Option<&str>) {
-        assert_eq!(
-            Due::parse(text).map(|d| d.to_string()).as_deref(),
-            shown,
-            "{text}"
-        );
+        assert_eq!(Due::parse(text).map(|d| d.to_string()).as_deref(), shown, "{text}");
     }
 
     #[test]
@@ -281,10 +264,7 @@ mod tests {
         check_due("2026-04-01", Some("2026-04-01"));
         check_due("2026-04-01T09:00", Some("2026-04-01T09:00:00.000"));
         check_due("2026-04-01T09:00:05.1239", Some("2026-04-01T09:00:05.123"));
-        check_due(
-            "2026-04-01T09:00:00+02:00",
-            Some("2026-04-01T07:00:00.000Z"),
-        );
+        check_due("2026-04-01T09:00:00+02:00", Some("2026-04-01T07:00:00.000Z"));
         check_due("2026-4-1", None);
         check_due("2026-02-30", None);
         check_due("tomorrow", None);
@@ -294,38 +274,16 @@ mod tests {
 
     #[track_caller]
     fn check_resolve(zone: &str, wall: &str, expected: &str) {
-        let Some(due) = Due::parse(wall) else {
-            panic!("bad wall {wall}")
-        };
+        let Some(due) = Due::parse(wall) else { panic!("bad wall {wall}") };
         assert_eq!(due.to_instant(zone.parse().unwrap()).to_string(), expected);
     }
 
     #[test]
     fn gaps_move_forward_and_ambiguous_is_earlier() {
-        check_resolve(
-            "Europe/Berlin",
-            "2026-03-29T02:30",
-            "2026-03-29T01:30:00.000Z",
-        );
-        check_resolve(
-            "Europe/Berlin",
-            "2026-10-25T02:30",
-            "2026-10-25T00:30:00.000Z",
-        );
-        check_resolve(
-            "Pacific/Apia",
-            "2011-12-30T09:00",
-            "2011-12-30T19:00:00.000Z",
-        );
-        check_resolve(
-            "Australia/Lord_Howe",
-            "2026-10-04T02:10",
-            "2026-10-03T15:40:00.000Z",
-        );
-        check_resolve(
-            "America/Sao_Paulo",
-            "2018-11-04",
-            "2018-11-04T03:00:00.000Z",
-        );
+        check_resolve("Europe/Berlin", "2026-03-29T02:30", "2026-03-29T01:30:00.000Z");
+        check_resolve("Europe/Berlin", "2026-10-25T02:30", "2026-10-25T00:30:00.000Z");
+        check_resolve("Pacific/Apia", "2011-12-30T09:00", "2011-12-30T19:00:00.000Z");
+        check_resolve("Australia/Lord_Howe", "2026-10-04T02:10", "2026-10-03T15:40:00.000Z");
+        check_resolve("America/Sao_Paulo", "2018-11-04", "2018-11-04T03:00:00.000Z");
     }
 }

@@ -12,21 +12,10 @@ const JSON: &str = "application/cloudevents+json; charset=UTF-8";
 fn record(headers: &[(&str, &str)], value: &[u8]) -> Record {
     Record {
         topic: SourceTopic::TaskEvents,
-        position: Position {
-            partition: 0,
-            offset: 0,
-        },
+        position: Position { partition: 0, offset: 0 },
         timestamp: "2026-03-01T10:00:00Z".parse::<Timestamp>().unwrap(),
         key: None,
-        headers: headers
-            .iter()
-            .map(|(n, v)| {
-                (
-                    CompactString::from(*n),
-                    Bytes::copy_from_slice(v.as_bytes()),
-                )
-            })
-            .collect(),
+        headers: headers.iter().map(|(n, v)| (CompactString::from(*n), Bytes::copy_from_slice(v.as_bytes()))).collect(),
         value: Some(Bytes::copy_from_slice(value)),
     }
 }
@@ -40,12 +29,7 @@ fn event(type_name: &str, rest: &str) -> String {
 }
 
 fn outcome(record: &Record) -> String {
-    match decode(
-        record,
-        &Limits {
-            max_event_bytes: 2000,
-        },
-    ) {
+    match decode(record, &Limits { max_event_bytes: 2000 }) {
         Decoded::Skipped(reason) => format!("skipped {reason:?}"),
         Decoded::Dead(dead) => dead.reason.name().to_owned(),
         Decoded::Events(events) => events.iter().map(summary).collect::<Vec<_>>().join("; "),
@@ -55,16 +39,8 @@ fn outcome(record: &Record) -> String {
 fn summary(event: &TaskEvent) -> String {
     match &event.body {
         EventBody::Task(change) => {
-            let fields = change
-                .snapshot
-                .as_ref()
-                .or(change.changes.as_ref())
-                .unwrap();
-            let warnings = event
-                .warnings
-                .iter()
-                .chain(&fields.warnings)
-                .map(|w| format!(" {}:{}", w.field, w.code));
+            let fields = change.snapshot.as_ref().or(change.changes.as_ref()).unwrap();
+            let warnings = event.warnings.iter().chain(&fields.warnings).map(|w| format!(" {}:{}", w.field, w.code));
             format!("{:?}{}", change.action, warnings.collect::<String>())
         }
         EventBody::ReminderSnoozed { until, .. } => format!("snoozed {until}"),
@@ -76,85 +52,35 @@ fn summary(event: &TaskEvent) -> String {
 
 #[track_caller]
 fn check(headers: &[(&str, &str)], value: &str, expected: &str) {
-    assert_eq!(
-        outcome(&record(headers, value.as_bytes())),
-        expected,
-        "{value}"
-    );
+    assert_eq!(outcome(&record(headers, value.as_bytes())), expected, "{value}");
 }
 
 #[track_caller]
 fn check_data(data: &str, expected: &str) {
-    check(
-        &[("content-type", JSON)],
-        &event("com.todo.task.updated", &format!(r#","data":{data}"#)),
-        expected,
-    );
+    check(&[("content-type", JSON)], &event("com.todo.task.updated", &format!(r#","data":{data}"#)), expected);
 }
 
 #[test]
 fn the_first_fault_names_the_dead_letter() {
     let json = [("content-type", JSON)];
-    check(
-        &json,
-        &format!("{{\"x\":\"{}\"}}", "a".repeat(3000)),
-        "too_large",
-    );
+    check(&json, &format!("{{\"x\":\"{}\"}}", "a".repeat(3000)), "too_large");
     check(&[], "nope", "not_json");
     check(&[], "[1]", "not_cloudevent");
     check(&[], r#"{"id":"1"}"#, "not_cloudevent");
     check(&json, r#"{"id":"1"}"#, "missing_attribute");
     check(&[], r#"{"specversion":"0.3"}"#, "unsupported_version");
-    check(
-        &[],
-        r#"{"specversion":"1.0","id":"","source":"/s","type":"x"}"#,
-        "missing_attribute",
-    );
-    check(
-        &[],
-        r#"{"specversion":"1.0","id":"1","source":null,"type":"x"}"#,
-        "missing_attribute",
-    );
-    check(
-        &[],
-        &event("com.todo.task.created.v2", ""),
-        "unsupported_version",
-    );
-    check(
-        &[],
-        &event("com.todo.list.created", ""),
-        "skipped UnknownType",
-    );
-    check(
-        &[],
-        &event("com.todo.user.updated.v2", ""),
-        "skipped UnknownType",
-    );
+    check(&[], r#"{"specversion":"1.0","id":"","source":"/s","type":"x"}"#, "missing_attribute");
+    check(&[], r#"{"specversion":"1.0","id":"1","source":null,"type":"x"}"#, "missing_attribute");
+    check(&[], &event("com.todo.task.created.v2", ""), "unsupported_version");
+    check(&[], &event("com.todo.list.created", ""), "skipped UnknownType");
+    check(&[], &event("com.todo.user.updated.v2", ""), "skipped UnknownType");
     check(&[], &event("com.todo.task.created", ""), "invalid_data");
-    check(
-        &[],
-        &event(
-            "com.todo.task.created",
-            r#","datacontenttype":"text/plain","data":{}"#,
-        ),
-        "invalid_data",
-    );
-    check(
-        &[],
-        &event("com.todo.task.created", r#","data":{}"#),
-        "missing_task_id",
-    );
-    check(
-        &[],
-        &event("com.todo.task.created", r#","data":{"taskId":"7"}"#),
-        "invalid_data",
-    );
+    check(&[], &event("com.todo.task.created", r#","datacontenttype":"text/plain","data":{}"#), "invalid_data");
+    check(&[], &event("com.todo.task.created", r#","data":{}"#), "missing_task_id");
+    check(&[], &event("com.todo.task.created", r#","data":{"taskId":"7"}"#), "invalid_data");
     check_data(r#"{"taskId":"T","action":"DELETED"}"#, "action_mismatch");
     check_data(r#"{"taskId":"T","action":"SHOUTED"}"#, "action_mismatch");
-    check_data(
-        r#"{"taskId":"T","task":{"id":"00000000-0000-4000-8000-000000000001"}}"#,
-        "invalid_data",
-    );
+    check_data(r#"{"taskId":"T","task":{"id":"00000000-0000-4000-8000-000000000001"}}"#, "invalid_data");
     check_data(r#"{"taskId":"T","userId":7}"#, "invalid_data");
     check_data(r#"{"taskId":"T","task":[]}"#, "invalid_data");
     assert_eq!(outcome(&record(&[], b"\xff\xfe{}")), "not_json");
@@ -168,54 +94,25 @@ fn the_first_fault_names_the_dead_letter() {
 fn every_way_of_carrying_an_event() {
     let data = r#","data":{"taskId":"T","userId":"u","task":{"title":"a"}}"#;
     let created = event("com.todo.task.created.v1", data);
-    check(
-        &[("Content-Type", "APPLICATION/CloudEvents+JSON")],
-        &created,
-        "Created",
-    );
+    check(&[("Content-Type", "APPLICATION/CloudEvents+JSON")], &created, "Created");
     check(&[("content-type", "application/json")], &created, "Created");
     check(&[], &created, "Created");
     let batch = [("content-type", "application/cloudevents-batch+json")];
-    check(
-        &batch,
-        &format!("[{created},{created}]"),
-        "Created; Created",
-    );
+    check(&batch, &format!("[{created},{created}]"), "Created; Created");
     check(&batch, "[]", "");
     check(&batch, &format!("[{created},{{}}]"), "missing_attribute");
     check(&batch, "{}", "not_cloudevent");
-    let binary = [
-        ("CE_specversion", "1.0"),
-        ("ce_type", "com.todo.task.deleted"),
-        ("ce_source", "/s"),
-        ("ce_id", "9"),
-    ];
-    check(
-        &binary,
-        &format!(r#"{{"taskId":"{TASK}"}}"#),
-        "Deleted time:time_missing",
-    );
+    let binary = [("CE_specversion", "1.0"), ("ce_type", "com.todo.task.deleted"), ("ce_source", "/s"), ("ce_id", "9")];
+    check(&binary, &format!(r#"{{"taskId":"{TASK}"}}"#), "Deleted time:time_missing");
     check(&binary, "text", "not_json");
     let wrapped = |data: &str| event("com.dapr.event.sent", &format!(r#","data":{data}"#));
     check(&[], &wrapped(&created), "Created");
-    check(
-        &[],
-        &wrapped(&serde_json::to_string(&created).unwrap()),
-        "Created",
-    );
-    check(
-        &[],
-        &wrapped(r#"{"action":"completed","taskId":"T"}"#),
-        "Completed",
-    );
+    check(&[], &wrapped(&serde_json::to_string(&created).unwrap()), "Created");
+    check(&[], &wrapped(r#"{"action":"completed","taskId":"T"}"#), "Completed");
     check(&[], &wrapped(r#"{"taskId":"T"}"#), "invalid_data");
     check(&[], &wrapped(&wrapped(&created)), "invalid_data");
     let text = serde_json::to_string(&format!(r#"{{"taskId":"{TASK}"}}"#)).unwrap();
-    check(
-        &[],
-        &event("com.todo.task.deleted", &format!(r#","data":{text}"#)),
-        "Deleted",
-    );
+    check(&[], &event("com.todo.task.deleted", &format!(r#","data":{text}"#)), "Deleted");
     check(
         &[],
         &event(
@@ -224,11 +121,7 @@ fn every_way_of_carrying_an_event() {
         ),
         "Deleted",
     );
-    check(
-        &[],
-        &event("com.todo.task.deleted", r#","data_base64":"!!""#),
-        "invalid_data",
-    );
+    check(&[], &event("com.todo.task.deleted", r#","data_base64":"!!""#), "invalid_data");
 }
 
 #[test]
@@ -239,35 +132,21 @@ fn times_are_capped_and_missing_ones_replaced() {
         )
     };
     check(&[], &at("\"2026-03-01T10:00:59+00:00\""), "Deleted");
-    check(
-        &[],
-        &at("\"2026-03-01T10:01:01Z\""),
-        "Deleted time:time_ahead",
-    );
+    check(&[], &at("\"2026-03-01T10:01:01Z\""), "Deleted time:time_ahead");
     check(&[], &at("\"2026-03-01\""), "Deleted time:time_missing");
     check(&[], &at("null"), "Deleted time:time_missing");
 }
 
 #[test]
 fn invalid_fields_are_replaced_and_warned_of() {
-    let task =
-        |fields: &str| format!(r#"{{"taskId":"T","userId":"u","task":{{"title":"a",{fields}}}}}"#);
-    check_data(
-        &task(r#""dueDate":"31.3.2026""#),
-        "Updated dueDate:due_invalid",
-    );
-    check_data(
-        &task(r#""due_date":"2026-03-31","timezone":"Mars/Base""#),
-        "Updated timezone:timezone_invalid",
-    );
+    let task = |fields: &str| format!(r#"{{"taskId":"T","userId":"u","task":{{"title":"a",{fields}}}}}"#);
+    check_data(&task(r#""dueDate":"31.3.2026""#), "Updated dueDate:due_invalid");
+    check_data(&task(r#""due_date":"2026-03-31","timezone":"Mars/Base""#), "Updated timezone:timezone_invalid");
     check_data(
         &task(r#""priority":"urgent","completed":"yes""#),
         "Updated completed:completed_invalid priority:priority_invalid",
     );
-    check_data(
-        &task(r#""priority":"hIgh","tags":["a","A"," ",""]"#),
-        "Updated",
-    );
+    check_data(&task(r#""priority":"hIgh","tags":["a","A"," ",""]"#), "Updated");
     check_data(&task(r#""tags":"a""#), "Updated tags:tags_invalid");
     check_data(&task(r#""tags":[1,"b"]"#), "Updated tags:tags_invalid");
     check_data(
@@ -298,43 +177,22 @@ fn invalid_fields_are_replaced_and_warned_of() {
 fn other_types() {
     let id = "8e2ef862-aeda-5a8b-be29-89a1e54c9163";
     let snooze = |until: &str| {
-        event(
-            "com.todo.reminder.snoozed",
-            &format!(r#","data":{{"taskId":"T","reminderId":"{id}","until":{until}}}"#),
-        )
+        event("com.todo.reminder.snoozed", &format!(r#","data":{{"taskId":"T","reminderId":"{id}","until":{until}}}"#))
     };
-    check(
-        &[],
-        &snooze("\"2026-03-31T08:15:00Z\""),
-        "snoozed 2026-03-31T08:15:00.000Z",
-    );
+    check(&[], &snooze("\"2026-03-31T08:15:00Z\""), "snoozed 2026-03-31T08:15:00.000Z");
     check(&[], &snooze("\"soon\""), "invalid_data");
     check(
         &[],
-        &event(
-            "com.todo.reminder.dismissed",
-            &format!(r#","data":{{"taskId":"T","reminderId":"{id}"}}"#),
-        ),
+        &event("com.todo.reminder.dismissed", &format!(r#","data":{{"taskId":"T","reminderId":"{id}"}}"#)),
         "dismissed",
     );
     check(
         &[],
-        &event(
-            "com.todo.user.updated.v1",
-            r#","data":{"userId":"ann","timezone":"Europe/Berlin"}"#,
-        ),
+        &event("com.todo.user.updated.v1", r#","data":{"userId":"ann","timezone":"Europe/Berlin"}"#),
         "user ann Value(Europe/Berlin)",
     );
-    check(
-        &[],
-        &event("com.todo.user.erased", r#","data":{}"#),
-        "missing_user_id",
-    );
-    check(
-        &[],
-        &event("com.todo.user.erased", r#","data":{"userId":"ann"}"#),
-        "erased ann",
-    );
+    check(&[], &event("com.todo.user.erased", r#","data":{}"#), "missing_user_id");
+    check(&[], &event("com.todo.user.erased", r#","data":{"userId":"ann"}"#), "erased ann");
 }
 
 #[test]
@@ -347,20 +205,9 @@ fn nothing_is_lost_or_rounded() {
         panic!("not read")
     };
     let extensions = events[0].extensions.as_ref().unwrap();
-    assert_eq!(
-        extensions
-            .iter()
-            .map(|(k, v)| format!("{k}={}", v.get()))
-            .collect::<Vec<_>>(),
-        ["vendor={\"a\":1.10}"]
-    );
-    let EventBody::Task(change) = &events[0].body else {
-        panic!("no task")
-    };
+    assert_eq!(extensions.iter().map(|(k, v)| format!("{k}={}", v.get())).collect::<Vec<_>>(), ["vendor={\"a\":1.10}"]);
+    let EventBody::Task(change) = &events[0].body else { panic!("no task") };
     let extra = &change.snapshot.as_ref().unwrap().extra;
-    let shown: Vec<_> = extra
-        .iter()
-        .map(|(k, v)| format!("{k}={}", v.get()))
-        .collect();
+    let shown: Vec<_> = extra.iter().map(|(k, v)| format!("{k}={}", v.get())).collect();
     assert_eq!(shown, ["big=9007199254740993", "f=1.50", "list_id=\"l\""]);
 }

@@ -14,10 +14,8 @@ fn validator(name: &str) -> jsonschema::Validator {
 
 #[track_caller]
 fn check(name: &str, value: &Value, valid: bool) {
-    let errors: Vec<String> = validator(name)
-        .iter_errors(value)
-        .map(|e| format!("{}: {e}", e.instance_path()))
-        .collect();
+    let errors: Vec<String> =
+        validator(name).iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect();
     assert_eq!(errors.is_empty(), valid, "{name} {value}: {errors:?}");
 }
 
@@ -47,10 +45,7 @@ fn task(full: bool) -> Task {
         recurrence_rule: full.then(|| "FREQ=DAILY".into()),
         recurrence_start: due,
         reminders: full.then(|| {
-            serde_json::from_str(
-                r#"["PT1H",{"offset":"P1D","channels":["email"]},{"at":"2026-03-30T09:00"}]"#,
-            )
-            .unwrap()
+            serde_json::from_str(r#"["PT1H",{"offset":"P1D","channels":["email"]},{"at":"2026-03-30T09:00"}]"#).unwrap()
         }),
         series_id: full.then_some(id),
         tags: vec!["home".into()],
@@ -79,11 +74,7 @@ fn task_resource() {
         let shown = serde_json::to_value(task(full)).unwrap();
         check("task", &shown, true);
         let properties: Value = serde_json::from_str(schema("task").unwrap()).unwrap();
-        assert_eq!(
-            keys(&shown),
-            keys(&properties["properties"]),
-            "keys of the type and of the schema"
-        );
+        assert_eq!(keys(&shown), keys(&properties["properties"]), "keys of the type and of the schema");
         let mut wrong = shown.clone();
         wrong["priority"] = json!("URGENT");
         check("task", &wrong, false);
@@ -96,10 +87,9 @@ fn task_resource() {
 #[test]
 fn keys_of_the_task_are_written_in_sorted_order() {
     let text = serde_json::to_string(&task(true)).unwrap();
-    let sorted = serde_json::to_string(
-        &serde_json::from_str::<std::collections::BTreeMap<String, Value>>(&text).unwrap(),
-    )
-    .unwrap();
+    let sorted =
+        serde_json::to_string(&serde_json::from_str::<std::collections::BTreeMap<String, Value>>(&text).unwrap())
+            .unwrap();
     assert_eq!(text, sorted);
 }
 
@@ -107,11 +97,7 @@ fn keys_of_the_task_are_written_in_sorted_order() {
 fn audit_metadata() {
     let metadata = Metadata {
         action_id: None,
-        actor: Actor {
-            id: "ann".into(),
-            name: None,
-            kind: "user".into(),
-        },
+        actor: Actor { id: "ann".into(), name: None, kind: "user".into() },
         causation_id: None,
         correlation_id: Some("c".into()),
         dataschema: None,
@@ -134,10 +120,7 @@ fn audit_metadata() {
     });
     check("audit-entry", &entry, true);
     let mut wrong = entry;
-    wrong["metadata"]
-        .as_object_mut()
-        .unwrap()
-        .remove("extensions");
+    wrong["metadata"].as_object_mut().unwrap().remove("extensions");
     check("audit-entry", &wrong, false);
 }
 
@@ -147,52 +130,13 @@ fn events() {
     let id = task(false).id;
     check(
         "task-event",
-        &event(
-            "com.todo.task.created",
-            json!({"taskId": id, "task": {"title": "a"}, "action": "created"}),
-        ),
+        &event("com.todo.task.created", json!({"taskId": id, "task": {"title": "a"}, "action": "created"})),
         true,
     );
-    check(
-        "task-event",
-        &event("com.todo.task.archived", json!({"taskId": id})),
-        false,
-    );
-    check(
-        "task-event",
-        &event("com.todo.task.created", json!({"taskId": "7"})),
-        false,
-    );
-    check(
-        "reminder-event",
-        &event(
-            "com.todo.reminder.dismissed",
-            json!({"taskId": id, "reminderId": id}),
-        ),
-        true,
-    );
-    check(
-        "reminder-event",
-        &event(
-            "com.todo.reminder.snoozed",
-            json!({"taskId": id, "reminderId": id}),
-        ),
-        false,
-    );
-    check(
-        "user-event",
-        &event(
-            "com.todo.user.updated",
-            json!({"userId": "ann", "channels": ["email"]}),
-        ),
-        true,
-    );
-    check(
-        "user-event",
-        &event(
-            "com.todo.user.updated",
-            json!({"userId": "ann", "channels": ["pigeon"]}),
-        ),
-        false,
-    );
+    check("task-event", &event("com.todo.task.archived", json!({"taskId": id})), false);
+    check("task-event", &event("com.todo.task.created", json!({"taskId": "7"})), false);
+    check("reminder-event", &event("com.todo.reminder.dismissed", json!({"taskId": id, "reminderId": id})), true);
+    check("reminder-event", &event("com.todo.reminder.snoozed", json!({"taskId": id, "reminderId": id})), false);
+    check("user-event", &event("com.todo.user.updated", json!({"userId": "ann", "channels": ["email"]})), true);
+    check("user-event", &event("com.todo.user.updated", json!({"userId": "ann", "channels": ["pigeon"]})), false);
 }

@@ -20,39 +20,22 @@ pub(crate) fn run(names: &[String], rest: &[String]) -> anyhow::Result<()> {
     let known = benches()?;
     ensure!(!known.is_empty(), "there are no benches");
     for name in names {
-        ensure!(
-            known.contains(name),
-            "there is no bench {name}; there are: {}",
-            known.join(", ")
-        );
+        ensure!(known.contains(name), "there is no bench {name}; there are: {}", known.join(", "));
     }
     let folder = target_folder()?.join("bench");
     fs::create_dir_all(&folder).context("could not make the folder of the results")?;
     let mut rows = Vec::new();
-    for name in known
-        .iter()
-        .filter(|name| names.is_empty() || names.contains(name))
-    {
+    for name in known.iter().filter(|name| names.is_empty() || names.contains(name)) {
         let lines = folder.join(format!("{name}.jsonl"));
         fs::write(&lines, "").context("could not empty the old results")?;
         let to = lines.to_string_lossy();
-        let mut arguments = vec![
-            "bench",
-            "--package",
-            "tasktide",
-            "--bench",
-            name,
-            "--",
-            "--json",
-            &to,
-        ];
+        let mut arguments = vec!["bench", "--package", "tasktide", "--bench", name, "--", "--json", &to];
         arguments.extend(rest.iter().map(String::as_str));
         cargo(arguments)?;
         rows.extend(measured(name, &lines)?);
     }
     let results = folder.join("results.json");
-    fs::write(&results, serde_json::to_string_pretty(&rows)?)
-        .context("could not write the results")?;
+    fs::write(&results, serde_json::to_string_pretty(&rows)?).context("could not write the results")?;
     print!("\n{}", table(&rows));
     println!("\n{}", results.display());
     Ok(())
@@ -61,16 +44,7 @@ pub(crate) fn run(names: &[String], rest: &[String]) -> anyhow::Result<()> {
 /// Runs every bench as the tests are built, at a size at which it takes no time.
 pub(crate) fn run_smallest() -> anyhow::Result<()> {
     for name in benches()? {
-        cargo([
-            "test",
-            "--package",
-            "tasktide",
-            "--bench",
-            &name,
-            "--",
-            "--size",
-            SMALLEST,
-        ])?;
+        cargo(["test", "--package", "tasktide", "--bench", &name, "--", "--size", SMALLEST])?;
     }
     Ok(())
 }
@@ -107,8 +81,8 @@ fn measured(name: &str, lines: &Path) -> anyhow::Result<Vec<Map<String, Value>>>
         .lines()
         .filter(|line| !line.trim().is_empty())
         .map(|line| {
-            let mut row: Map<String, Value> = serde_json::from_str(line)
-                .with_context(|| format!("{name} wrote a line that is no object: {line}"))?;
+            let mut row: Map<String, Value> =
+                serde_json::from_str(line).with_context(|| format!("{name} wrote a line that is no object: {line}"))?;
             row.insert("bench".to_owned(), json!(name));
             Ok(row)
         })
@@ -143,9 +117,7 @@ fn table(rows: &[Map<String, Value>]) -> String {
     let mut table = String::new();
     for [bench, of, measure, value] in &lines {
         let [a, b, c, d] = widths;
-        table.push_str(&format!(
-            "{bench:<a$}  {of:<b$}  {measure:<c$}  {value:>d$}\n"
-        ));
+        table.push_str(&format!("{bench:<a$}  {of:<b$}  {measure:<c$}  {value:>d$}\n"));
     }
     table
 }

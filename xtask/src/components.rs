@@ -31,19 +31,10 @@ pub(crate) fn environment() -> anyhow::Result<Environment> {
 /// A headless browser, for the tests of the page.
 fn browser() -> anyhow::Result<Environment> {
     const VARIABLE: &str = "TASKTIDE_CHROMIUM";
-    const NAMES: [&str; 4] = [
-        "chromium",
-        "chromium-browser",
-        "google-chrome",
-        "google-chrome-stable",
-    ];
+    const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
     if let Some(given) = env::var_os(VARIABLE) {
         let given = PathBuf::from(given);
-        ensure!(
-            given.is_file(),
-            "{VARIABLE} names no file: {}",
-            given.display()
-        );
+        ensure!(given.is_file(), "{VARIABLE} names no file: {}", given.display());
         return Ok(vec![(VARIABLE, given.into())]);
     }
     if find(&NAMES).is_none() {
@@ -70,11 +61,7 @@ fn install(package: &str) -> anyhow::Result<()> {
         command
     };
     // What apt-get says is of no use to who reads the outcome of the tests.
-    succeed(
-        command()
-            .args(["-qq", "update"])
-            .stdout(std::process::Stdio::null()),
-    )?;
+    succeed(command().args(["-qq", "update"]).stdout(std::process::Stdio::null()))?;
     succeed(
         command()
             .args(["-qq", "install", "-y", "--no-install-recommends", package])
@@ -86,10 +73,7 @@ fn install(package: &str) -> anyhow::Result<()> {
 fn find(names: &[&str]) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let folders: Vec<PathBuf> = env::split_paths(&path).collect();
-    names
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
-        .find(|file| file.is_file())
+    names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))).find(|file| file.is_file())
 }
 
 #[cfg(test)]

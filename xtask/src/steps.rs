@@ -33,11 +33,7 @@ impl Steps {
         if let Some(failure) = &failure {
             eprintln!("── {name} failed: {failure}");
         }
-        self.done.push(Step {
-            name,
-            took: began.elapsed(),
-            failure,
-        });
+        self.done.push(Step { name, took: began.elapsed(), failure });
     }
 
     /// Adds how many tests there were; they are then the last line.
@@ -52,48 +48,29 @@ impl Steps {
             println!("\n{:<18}{:>8}  result", "step", "seconds");
             for step in &self.done {
                 let result = step.failure.as_deref().unwrap_or("ok");
-                let mark = if step.failure.is_some() {
-                    "FAILED: "
-                } else {
-                    ""
-                };
-                println!(
-                    "{:<18}{:>8.1}  {mark}{result}",
-                    step.name,
-                    step.took.as_secs_f64()
-                );
+                let mark = if step.failure.is_some() { "FAILED: " } else { "" };
+                println!("{:<18}{:>8.1}  {mark}{result}", step.name, step.took.as_secs_f64());
             }
             for name in &counts.failing {
                 println!("failing test: {name}");
             }
             // A step that failed without a failing test must not hide behind «0 failed».
-            let unseen = |step: &&Step| {
-                step.failure.is_some() && (step.name != "test" || counts.failed == 0)
-            };
+            let unseen = |step: &&Step| step.failure.is_some() && (step.name != "test" || counts.failed == 0);
             counts.failed += self.done.iter().filter(unseen).count();
             let ignored = match counts.ignored {
                 0 => String::new(),
                 count => format!(", {count} ignored"),
             };
-            println!(
-                "{} passed, {} failed{ignored}",
-                counts.passed, counts.failed
-            );
+            println!("{} passed, {} failed{ignored}", counts.passed, counts.failed);
         }
-        if failed {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        }
+        if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 
 /// Returns the directory of the workspace.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("xtask lies in the workspace")
-        .to_owned()
+    here.parent().expect("xtask lies in the workspace").to_owned()
 }
 
 /// Runs cargo in the workspace, with what it prints shown as it comes.
@@ -110,9 +87,7 @@ pub(crate) fn cargo_command() -> Command {
 
 /// Runs a command to its end; any other end than success is an error that names it.
 pub(crate) fn succeed(command: &mut Command) -> anyhow::Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("could not run {}", shown(command)))?;
+    let status = command.status().with_context(|| format!("could not run {}", shown(command)))?;
     ensure!(status.success(), "{}: {status}", shown(command));
     Ok(())
 }
@@ -123,12 +98,7 @@ pub(crate) fn output_of(command: &mut Command) -> anyhow::Result<String> {
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| format!("could not run {}", shown(command)))?;
-    ensure!(
-        output.status.success(),
-        "{}: {}",
-        shown(command),
-        output.status
-    );
+    ensure!(output.status.success(), "{}: {}", shown(command), output.status);
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no text", shown(command)))
 }
 

@@ -18,11 +18,7 @@ pub(crate) struct Counts {
 }
 
 /// Runs `cargo test --workspace`, showing its output as it comes.
-pub(crate) fn run(
-    rest: &[String],
-    environment: &[(&str, OsString)],
-    counts: &mut Counts,
-) -> anyhow::Result<()> {
+pub(crate) fn run(rest: &[String], environment: &[(&str, OsString)], counts: &mut Counts) -> anyhow::Result<()> {
     let mut running = cargo_command()
         .args(["test", "--workspace", "--no-fail-fast", "--"])
         .args(rest)
@@ -58,10 +54,7 @@ impl Counts {
                     _ => {}
                 }
             }
-        } else if let Some(name) = line
-            .strip_prefix("test ")
-            .and_then(|line| line.strip_suffix(" ... FAILED"))
-        {
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
             self.failing.push(name.to_owned());
         }
     }
@@ -83,12 +76,7 @@ test result: ok. 41 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fin
 test result: written by a test that likes the words";
         let mut counts = Counts::default();
         output.lines().for_each(|line| counts.read(line));
-        let expected = Counts {
-            passed: 42,
-            failed: 1,
-            ignored: 1,
-            failing: vec!["field::tags".to_owned()],
-        };
+        let expected = Counts { passed: 42, failed: 1, ignored: 1, failing: vec!["field::tags".to_owned()] };
         assert_eq!(counts, expected);
     }
 }

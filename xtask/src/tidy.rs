@@ -47,14 +47,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let metadata = metadata()?;
     let sources = sources(&root)?;
     let mut findings = sideways(&metadata);
-    findings.extend(modules::unreached(
-        &root,
-        &targets(&root, &metadata),
-        &sources,
-    ));
+    findings.extend(modules::unreached(&root, &targets(&root, &metadata), &sources));
     for path in &sources {
-        let text = fs::read_to_string(root.join(path))
-            .with_context(|| format!("could not read {}", path.display()))?;
+        let text = fs::read_to_string(root.join(path)).with_context(|| format!("could not read {}", path.display()))?;
         findings.extend(in_file(path, &text));
     }
     for finding in &findings {
@@ -79,11 +74,8 @@ fn sources(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
         "--exclude-standard",
         "*.rs",
     ]))?;
-    let mut paths: Vec<PathBuf> = listed
-        .split_terminator('\0')
-        .map(PathBuf::from)
-        .filter(|path| root.join(path).exists())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        listed.split_terminator('\0').map(PathBuf::from).filter(|path| root.join(path).exists()).collect();
     paths.sort();
     paths.dedup();
     ensure!(!paths.is_empty(), "git names no Rust file");
@@ -131,18 +123,11 @@ fn sideways(metadata: &Value) -> Vec<Finding> {
 fn in_file(path: &Path, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |line: Option<usize>, what: String| {
-        findings.push(Finding {
-            path: path.to_owned(),
-            line,
-            what,
-        });
+        findings.push(Finding { path: path.to_owned(), line, what });
     };
     let name = path.file_name().unwrap_or_default();
     if EMPTY_NAMES.iter().any(|empty| name == *empty) {
-        find(
-            None,
-            "is named after nothing; name it after its subject".to_owned(),
-        );
+        find(None, "is named after nothing; name it after its subject".to_owned());
     }
     let lines = text.lines().count();
     if lines > LINES_MAX {
@@ -166,28 +151,15 @@ struct Rule {
 }
 
 const RULES: &[Rule] = &[
+    Rule { applies: |_| true, words: &["todo!(", "unimplemented!("], what: "is unfinished" },
+    Rule { applies: |_| true, words: &["#[ignore"], what: "is a test that never runs" },
     Rule {
-        applies: |_| true,
-        words: &["todo!(", "unimplemented!("],
-        what: "is unfinished",
-    },
-    Rule {
-        applies: |_| true,
-        words: &["#[ignore"],
-        what: "is a test that never runs",
-    },
-    Rule {
-        applies: |path| {
-            path.starts_with("pipeline/src") && path != Path::new("pipeline/src/source/clock.rs")
-        },
+        applies: |path| path.starts_with("pipeline/src") && path != Path::new("pipeline/src/source/clock.rs"),
         words: &["Utc::now(", "Local::now(", "SystemTime::now("],
         what: "reads the clock outside source/clock.rs, so a replay would differ",
     },
     Rule {
-        applies: |path| {
-            !path.starts_with("pipeline/src/dataflow")
-                && path != Path::new("pipeline/src/dataflow.rs")
-        },
+        applies: |path| !path.starts_with("pipeline/src/dataflow") && path != Path::new("pipeline/src/dataflow.rs"),
         words: &["timely::", "differential_dataflow::"],
         what: "names the dataflow engine outside pipeline/src/dataflow, which alone follows its changes",
     },
@@ -209,27 +181,16 @@ mod tests {
 
     #[track_caller]
     fn check(path: &str, text: &str, expected: &[&str]) {
-        let found: Vec<String> = in_file(Path::new(path), text)
-            .iter()
-            .map(Finding::to_string)
-            .collect();
+        let found: Vec<String> = in_file(Path::new(path), text).iter().map(Finding::to_string).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn words_count_in_code_only() {
         check("a.rs", "// todo!()\nlet s = \"todo!()\";\n", &[]);
-        check(
-            "a.rs",
-            "fn f() {\n    todo!()\n}\n",
-            &["a.rs:2: is unfinished"],
-        );
+        check("a.rs", "fn f() {\n    todo!()\n}\n", &["a.rs:2: is unfinished"]);
         check("a.rs", "my_todo!();\n", &[]);
-        check(
-            "a.rs",
-            "#[ignore = \"slow\"]\n",
-            &["a.rs:1: is a test that never runs"],
-        );
+        check("a.rs", "#[ignore = \"slow\"]\n", &["a.rs:1: is a test that never runs"]);
     }
 
     #[test]
@@ -240,9 +201,7 @@ mod tests {
         check(
             "pipeline/src/state.rs",
             read,
-            &[
-                "pipeline/src/state.rs:1: reads the clock outside source/clock.rs, so a replay would differ",
-            ],
+            &["pipeline/src/state.rs:1: reads the clock outside source/clock.rs, so a replay would differ"],
         );
     }
 
@@ -255,26 +214,16 @@ mod tests {
         check(
             "pipeline/src/views.rs",
             used,
-            &[
-                "pipeline/src/views.rs:1: names the dataflow engine outside pipeline/src/dataflow, \
-               which alone follows its changes",
-            ],
+            &["pipeline/src/views.rs:1: names the dataflow engine outside pipeline/src/dataflow, \
+               which alone follows its changes"],
         );
     }
 
     #[test]
     fn files_have_a_name_and_an_end() {
-        check(
-            "a/utils.rs",
-            "",
-            &["a/utils.rs: is named after nothing; name it after its subject"],
-        );
+        check("a/utils.rs", "", &["a/utils.rs: is named after nothing; name it after its subject"]);
         check("a.rs", &"\n".repeat(1000), &[]);
-        check(
-            "a.rs",
-            &"\n".repeat(1001),
-            &["a.rs: has 1001 lines, more than 1000"],
-        );
+        check("a.rs", &"\n".repeat(1001), &["a.rs: has 1001 lines, more than 1000"]);
     }
 
     #[test]

@@ -70,21 +70,12 @@ pub struct Actor {
 
 impl Cause {
     fn actor_or(&self, owner: &str) -> Actor {
-        self.actor.clone().unwrap_or_else(|| Actor {
-            id: owner.to_owned(),
-            kind: "user",
-        })
+        self.actor.clone().unwrap_or_else(|| Actor { id: owner.to_owned(), kind: "user" })
     }
 }
 
 /// Makes the event of a change of a task from `before` to `after`.
-pub fn of_task(
-    action: Action,
-    before: Option<&Task>,
-    after: &Task,
-    version: i64,
-    cause: &Cause,
-) -> Value {
+pub fn of_task(action: Action, before: Option<&Task>, after: &Task, version: i64, cause: &Cause) -> Value {
     let (action, kind) = action.names();
     let data = json!({
         "taskId": after.id,
@@ -101,13 +92,7 @@ pub fn of_task(
 }
 
 /// Makes the event of a reminder that was snoozed or dismissed.
-pub fn of_reminder(
-    change: ReminderChange,
-    reminder_id: Uuid,
-    task: &Task,
-    at: Moment,
-    cause: &Cause,
-) -> Value {
+pub fn of_reminder(change: ReminderChange, reminder_id: Uuid, task: &Task, at: Moment, cause: &Cause) -> Value {
     let mut data = json!({
         "taskId": task.id,
         "reminderId": reminder_id,

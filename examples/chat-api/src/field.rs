@@ -20,10 +20,7 @@ pub struct FieldProblem {
 impl FieldProblem {
     /// Names a field and its fault.
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> FieldProblem {
-        FieldProblem {
-            field: field.into(),
-            reason: reason.into(),
-        }
+        FieldProblem { field: field.into(), reason: reason.into() }
     }
 }
 
@@ -80,18 +77,14 @@ pub(crate) fn due(value: &Value) -> Read<String> {
     if readable {
         Ok(text.to_owned())
     } else {
-        Err(
-            "must be a date (2026-04-01), an instant (2026-04-01T09:00:00Z) \
+        Err("must be a date (2026-04-01), an instant (2026-04-01T09:00:00Z) \
              or a wall time (2026-04-01T09:00)"
-                .to_owned(),
-        )
+            .to_owned())
     }
 }
 
 fn wall_time(text: &str) -> bool {
-    ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f"]
-        .iter()
-        .any(|form| NaiveDateTime::parse_from_str(text, form).is_ok())
+    ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f"].iter().any(|form| NaiveDateTime::parse_from_str(text, form).is_ok())
 }
 
 pub(crate) fn zone(value: &Value) -> Read<String> {
@@ -106,9 +99,7 @@ pub(crate) fn zone(value: &Value) -> Read<String> {
 pub(crate) fn rule(value: &Value) -> Read<String> {
     let text = value.as_str().unwrap_or_default();
     if text.len() > RULE_BYTES_MAX || !text.is_ascii() {
-        return Err(format!(
-            "must be ASCII of at most {RULE_BYTES_MAX} characters"
-        ));
+        return Err(format!("must be ASCII of at most {RULE_BYTES_MAX} characters"));
     }
     if text.to_ascii_uppercase().contains("FREQ=") {
         Ok(text.to_owned())
@@ -118,17 +109,14 @@ pub(crate) fn rule(value: &Value) -> Read<String> {
 }
 
 pub(crate) fn index(value: &Value) -> Read<u64> {
-    value
-        .as_u64()
-        .ok_or_else(|| "must be a whole number from 0".to_owned())
+    value.as_u64().ok_or_else(|| "must be a whole number from 0".to_owned())
 }
 
 /// Tags: trimmed, the empty ones dropped, each once whatever its letter case.
 pub(crate) fn tags(value: &Value) -> Read<Vec<String>> {
     let mut tags: Vec<String> = Vec::new();
     for entry in value.as_array().ok_or("must be a list of texts")? {
-        let tag =
-            text(entry, TAG_CHARS_MAX).map_err(|reason| format!("has a tag that {reason}"))?;
+        let tag = text(entry, TAG_CHARS_MAX).map_err(|reason| format!("has a tag that {reason}"))?;
         let tag = tag.trim();
         let folded = tag.to_lowercase();
         if !tag.is_empty() && tags.iter().all(|held| held.to_lowercase() != folded) {
@@ -157,8 +145,7 @@ fn reminder_list(value: &Value, instants: bool) -> Read<Vec<Value>> {
         return Err(format!("must have at most {REMINDERS_MAX} entries"));
     }
     for (position, entry) in entries.iter().enumerate() {
-        reminder(entry, instants)
-            .map_err(|reason| format!("has an entry {position} that {reason}"))?;
+        reminder(entry, instants).map_err(|reason| format!("has an entry {position} that {reason}"))?;
     }
     Ok(entries.clone())
 }
@@ -167,10 +154,7 @@ fn reminder(entry: &Value, instants: bool) -> Read<()> {
     match entry {
         Value::String(offset) => duration(offset),
         Value::Object(fields) => {
-            if let Some(name) = fields
-                .keys()
-                .find(|name| !["offset", "at", "channels"].contains(&name.as_str()))
-            {
+            if let Some(name) = fields.keys().find(|name| !["offset", "at", "channels"].contains(&name.as_str())) {
                 return Err(format!("has an unknown field {name}"));
             }
             if let Some(named) = fields.get("channels") {
@@ -238,9 +222,7 @@ fn in_order(text: &str, units: &str) -> bool {
 
 pub(crate) fn email(value: &Value) -> Read<String> {
     let address = filled_text(value, 320)?;
-    let whole = address
-        .split_once('@')
-        .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
+    let whole = address.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
     if whole && !address.contains(|c: char| c.is_whitespace() || c.is_control()) {
         Ok(address)
     } else {
@@ -331,11 +313,7 @@ mod tests {
                 json!("PT1H"),
             ],
         );
-        check(
-            reminder_offsets,
-            &[json!(["PT1H"])],
-            &[json!([{"at": "2026-04-01T09:00:00Z"}])],
-        );
+        check(reminder_offsets, &[json!(["PT1H"])], &[json!([{"at": "2026-04-01T09:00:00Z"}])]);
     }
 
     #[test]
@@ -343,34 +321,19 @@ mod tests {
         check(
             uuid,
             &[json!("6F1C0B1E-7b0a-4a57-9d7e-2f5f0a3b9c11")],
-            &[
-                json!("6f1c0b1e7b0a4a579d7e2f5f0a3b9c11"),
-                json!("{6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c1}"),
-                json!(7),
-            ],
+            &[json!("6f1c0b1e7b0a4a579d7e2f5f0a3b9c11"), json!("{6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c1}"), json!(7)],
         );
-        check(
-            zone,
-            &[json!("Europe/Berlin"), json!("UTC")],
-            &[json!("Mars/Base"), json!("")],
-        );
+        check(zone, &[json!("Europe/Berlin"), json!("UTC")], &[json!("Mars/Base"), json!("")]);
         check(
             rule,
             &[json!("FREQ=DAILY"), json!("RRULE:freq=weekly;BYDAY=MO")],
             &[json!("every day"), json!("FREQ=DAILY;X=ä"), json!(null)],
         );
-        check(
-            email,
-            &[json!("ann@example.org")],
-            &[json!("ann"), json!("a b@example.org"), json!("@x")],
-        );
+        check(email, &[json!("ann@example.org")], &[json!("ann"), json!("a b@example.org"), json!("@x")]);
     }
 
     #[test]
     fn tags_are_trimmed_and_unique_whatever_their_case() {
-        assert_eq!(
-            tags(&json!([" Home ", "home", "", "work"])),
-            Ok(vec!["Home".to_owned(), "work".to_owned()])
-        );
+        assert_eq!(tags(&json!([" Home ", "home", "", "work"])), Ok(vec!["Home".to_owned(), "work".to_owned()]));
     }
 }

@@ -122,15 +122,11 @@ impl ChatApi {
 
     /// Serves and publishes until `shutdown` resolves, then answers the open calls and posts the last
     /// events if the receiver takes them.
-    pub async fn run(
-        self,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), StartError> {
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), StartError> {
         let (stop, stopped) = watch::channel(false);
         let publisher = match self.events_url {
             Some(url) => {
-                let publisher = Publisher::new(self.store.pool(), self.store.bell(), url)
-                    .with_token(self.events_token);
+                let publisher = Publisher::new(self.store.pool(), self.store.bell(), url).with_token(self.events_token);
                 Some(tokio::spawn(publisher.run(stopped)))
             }
             None => {
@@ -138,9 +134,7 @@ impl ChatApi {
                 None
             }
         };
-        let served = axum::serve(self.listener, routes::router(self.store))
-            .with_graceful_shutdown(shutdown)
-            .await;
+        let served = axum::serve(self.listener, routes::router(self.store)).with_graceful_shutdown(shutdown).await;
         stop.send_replace(true);
         if let Some(publisher) = publisher {
             publisher::finish(publisher, LAST_EVENTS_WITHIN).await;

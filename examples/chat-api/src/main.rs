@@ -35,9 +35,7 @@ struct Flags {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-        )
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(std::io::stderr)
         .init();
     let flags = Flags::parse();
@@ -51,11 +49,7 @@ async fn main() -> anyhow::Result<()> {
     let base_url = format!("http://{}", api.addr());
     println!("Chat API: {base_url}/api/tasks");
     if flags.users > 0 {
-        let users = SimulatedUsers {
-            base_url,
-            users: flags.users,
-            seed: flags.seed,
-        };
+        let users = SimulatedUsers { base_url, users: flags.users, seed: flags.seed };
         tokio::spawn(users.run(std::future::pending()));
     }
     let mut terminated = signal(SignalKind::terminate())?;

@@ -35,26 +35,13 @@ impl Problem {
 
     /// Refuses the values of some fields.
     pub fn invalid(errors: Vec<FieldProblem>) -> Problem {
-        let detail: Vec<String> = errors
-            .iter()
-            .map(|error| format!("{} {}", error.field, error.reason))
-            .collect();
-        Problem {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            code: "invalid-field",
-            detail: detail.join("; "),
-            errors,
-        }
+        let detail: Vec<String> = errors.iter().map(|error| format!("{} {}", error.field, error.reason)).collect();
+        Problem { status: StatusCode::UNPROCESSABLE_ENTITY, code: "invalid-field", detail: detail.join("; "), errors }
     }
 
     /// Refuses with a status of its own and no field.
     pub fn plain(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem {
-            status,
-            code,
-            detail: detail.into(),
-            errors: Vec::new(),
-        }
+        Problem { status, code, detail: detail.into(), errors: Vec::new() }
     }
 }
 
@@ -62,24 +49,15 @@ impl From<store::StoreError> for Problem {
     fn from(failure: store::StoreError) -> Problem {
         use store::StoreError::*;
         match failure {
-            UnknownTask { .. } => {
-                Problem::plain(StatusCode::NOT_FOUND, "not-found", failure.to_string())
-            }
+            UnknownTask { .. } => Problem::plain(StatusCode::NOT_FOUND, "not-found", failure.to_string()),
             DeletedTask { .. } => Problem::plain(StatusCode::GONE, "gone", failure.to_string()),
             IdTaken { .. } => Problem {
                 errors: vec![FieldProblem::new("id", "is taken by another task")],
                 ..Problem::plain(StatusCode::CONFLICT, "id-taken", failure.to_string())
             },
             KeyReused => Problem {
-                errors: vec![FieldProblem::new(
-                    "Idempotency-Key",
-                    "was used with another body",
-                )],
-                ..Problem::plain(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "key-reused",
-                    failure.to_string(),
-                )
+                errors: vec![FieldProblem::new("Idempotency-Key", "was used with another body")],
+                ..Problem::plain(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", failure.to_string())
             },
             Invalid(errors) => Problem::invalid(errors),
             Open { .. } | Migration(_) | Database(_) | Unreadable { .. } => {

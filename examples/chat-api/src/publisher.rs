@@ -48,10 +48,7 @@ enum PublishError {
     #[error("a batch of {rows} events is too large for the receiver")]
     TooLarge { rows: usize },
     #[error("answered {status}")]
-    Refused {
-        status: StatusCode,
-        retry_after: Option<Duration>,
-    },
+    Refused { status: StatusCode, retry_after: Option<Duration> },
 }
 
 /// Posts the rows of an outbox to a URL.
@@ -66,13 +63,7 @@ pub struct Publisher {
 impl Publisher {
     /// Publishes the outbox in `pool` to `url`, and looks at it whenever `bell` rings.
     pub fn new(pool: SqlitePool, bell: Arc<Notify>, url: impl Into<String>) -> Publisher {
-        Publisher {
-            pool,
-            bell,
-            url: url.into(),
-            token: None,
-            http: reqwest::Client::new(),
-        }
+        Publisher { pool, bell, url: url.into(), token: None, http: reqwest::Client::new() }
     }
 
     /// Sends `token` with every batch as a bearer token.
@@ -157,10 +148,7 @@ impl Publisher {
                     .get(RETRY_AFTER)
                     .and_then(|value| value.to_str().ok()?.parse().ok())
                     .map(Duration::from_secs);
-                return Err(PublishError::Refused {
-                    status,
-                    retry_after,
-                });
+                return Err(PublishError::Refused { status, retry_after });
             }
         }
         self.mark(*last).await?;
@@ -168,12 +156,11 @@ impl Publisher {
     }
 
     async fn oldest(&self, rows_max: i64) -> Result<Vec<(i64, String)>, sqlx::Error> {
-        let mut batch: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT n, event FROM outbox WHERE published_at IS NULL ORDER BY n LIMIT ?",
-        )
-        .bind(rows_max)
-        .fetch_all(&self.pool)
-        .await?;
+        let mut batch: Vec<(i64, String)> =
+            sqlx::query_as("SELECT n, event FROM outbox WHERE published_at IS NULL ORDER BY n LIMIT ?")
+                .bind(rows_max)
+                .fetch_all(&self.pool)
+                .await?;
         let mut bytes = 0;
         let fitting = batch
             .iter()
@@ -193,21 +180,14 @@ impl Publisher {
             .bind(last)
             .execute(&mut *tx)
             .await?;
-        sqlx::query("DELETE FROM outbox WHERE n <= ?")
-            .bind(last - PUBLISHED_KEPT)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query("DELETE FROM outbox WHERE n <= ?").bind(last - PUBLISHED_KEPT).execute(&mut *tx).await?;
         tx.commit().await
     }
 }
 
 /// Doubles with every failure, with jitter; a receiver that names a time is given it.
 fn pause_after(failures: u32, error: &PublishError) -> Duration {
-    if let PublishError::Refused {
-        retry_after: Some(pause),
-        ..
-    } = error
-    {
+    if let PublishError::Refused { retry_after: Some(pause), .. } = error {
         return (*pause).clamp(PAUSE_MIN, 4 * PAUSE_MAX);
     }
     let bound = PAUSE_MAX.min(PAUSE_MIN * 2u32.saturating_pow(failures.min(16)));

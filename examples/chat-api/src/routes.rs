@@ -34,34 +34,18 @@ pub fn router(store: Store) -> Router {
         .route("/api/tasks/{id}", get(show).patch(edit).delete(delete))
         .route("/api/tasks/{id}/complete", post(complete))
         .route("/api/tasks/{id}/reopen", post(reopen))
-        .route(
-            "/api/tasks/{id}/reminders/{reminder_id}/snooze",
-            post(snooze),
-        )
-        .route(
-            "/api/tasks/{id}/reminders/{reminder_id}/dismiss",
-            post(dismiss),
-        )
+        .route("/api/tasks/{id}/reminders/{reminder_id}/snooze", post(snooze))
+        .route("/api/tasks/{id}/reminders/{reminder_id}/dismiss", post(dismiss))
         .route("/api/users/{id}", put(set_user))
-        .fallback(async || {
-            Problem::plain(StatusCode::NOT_FOUND, "not-found", "there is no such path")
-        })
+        .fallback(async || Problem::plain(StatusCode::NOT_FOUND, "not-found", "there is no such path"))
         .method_not_allowed_fallback(async || {
-            Problem::plain(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "this path has no such method",
-            )
+            Problem::plain(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path has no such method")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(store)
 }
 
-async fn create(
-    State(store): State<Store>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer {
+async fn create(State(store): State<Store>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Answer {
     let body = object(body)?;
     let key = idempotency_key(&headers)?;
     let new = NewTask::read(&body, Moment::now()).map_err(Problem::invalid)?;
@@ -71,20 +55,11 @@ async fn create(
     }
     cause.causation_id = new.causation_id;
     // Only the service that continues a series names the task before.
-    cause.actor = new.task.previous_task_id.map(|_| Actor {
-        id: "task-pipeline".to_owned(),
-        kind: "service",
-    });
+    cause.actor = new.task.previous_task_id.map(|_| Actor { id: "task-pipeline".to_owned(), kind: "service" });
     let location = format!("/api/tasks/{}", new.task.id);
-    let created = store
-        .create(new.task, &Value::Object(body), key.as_deref(), &cause)
-        .await?;
-    let mut answer = (
-        StatusCode::CREATED,
-        [(header::CONTENT_TYPE, "application/json")],
-        created.answer,
-    )
-        .into_response();
+    let created = store.create(new.task, &Value::Object(body), key.as_deref(), &cause).await?;
+    let mut answer =
+        (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], created.answer).into_response();
     let headers = answer.headers_mut();
     if created.replayed {
         headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
@@ -95,14 +70,8 @@ async fn create(
     Ok(answer)
 }
 
-async fn list(
-    State(store): State<Store>,
-    Query(parameters): Query<Vec<(String, String)>>,
-) -> Answer {
-    let mut filter = Filter {
-        limit: PAGE_USUAL,
-        ..Filter::default()
-    };
+async fn list(State(store): State<Store>, Query(parameters): Query<Vec<(String, String)>>) -> Answer {
+    let mut filter = Filter { limit: PAGE_USUAL, ..Filter::default() };
     for (name, value) in &parameters {
         match name.as_str() {
             "userId" => {
@@ -154,11 +123,7 @@ async fn edit(
     change(&store, &id, Change::Patch(object(body)?), &headers).await
 }
 
-async fn complete(
-    State(store): State<Store>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Answer {
+async fn complete(State(store): State<Store>, Path(id): Path<String>, headers: HeaderMap) -> Answer {
     change(&store, &id, Change::Complete, &headers).await
 }
 
@@ -172,9 +137,7 @@ async fn delete(State(store): State<Store>, Path(id): Path<String>, headers: Hea
 }
 
 async fn change(store: &Store, id: &str, change: Change, headers: &HeaderMap) -> Answer {
-    let stored = store
-        .change(path_id("id", id)?, change, &cause(headers))
-        .await?;
+    let stored = store.change(path_id("id", id)?, change, &cause(headers)).await?;
     Ok(answered(stored))
 }
 
@@ -208,9 +171,7 @@ async fn change_reminder(
 ) -> Answer {
     let task_id = path_id("id", id)?;
     let reminder_id = path_id("reminderId", reminder_id)?;
-    store
-        .change_reminder(task_id, reminder_id, change, &cause(headers))
-        .await?;
+    store.change_reminder(task_id, reminder_id, change, &cause(headers)).await?;
     let body = json!({"taskId": task_id, "reminderId": reminder_id});
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
 }
@@ -221,12 +182,9 @@ async fn set_user(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
-    let user_id =
-        field::user_id(&Value::String(id)).map_err(|reason| Problem::malformed("id", reason))?;
+    let user_id = field::user_id(&Value::String(id)).map_err(|reason| Problem::malformed("id", reason))?;
     let settings = Settings::read(&object(body)?).map_err(Problem::invalid)?;
-    store
-        .set_user(&user_id, &settings, &cause(&headers))
-        .await?;
+    store.set_user(&user_id, &settings, &cause(&headers)).await?;
     let mut answer = json!(settings);
     answer["id"] = json!(user_id);
     Ok(Json(answer).into_response())
@@ -260,9 +218,7 @@ fn snoozed_until(body: &Map<String, Value>) -> Result<Moment, Vec<FieldProblem>>
             return Err("is not a field of this call".to_owned());
         }
         let text = value.as_str().unwrap_or_default();
-        let at = text
-            .parse()
-            .map_err(|_| "must be an instant such as 2026-04-01T09:00:00Z")?;
+        let at = text.parse().map_err(|_| "must be an instant such as 2026-04-01T09:00:00Z")?;
         until = Some(at);
         Ok(())
     });

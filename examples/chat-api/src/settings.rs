@@ -32,10 +32,6 @@ impl Settings {
             }
             Ok(())
         });
-        if problems.is_empty() {
-            Ok(settings)
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(settings) } else { Err(problems) }
     }
 }

@@ -123,19 +123,13 @@ impl Store {
             .max_connections(1)
             .connect_with(options)
             .await
-            .map_err(|source| StoreError::Open {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         sqlx::migrate!("./migrations").run(&pool).await?;
         sqlx::query("DELETE FROM answers WHERE answered_at < ?")
             .bind(Moment::now().plus(-ANSWERS_KEPT).to_string())
             .execute(&pool)
             .await?;
-        Ok(Store {
-            pool,
-            bell: Arc::new(Notify::new()),
-        })
+        Ok(Store { pool, bell: Arc::new(Notify::new()) })
     }
 
     /// Returns the database, for the publisher.
@@ -160,14 +154,7 @@ impl Store {
         if let Some(key) = key
             && let Some((first, answer)) = answered(&mut tx, key).await?
         {
-            return if first == *request {
-                Ok(Created {
-                    answer,
-                    replayed: true,
-                })
-            } else {
-                Err(StoreError::KeyReused)
-            };
+            return if first == *request { Ok(Created { answer, replayed: true }) } else { Err(StoreError::KeyReused) };
         }
         let taken: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tasks WHERE id = ?)")
             .bind(task.id.to_string())
@@ -177,44 +164,28 @@ impl Store {
             return Err(StoreError::IdTaken { id: task.id });
         }
         let answer = written(&task);
-        sqlx::query(
-            "INSERT INTO tasks (id, user_id, completed, version, body) VALUES (?, ?, 0, 1, ?)",
-        )
-        .bind(task.id.to_string())
-        .bind(&task.user_id)
-        .bind(&answer)
-        .execute(&mut *tx)
-        .await?;
-        if let Some(key) = key {
-            sqlx::query(
-                "INSERT INTO answers (key, request, answer, answered_at) VALUES (?, ?, ?, ?)",
-            )
-            .bind(key)
-            .bind(request.to_string())
+        sqlx::query("INSERT INTO tasks (id, user_id, completed, version, body) VALUES (?, ?, 0, 1, ?)")
+            .bind(task.id.to_string())
+            .bind(&task.user_id)
             .bind(&answer)
-            .bind(task.created_at.to_string())
             .execute(&mut *tx)
             .await?;
+        if let Some(key) = key {
+            sqlx::query("INSERT INTO answers (key, request, answer, answered_at) VALUES (?, ?, ?, ?)")
+                .bind(key)
+                .bind(request.to_string())
+                .bind(&answer)
+                .bind(task.created_at.to_string())
+                .execute(&mut *tx)
+                .await?;
         }
-        post(
-            &mut tx,
-            &event::of_task(Action::Created, None, &task, 1, cause),
-        )
-        .await?;
+        post(&mut tx, &event::of_task(Action::Created, None, &task, 1, cause)).await?;
         self.commit(tx).await?;
-        Ok(Created {
-            answer,
-            replayed: false,
-        })
+        Ok(Created { answer, replayed: false })
     }
 
     /// Applies a change and returns the task after it.
-    pub async fn change(
-        &self,
-        id: Uuid,
-        change: Change,
-        cause: &Cause,
-    ) -> Result<Stored, StoreError> {
+    pub async fn change(&self, id: Uuid, change: Change, cause: &Cause) -> Result<Stored, StoreError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let held = live(&mut tx, id).await?;
         let now = Moment::now();
@@ -241,23 +212,18 @@ impl Store {
         }
         after.updated_at = now;
         let version = held.version + 1;
-        sqlx::query(
-            "UPDATE tasks SET completed = ?, deleted = ?, version = ?, body = ? WHERE id = ?",
-        )
-        .bind(after.completed)
-        .bind(action == Action::Deleted)
-        .bind(version)
-        .bind(written(&after))
-        .bind(id.to_string())
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query("UPDATE tasks SET completed = ?, deleted = ?, version = ?, body = ? WHERE id = ?")
+            .bind(after.completed)
+            .bind(action == Action::Deleted)
+            .bind(version)
+            .bind(written(&after))
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await?;
         let event = event::of_task(action, Some(&held.task), &after, version, cause);
         post(&mut tx, &event).await?;
         self.commit(tx).await?;
-        Ok(Stored {
-            task: after,
-            version,
-        })
+        Ok(Stored { task: after, version })
     }
 
     /// Tells of a reminder that was snoozed or dismissed. The task itself stays as it is.
@@ -276,12 +242,7 @@ impl Store {
     }
 
     /// Replaces the settings of a user.
-    pub async fn set_user(
-        &self,
-        user_id: &str,
-        settings: &Settings,
-        cause: &Cause,
-    ) -> Result<(), StoreError> {
+    pub async fn set_user(&self, user_id: &str, settings: &Settings, cause: &Cause) -> Result<(), StoreError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "INSERT INTO users (id, settings) VALUES (?, ?)
@@ -320,10 +281,7 @@ impl Store {
         .await?;
         let page = rows.len().min(filter.limit as usize);
         let next = (rows.len() > page).then(|| rows[page - 1].0);
-        let tasks = rows[..page]
-            .iter()
-            .map(|(_, body)| read(body, "task"))
-            .collect::<Result<_, _>>()?;
+        let tasks = rows[..page].iter().map(|(_, body)| read(body, "task")).collect::<Result<_, _>>()?;
         Ok((tasks, next))
     }
 
@@ -335,39 +293,25 @@ impl Store {
 }
 
 async fn live(tx: &mut Transaction<'_, Sqlite>, id: Uuid) -> Result<Stored, StoreError> {
-    let row: Option<(String, i64, bool)> =
-        sqlx::query_as("SELECT body, version, deleted FROM tasks WHERE id = ?")
-            .bind(id.to_string())
-            .fetch_optional(&mut **tx)
-            .await?;
+    let row: Option<(String, i64, bool)> = sqlx::query_as("SELECT body, version, deleted FROM tasks WHERE id = ?")
+        .bind(id.to_string())
+        .fetch_optional(&mut **tx)
+        .await?;
     match row {
         None => Err(StoreError::UnknownTask { id }),
         Some((_, _, true)) => Err(StoreError::DeletedTask { id }),
-        Some((body, version, false)) => Ok(Stored {
-            task: read(&body, "task")?,
-            version,
-        }),
+        Some((body, version, false)) => Ok(Stored { task: read(&body, "task")?, version }),
     }
 }
 
-async fn answered(
-    tx: &mut Transaction<'_, Sqlite>,
-    key: &str,
-) -> Result<Option<(Value, String)>, StoreError> {
+async fn answered(tx: &mut Transaction<'_, Sqlite>, key: &str) -> Result<Option<(Value, String)>, StoreError> {
     let row: Option<(String, String)> =
-        sqlx::query_as("SELECT request, answer FROM answers WHERE key = ?")
-            .bind(key)
-            .fetch_optional(&mut **tx)
-            .await?;
-    row.map(|(request, answer)| Ok((read(&request, "request")?, answer)))
-        .transpose()
+        sqlx::query_as("SELECT request, answer FROM answers WHERE key = ?").bind(key).fetch_optional(&mut **tx).await?;
+    row.map(|(request, answer)| Ok((read(&request, "request")?, answer))).transpose()
 }
 
 async fn post(tx: &mut Transaction<'_, Sqlite>, event: &Value) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO outbox (event) VALUES (?)")
-        .bind(event.to_string())
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query("INSERT INTO outbox (event) VALUES (?)").bind(event.to_string()).execute(&mut **tx).await?;
     Ok(())
 }
 

@@ -114,15 +114,7 @@ impl NewTask {
                 problems.push(FieldProblem::new(required, "is required"));
             }
         }
-        if problems.is_empty() {
-            Ok(NewTask {
-                task,
-                correlation_id,
-                causation_id,
-            })
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(NewTask { task, correlation_id, causation_id }) } else { Err(problems) }
     }
 }
 
@@ -156,19 +148,14 @@ impl Task {
     /// Applies the body of a patch: every field it names, and nothing else.
     pub fn patch(&mut self, body: &Map<String, Value>) -> Result<(), Vec<FieldProblem>> {
         let problems = field::each_field(body, |name, value| self.set(name, value, Call::Patch));
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     fn set(&mut self, name: &str, value: &Value, call: Call) -> Read<()> {
         match name {
             "title" => self.title = field::filled_text(value, TITLE_CHARS_MAX)?,
             "description" => {
-                self.description =
-                    field::optional(value, |v| field::text(v, DESCRIPTION_CHARS_MAX))?;
+                self.description = field::optional(value, |v| field::text(v, DESCRIPTION_CHARS_MAX))?;
             }
             "priority" => self.priority = field::optional(value, priority)?.unwrap_or_default(),
             "tags" => self.tags = field::optional(value, field::tags)?.unwrap_or_default(),
@@ -177,8 +164,7 @@ impl Task {
             "recurrenceRule" => self.recurrence_rule = field::optional(value, field::rule)?,
             "recurrenceMode" => self.recurrence_mode = field::optional(value, recurrence_mode)?,
             "reminders" => self.reminders = field::optional(value, field::reminders)?,
-            "recurrenceStart" | "recurrenceId" | "seriesId" | "previousTaskId"
-            | "occurrenceIndex" => {
+            "recurrenceStart" | "recurrenceId" | "seriesId" | "previousTaskId" | "occurrenceIndex" => {
                 if call == Call::Patch {
                     return Err("is set when the task is created".to_owned());
                 }
@@ -252,12 +238,7 @@ fn snake_case(camel: &str) -> String {
 }
 
 fn priority(value: &Value) -> Read<Priority> {
-    match value
-        .as_str()
-        .unwrap_or_default()
-        .to_ascii_uppercase()
-        .as_str()
-    {
+    match value.as_str().unwrap_or_default().to_ascii_uppercase().as_str() {
         "HIGH" => Ok(Priority::High),
         "MEDIUM" => Ok(Priority::Medium),
         "LOW" => Ok(Priority::Low),

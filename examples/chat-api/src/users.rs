@@ -106,11 +106,7 @@ mod tests {
         })
         .await
         .unwrap();
-        let users = SimulatedUsers {
-            base_url: format!("http://{}", api.addr()),
-            users: 4,
-            seed: 7,
-        };
+        let users = SimulatedUsers { base_url: format!("http://{}", api.addr()), users: 4, seed: 7 };
         let store = api.store.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(api.run(async { drop(stopped.await) }));

@@ -42,14 +42,8 @@ impl DueWord {
     ];
 
     /// The words that the facet `due` counts: all but `any`.
-    pub const FACETS: [DueWord; 6] = [
-        DueWord::None,
-        DueWord::Overdue,
-        DueWord::Today,
-        DueWord::Tomorrow,
-        DueWord::Week,
-        DueWord::Future,
-    ];
+    pub const FACETS: [DueWord; 6] =
+        [DueWord::None, DueWord::Overdue, DueWord::Today, DueWord::Tomorrow, DueWord::Week, DueWord::Future];
 
     /// The name on the wire.
     pub fn name(self) -> &'static str {

@@ -19,9 +19,28 @@ pub const LIMIT_DEFAULT: usize = 50;
 
 /// The parameters of `GET /v1/tasks` that are read here, by name; `min_position` and `wait` belong to the route.
 pub const PARAMETERS: [&str; 22] = [
-    "q", "status", "priority", "tags", "tagsMode", "due", "dueAfter", "dueBefore", "createdAfter", "createdBefore",
-    "updatedAfter", "updatedBefore", "recurring", "seriesId", "userId", "tz", "sort", "counts", "facets", "include",
-    "limit", "cursor",
+    "q",
+    "status",
+    "priority",
+    "tags",
+    "tagsMode",
+    "due",
+    "dueAfter",
+    "dueBefore",
+    "createdAfter",
+    "createdBefore",
+    "updatedAfter",
+    "updatedBefore",
+    "recurring",
+    "seriesId",
+    "userId",
+    "tz",
+    "sort",
+    "counts",
+    "facets",
+    "include",
+    "limit",
+    "cursor",
 ];
 
 /// Those of [`PARAMETERS`] that shape a page and have no meaning for a stream.
@@ -87,7 +106,8 @@ impl TaskQuery {
         query.sort = reader.sort(query.text.is_some());
         query.limit = reader.limit();
         query.counts = reader.flag("counts").unwrap_or(false);
-        query.facets = reader.words("facets", |word| Facet::ALL.into_iter().find(|f| f.name() == word)).unwrap_or_default();
+        query.facets =
+            reader.words("facets", |word| Facet::ALL.into_iter().find(|f| f.name() == word)).unwrap_or_default();
         query.include = reader.include();
         let cursor = reader.single("cursor");
         query.digest = crate::cursor::digest(&query.canonical());
@@ -251,7 +271,7 @@ impl<'a> Reader<'a> {
             })
             .unwrap_or_default();
         let values = self.list("tags")?;
-        let mut keys: Vec<_> = values.iter().filter(|tag| !tag.is_empty()).map(|tag| text::tag_key(tag)).collect();
+        let mut keys: Vec<_> = values.iter().filter(|tag| !tag.is_empty()).map(|tag| text::tag_key(tag).into_owned()).collect();
         if !keys.is_empty() && keys.len() < values.len() {
             self.fail("tags", "has an empty tag among others; tags= alone means tasks without tags");
         }

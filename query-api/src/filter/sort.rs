@@ -75,10 +75,7 @@ pub struct Sort(pub(crate) Vec<SortKey>);
 impl Default for Sort {
     /// `due,-created`
     fn default() -> Self {
-        Sort(vec![
-            SortKey { by: SortBy::Due, reversed: false },
-            SortKey { by: SortBy::Created, reversed: true },
-        ])
+        Sort(vec![SortKey { by: SortBy::Due, reversed: false }, SortKey { by: SortBy::Created, reversed: true }])
     }
 }
 

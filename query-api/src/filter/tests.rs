@@ -89,7 +89,10 @@ fn every_parameter_is_judged() {
     check("dueAfter=2026-01-01&dueBefore=2026-01-01T00:00:00+02:00", "ok");
     check("dueAfter=2026-01-01T10:00", "Invalid dueAfter");
     check("dueAfter=2026-02-30", "Invalid dueAfter");
-    check("createdAfter=tomorrow&createdBefore=&updatedAfter=1&updatedBefore=2026-01-01", "Invalid createdAfter, Invalid createdBefore, Invalid updatedAfter");
+    check(
+        "createdAfter=tomorrow&createdBefore=&updatedAfter=1&updatedBefore=2026-01-01",
+        "Invalid createdAfter, Invalid createdBefore, Invalid updatedAfter",
+    );
     check("recurring=true", "ok");
     check("recurring=yes", "Invalid recurring");
     check("recurring=TRUE", "Invalid recurring");
@@ -208,7 +211,11 @@ fn filters_of_one_task() {
     check_match("createdBefore=2026-01-01", |_| {}, false);
     check_match("createdBefore=2026-01-01T00:00:00.001Z", |_| {}, true);
     check_match("due=overdue", |t| t.due_date = topics::Due::parse("2026-03-09"), true);
-    check_match("due=overdue&status=all", |t| (t.due_date, t.completed) = (topics::Due::parse("2026-03-09"), true), false);
+    check_match(
+        "due=overdue&status=all",
+        |t| (t.due_date, t.completed) = (topics::Due::parse("2026-03-09"), true),
+        false,
+    );
     check_match("due=today,none", |_| {}, true);
     check_match("due=none&dueAfter=2020-01-01", |_| {}, false);
     check_match("due=today&dueAfter=2026-03-11", |t| t.due_date = topics::Due::parse("2026-03-10"), false);

@@ -221,19 +221,20 @@ impl<'a> Document<'a> {
 }
 
 fn look(written: &str, folded: &OnceCell<String>, needle: &Needle) -> Found {
-    if written.len() < 64 * 1024 && written.is_ascii() {
-        if !needle.ascii {
-            return Found::Not;
-        }
-        if !needle.phrase {
-            return text::find_ascii_word(written.as_bytes(), needle.text.as_bytes());
-        }
+    if written.is_ascii() {
+        let (field, wanted) = (written.as_bytes(), needle.text.as_bytes());
+        return match (needle.ascii, needle.phrase) {
+            (false, _) => Found::Not,
+            (true, false) => text::find_ascii_word(field, wanted),
+            (true, true) => whole_if(text::has_ascii_phrase(field, wanted)),
+        };
     }
     let field = folded.get_or_init(|| text::runs(written));
-    if !needle.phrase {
-        return text::find(field, &needle.text);
-    }
-    if text::has_phrase(field, &needle.text) { Found::Whole } else { Found::Not }
+    if needle.phrase { whole_if(text::has_phrase(field, &needle.text)) } else { text::find(field, &needle.text) }
+}
+
+fn whole_if(found: bool) -> Found {
+    if found { Found::Whole } else { Found::Not }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Facets: how the matching tasks are spread over states, priorities, tags and day words (contract §8.2, §13).
 
+use std::borrow::Cow;
+
 use hashbrown::HashMap;
 use roaring::RoaringBitmap;
 use serde::Serialize;
@@ -64,15 +66,21 @@ fn named<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<FacetValue
 
 /// A tag is spelled as in the matching task with the smallest id.
 fn tags_by_task(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
-    let mut counts: HashMap<String, (u64, TaskId, &str)> = HashMap::new();
+    // Spellings are counted as they are, and only the few different ones are folded.
+    let mut spellings: HashMap<&str, (u64, TaskId)> = HashMap::new();
     for slot in slots {
         let row = &shard.rows[*slot];
         for tag in &row.task().tags {
-            let seen = counts.entry(text::tag_key(tag)).or_insert((0, row.id, tag.as_str()));
-            seen.0 += 1;
-            if row.id < seen.1 {
-                (seen.1, seen.2) = (row.id, tag);
-            }
+            let seen = spellings.entry(tag).or_insert((0, row.id));
+            *seen = (seen.0 + 1, seen.1.min(row.id));
+        }
+    }
+    let mut counts: HashMap<Cow<'_, str>, (u64, TaskId, &str)> = HashMap::new();
+    for (spelling, (count, id)) in spellings {
+        let seen = counts.entry(text::tag_key(spelling)).or_insert((0, id, spelling));
+        seen.0 += count;
+        if id < seen.1 {
+            (seen.1, seen.2) = (id, spelling);
         }
     }
     counts.into_values().map(|(count, _, tag)| FacetValue { value: tag.to_owned(), count }).collect()

@@ -53,7 +53,8 @@ impl Freshness {
         after.caught_up |= caught_up;
         if !moved.is_empty() {
             after.next.extend(moved.iter().map(|next| ((next.topic, next.partition), next.offset)));
-            let of_tasks = after.next.iter().filter(|((topic, _), next)| *topic == SourceTopic::TaskEvents && **next > 0);
+            let of_tasks =
+                after.next.iter().filter(|((topic, _), next)| *topic == SourceTopic::TaskEvents && **next > 0);
             let shown: Vec<_> = of_tasks.map(|((_, partition), next)| format!("{partition}:{}", next - 1)).collect();
             after.positions = shown.join(",").into();
         }

@@ -26,8 +26,28 @@ const ZONES: [&str; 6] =
     ["UTC", "Europe/Berlin", "Asia/Bangkok", "America/Chicago", "Pacific/Kiritimati", "Pacific/Apia"];
 const USERS: [&str; 4] = ["ann", "bob", "eve", "6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c11"];
 const WORDS: [&str; 22] = [
-    "milk", "Milk", "milkshake", "mil", "bread", "Bröt", "brotzeit", "Straße", "STRASSE", "café", "a", "ab", "abc", "16-3",
-    "OR", "海风证券", "海风", "买iPhone", "iPhone15", "ขอบคุณ", "7", "2026",
+    "milk",
+    "Milk",
+    "milkshake",
+    "mil",
+    "bread",
+    "Bröt",
+    "brotzeit",
+    "Straße",
+    "STRASSE",
+    "café",
+    "a",
+    "ab",
+    "abc",
+    "16-3",
+    "OR",
+    "海风证券",
+    "海风",
+    "买iPhone",
+    "iPhone15",
+    "ขอบคุณ",
+    "7",
+    "2026",
 ];
 const TAGS: [&str; 8] = ["home", "Home", "HOME", "work", "Straße", "strasse", "deep work", "海风"];
 /// Years in which the clocks of the zones above change in the window, and one in which Samoa left out a day.
@@ -210,7 +230,17 @@ struct Asked {
 
 const DUE_WORDS: [&str; 7] = ["none", "any", "overdue", "today", "tomorrow", "week", "future"];
 const SORTS: [&str; 12] = [
-    "due", "-due", "priority", "-priority", "created", "-created", "updated", "-updated", "title", "-title", "relevance",
+    "due",
+    "-due",
+    "priority",
+    "-priority",
+    "created",
+    "-created",
+    "updated",
+    "-updated",
+    "title",
+    "-title",
+    "relevance",
     "-relevance",
 ];
 
@@ -421,7 +451,11 @@ fn classes(task: &Task, term: &Term) -> Vec<Option<i64>> {
             let title = found(&task.title, needle, term.phrase);
             let tags = task.tags.iter().map(|tag| found(tag, needle, term.phrase)).max().unwrap_or(0);
             let description = found(task.description.as_deref().unwrap_or(""), needle, term.phrase);
-            [(title, 4), (tags, 2), (description, 0)].into_iter().filter(|(f, _)| *f > 0).map(|(f, base)| f + base).max()
+            [(title, 4), (tags, 2), (description, 0)]
+                .into_iter()
+                .filter(|(f, _)| *f > 0)
+                .map(|(f, base)| f + base)
+                .max()
         })
         .collect()
 }
@@ -566,8 +600,7 @@ fn facets(world: &World, asked: &Asked, tasks: &[&Task]) -> Vec<String> {
 
 fn parse(world: &World, params: &[(String, String)]) -> TaskQuery {
     let zone_of = |user: &UserId| world.index.zone_of(user);
-    let context =
-        Context { now: world.now, zone: Tz::Europe__Berlin, caller: None, only: None, zone_of: &zone_of };
+    let context = Context { now: world.now, zone: Tz::Europe__Berlin, caller: None, only: None, zone_of: &zone_of };
     TaskQuery::parse(params, &context).unwrap_or_else(|errors| panic!("{params:?}: {errors:?}"))
 }
 

@@ -166,7 +166,11 @@ impl<'a> DueWalk<'a> {
         };
         if timed.0 < timed.1 {
             into.push(if reversed {
-                let end = if timed_edge == i64::MAX { (timed.1 - 1, i64::MAX, u32::MAX) } else { (timed.1 - 1, timed_edge, u32::MAX) };
+                let end = if timed_edge == i64::MAX {
+                    (timed.1 - 1, i64::MAX, u32::MAX)
+                } else {
+                    (timed.1 - 1, timed_edge, u32::MAX)
+                };
                 Box::new(trees.timed.range((timed.0, i64::MIN, 0)..=end).rev().map(timed_step))
             } else {
                 Box::new(trees.timed.range((timed.0, timed_edge, 0)..(timed.1, i64::MIN, 0)).map(timed_step))
@@ -174,7 +178,9 @@ impl<'a> DueWalk<'a> {
         }
         if dates.0 < dates.1 {
             into.push(if reversed {
-                Box::new(trees.days.range((dates.0, i64::MIN, 0)..=(dates.1 - 1, dates_edge, u32::MAX)).rev().map(date_step))
+                Box::new(
+                    trees.days.range((dates.0, i64::MIN, 0)..=(dates.1 - 1, dates_edge, u32::MAX)).rev().map(date_step),
+                )
             } else {
                 Box::new(trees.days.range((dates.0, dates_edge, 0)..(dates.1, i64::MIN, 0)).map(date_step))
             });

@@ -1,6 +1,8 @@
 //! A set of slots that may be tiny: most words of a vocabulary stand in few tasks, and a bitmap for each would cost
 //! more than the tasks.
 
+use std::borrow::Cow;
+
 use roaring::{MultiOps, RoaringBitmap};
 
 /// Up to this many slots are a plain sorted list.
@@ -96,9 +98,25 @@ impl Posting {
             debug_assert!(fits.is_ok());
             return;
         }
-        let all = self.iter().chain(more.iter().copied());
-        let bitmap = RoaringBitmap::from_sorted_iter(all).expect("slots are loaded in ascending order");
+        let bitmap = bitmap_of(self.iter().chain(more.iter().copied()));
         *self = Posting::Many(Box::new(bitmap));
+    }
+
+    /// The set of slots given in ascending order.
+    pub(super) fn from_sorted(slots: Vec<u32>) -> Self {
+        match slots[..] {
+            [only] => Posting::One(only),
+            _ if slots.len() <= FEW => Posting::Few(slots),
+            _ => Posting::Many(Box::new(bitmap_of(slots))),
+        }
+    }
+
+    /// The set as a bitmap.
+    pub(super) fn bitmap(&self) -> Cow<'_, RoaringBitmap> {
+        match self {
+            Posting::Many(bitmap) => Cow::Borrowed(bitmap),
+            few => Cow::Owned(bitmap_of(few.iter())),
+        }
     }
 
     pub(super) fn iter(&self) -> Box<dyn Iterator<Item = u32> + '_> {
@@ -108,6 +126,11 @@ impl Posting {
             Posting::Many(bitmap) => Box::new(bitmap.iter()),
         }
     }
+}
+
+/// The bitmap of slots in ascending order.
+pub(super) fn bitmap_of(slots: impl IntoIterator<Item = u32>) -> RoaringBitmap {
+    RoaringBitmap::from_sorted_iter(slots).expect("slots come in ascending order")
 }
 
 /// The slots that stand in any of `postings`.
@@ -123,7 +146,7 @@ pub(super) fn union<'a>(postings: impl IntoIterator<Item = &'a Posting>) -> Roar
     }
     loose.sort_unstable();
     loose.dedup();
-    let loose = RoaringBitmap::from_sorted_iter(loose).expect("sorted just now");
+    let loose = bitmap_of(loose);
     match bitmaps[..] {
         [] => loose,
         [only] if loose.is_empty() => only.clone(),

@@ -198,7 +198,8 @@ impl ViewTable {
     /// The rows of a task, in the order of the view.
     pub(super) fn of_task(&self, task: TaskId) -> Vec<Arc<dyn ViewRow>> {
         let keys = self.by_task.get(&task).into_iter().flatten();
-        let mut held: Vec<_> = keys.filter_map(|key| self.rows.get(key).map(|held| (held.at, *key, &held.row))).collect();
+        let mut held: Vec<_> =
+            keys.filter_map(|key| self.rows.get(key).map(|held| (held.at, *key, &held.row))).collect();
         held.sort_by_key(|(at, key, _)| (*at, *key));
         held.into_iter().map(|(_, _, row)| Arc::clone(row)).collect()
     }

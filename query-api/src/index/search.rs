@@ -10,6 +10,7 @@
 //! Words that a set answers only in part (phrases, long pieces of unspaced scripts, beginnings shared by very many
 //! words) are looked up in the task's text, as the last test.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -32,11 +33,19 @@ const WORDS_TESTED: usize = if cfg!(test) { 2 } else { 8 };
 /// As many words with one beginning are counted for an estimate.
 const WORDS_COUNTED: usize = if cfg!(test) { 3 } else { 256 };
 
-/// Estimated nanoseconds: a step of a walk, a row of a scan, a slot of a union.
+/// Sets up to this size are not intersected with others first.
+const TINY: u64 = if cfg!(test) { 4 } else { 64 };
+
+/// Estimated nanoseconds: a step of a walk; a row that a scan looks at, and one of all rows in a row; a slot of the set
+/// that a scan begins with, and of a union; a look at the text.
 const WALK_NS: f64 = 90.0;
-const SCAN_NS: f64 = 25.0;
+const SCAN_NS: f64 = 40.0;
 const ROW_NS: f64 = 12.0;
+const SET_NS: f64 = 4.0;
 const UNION_NS: f64 = 5.0;
+const TEXT_NS: f64 = 300.0;
+/// Share of tasks that a look at the text is thought to leave.
+const TEXT_SHARE: f64 = 0.3;
 
 /// Slots of which a matching task has to be one.
 struct Set<'a> {
@@ -351,7 +360,8 @@ impl<'a> Search<'a> {
 
     // ---- planning ----
 
-    /// Estimated share of tasks that pass all filters but the due and the ranges.
+    /// Estimated share of tasks that pass all filters but the due and the ranges; states are shares of their own,
+    /// since open and completed tasks are walked apart.
     fn density(&self) -> f64 {
         let shard = self.shard;
         let all = shard.len().max(1) as f64;
@@ -376,18 +386,26 @@ impl<'a> Search<'a> {
         density
     }
 
+    /// Estimated share of tasks with the state asked for.
+    fn status_share(&self) -> f64 {
+        let all = self.shard.len().max(1) as f64;
+        match self.query.status {
+            Status::Open => self.shard.status[0].len() as f64 / all,
+            Status::Completed => self.shard.status[1].len() as f64 / all,
+            Status::All => 1.0,
+        }
+    }
+
     /// Estimated cost of a scan in nanoseconds.
     fn scan_cost(&self) -> f64 {
-        let shard = self.shard;
-        let mut best = shard.len() as f64 * ROW_NS;
-        if let Some(user) = self.user {
-            best = best.min(shard.users[user as usize].slots.len() as f64 * SCAN_NS);
-        }
-        for set in &self.sets {
-            let union = if set.postings.len() > 1 { UNION_NS } else { 0.0 };
-            best = best.min(set.len as f64 * (SCAN_NS + union));
-        }
-        if self.text_open { best * 4.0 } else { best }
+        let all = self.shard.len() as f64;
+        let of_user = self.user.map(|user| self.shard.users[user as usize].slots.len() as f64 * SET_NS);
+        let of_sets = self.sets.iter().map(|set| {
+            set.len as f64 * (SET_NS + if set.postings.len() > 1 { UNION_NS } else { 0.0 })
+        });
+        let begin = of_sets.chain(of_user).fold(all * ROW_NS, f64::min);
+        let text = if self.text_open { TEXT_NS } else { 0.0 };
+        begin + all * self.density() * self.status_share() * (SCAN_NS + text)
     }
 
     /// What a scan goes through, and which sets hold all of it.
@@ -396,42 +414,67 @@ impl<'a> Search<'a> {
         let mut used = vec![false; self.sets.len()];
         let of_user = self.user.map(|user| &shard.users[user as usize].slots);
         let smallest = self.sets.first();
-        let user_first = of_user.filter(|slots| smallest.is_none_or(|set| slots.len() <= set.len * 2));
-        if let Some(slots) = user_first
-            && (slots.len() <= SMALL || self.sets.is_empty())
-        {
-            return (Candidates::Posting(slots), used);
-        }
-        if smallest.is_none_or(|set| set.len > SMALL) && self.few_dues() {
+        let least = of_user.map(Posting::len).into_iter().chain(smallest.map(|set| set.len)).min();
+        if least.is_none_or(|len| len > SMALL) && self.few_dues() {
             return (Candidates::Dues, used);
         }
-        let Some(first) = smallest else {
-            return match self.query.status {
-                _ if self.query.due.as_ref().is_some_and(|due| !due.none) => (Candidates::Dues, used),
-                Status::Completed => (Candidates::Bitmap(shard.status[1].clone()), used),
-                _ => (Candidates::All, used),
-            };
+        let user_first = of_user.filter(|slots| smallest.is_none_or(|set| slots.len() <= set.len));
+        // Sets that are at hand as bitmaps; the smallest comes first, and each leaves fewer rows to look at.
+        let mut operands: Vec<Cow<'a, RoaringBitmap>> = Vec::new();
+        if let Some(slots) = user_first {
+            if slots.len() <= TINY {
+                return (Candidates::Posting(slots), used);
+            }
+            operands.push(slots.bitmap());
+        } else if let Some(first) = smallest {
+            used[0] = true;
+            match (&first.postings[..], first.beginning) {
+                ([only], None) if only.len() <= TINY => return (Candidates::Posting(only), used),
+                ([only], None) => operands.push(only.bitmap()),
+                _ => operands.push(Cow::Owned(first.bitmap(shard))),
+            }
+            operands.extend(of_user.map(Posting::bitmap));
+        }
+        for (set, used) in self.sets.iter().zip(&mut used).filter(|(_, used)| !**used) {
+            if let ([only], None) = (&set.postings[..], set.beginning) {
+                operands.push(only.bitmap());
+                *used = true;
+            }
+        }
+        let mut without: Vec<&RoaringBitmap> = Vec::new();
+        match self.query.status {
+            Status::Open => operands.push(Cow::Borrowed(&shard.status[0])),
+            Status::Completed => operands.push(Cow::Borrowed(&shard.status[1])),
+            Status::All => {}
+        }
+        if self.priorities.is_power_of_two() {
+            operands.push(Cow::Borrowed(&shard.priority[self.priorities.trailing_zeros() as usize]));
+        }
+        for (flag, bitmap) in [(RECURRING, &shard.recurring), (UNTAGGED, &shard.untagged)] {
+            if self.flags & flag != 0 {
+                if self.flags_wanted & flag != 0 {
+                    operands.push(Cow::Borrowed(bitmap));
+                } else {
+                    without.push(bitmap);
+                }
+            }
+        }
+        if least.is_none() && self.query.due.as_ref().is_some_and(|due| !due.none) && operands.len() < 2 {
+            return (Candidates::Dues, used);
+        }
+        let mut operands = operands.into_iter();
+        let mut bitmap = match (operands.next(), operands.next()) {
+            (None, _) => return (Candidates::All, used),
+            (Some(only), None) => only.into_owned(),
+            (Some(first), Some(second)) => &*first & &*second,
         };
-        used[0] = true;
-        if let ([only], None) = (&first.postings[..], first.beginning)
-            && (only.len() <= SMALL || self.sets.len() == 1)
-        {
-            return (Candidates::Posting(only), used);
-        }
-        let mut bitmap = first.bitmap(shard);
-        for (at, set) in self.sets.iter().enumerate().skip(1) {
-            if bitmap.len() <= SMALL {
-                break;
-            }
-            if set.len < shard.len() / 2 {
+        operands.for_each(|operand| bitmap &= &*operand);
+        without.into_iter().for_each(|operand| bitmap -= operand);
+        for (set, used) in self.sets.iter().zip(&mut used).filter(|(_, used)| !**used) {
+            if bitmap.len() > SMALL && set.len < shard.len() / 2 {
                 bitmap &= set.bitmap(shard);
-                used[at] = true;
+                *used = true;
             }
-        }
-        if let Some(slots) = of_user
-            && bitmap.len() > SMALL
-        {
-            bitmap &= union([slots]);
         }
         (Candidates::Bitmap(bitmap), used)
     }
@@ -488,7 +531,10 @@ impl<'a> Search<'a> {
             return false;
         }
         let wanted = (self.query.limit + 1) as f64;
-        let steps = wanted / self.density().max(1e-9);
+        // Only the due trees keep open and completed tasks apart.
+        let share = if keys[0].by == SortBy::Due { 1.0 } else { self.status_share() };
+        let left = if self.text_open { TEXT_SHARE } else { 1.0 };
+        let steps = wanted / (self.density() * share * left).max(1e-9);
         if steps * WALK_NS > self.scan_cost() {
             return false;
         }

@@ -328,7 +328,7 @@ impl Shard {
         let (was, is) = (before.map_or(no_tags, |t| &t.tags), after.map_or(no_tags, |t| &t.tags));
         if was != is {
             was.iter().for_each(|tag| self.remove_tag(tag, slot));
-            is.iter().for_each(|tag| self.tags.entry(text::tag_key(tag)).or_default().insert(tag, slot));
+            is.iter().for_each(|tag| self.tags.entry_ref(&*text::tag_key(tag)).or_default().insert(tag, slot));
         }
         if let (Some(before), Some(after)) = (before, after)
             && same_text(before, after)
@@ -343,7 +343,7 @@ impl Shard {
 
     fn remove_tag(&mut self, tag: &CompactString, slot: u32) {
         let key = text::tag_key(tag);
-        let Some(entry) = self.tags.get_mut(&key) else { return };
+        let Some(entry) = self.tags.get_mut(&*key) else { return };
         entry.posting.remove(slot);
         if let Some(at) = entry.spellings.iter().position(|(spelling, _)| spelling == tag) {
             entry.spellings[at].1 -= 1;
@@ -352,18 +352,14 @@ impl Shard {
             }
         }
         if entry.posting.is_empty() {
-            self.tags.remove(&key);
+            self.tags.remove(&*key);
         }
     }
 }
 
 impl Tag {
-    fn insert(&mut self, spelling: &CompactString, slot: u32) {
+    pub(super) fn insert(&mut self, spelling: &CompactString, slot: u32) {
         self.posting.insert(slot);
-        self.spell(spelling);
-    }
-
-    pub(super) fn spell(&mut self, spelling: &CompactString) {
         match self.spellings.iter_mut().find(|(known, _)| known == spelling) {
             Some((_, tasks)) => *tasks += 1,
             None => self.spellings.push((spelling.clone(), 1)),

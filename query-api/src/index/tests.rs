@@ -103,7 +103,8 @@ fn random_bell(random: &mut StdRng, n: u128) -> Bell {
 }
 
 fn random_query(random: &mut StdRng) -> RowQuery {
-    let instant = |random: &mut StdRng| random.random_bool(0.7).then(|| Timestamp::from_millis(random.random_range(0..12_000)));
+    let instant =
+        |random: &mut StdRng| random.random_bool(0.7).then(|| Timestamp::from_millis(random.random_range(0..12_000)));
     let mut filters = Vec::new();
     if random.random_bool(0.4) {
         let words = STATES.iter().filter(|_| random.random_bool(0.5)).map(ToString::to_string).collect();
@@ -305,7 +306,13 @@ fn a_tag_is_spelled_as_in_the_matching_task_with_the_smallest_id() {
     let tasks = (1..=150).map(|n| {
         let task = task(n, |task| {
             task.completed = n == 1;
-            let spelling = if n == 1 { "HOME" } else if n == 2 { "Home" } else { "home" };
+            let spelling = if n == 1 {
+                "HOME"
+            } else if n == 2 {
+                "Home"
+            } else {
+                "home"
+            };
             task.tags = vec![spelling.into(), format!("t{:02}", n % 60).into()];
         });
         TaskRow { id: task.id, before: None, after: Some(Arc::new(task)), memory: [].into() }
@@ -345,6 +352,33 @@ fn a_floating_due_moves_with_its_user() {
     assert_eq!(overdue("2026-03-10T08:30:00Z"), 0);
 }
 
+#[test]
+fn two_dates_that_begin_at_one_instant_are_sorted_as_one() {
+    // Samoa left out 30 December 2011: it begins, as the 31st does, at 10:00 UTC.
+    let index = Index::new(&[], Tz::UTC);
+    let rows = (0..80).map(|n| {
+        let task = task(n, |task| {
+            task.due_date = Due::parse(if n % 2 == 0 { "2011-12-30" } else { "2011-12-31" });
+            task.created_at = Timestamp::from_millis(n as i64);
+        });
+        TaskRow { id: task.id, before: None, after: Some(Arc::new(task)), memory: [].into() }
+    });
+    index.apply(&Commit { n: 1, tasks: rows.collect(), ..Commit::default() });
+    for (sort, expected) in [("due,-created", [79, 78, 77, 76]), ("-due,created", [0, 1, 2, 3])] {
+        let now = Timestamp::default();
+        let context = Context { now, zone: Tz::Pacific__Apia, caller: None, only: None, zone_of: &|_| None };
+        let mut params = vec![("sort".to_owned(), sort.to_owned()), ("limit".to_owned(), "2".to_owned())];
+        let mut created = Vec::new();
+        while created.len() < 4 {
+            let page = index.tasks(&TaskQuery::parse(&params, &context).unwrap(), now);
+            created.extend(page.items.iter().map(|task| task.created_at.millis()));
+            params.retain(|(name, _)| name != "cursor");
+            params.push(("cursor".to_owned(), page.next.unwrap()));
+        }
+        assert_eq!(created, expected, "{sort}");
+    }
+}
+
 // ---- paging by long titles ----
 
 #[test]
@@ -381,7 +415,11 @@ fn moved(partition: i32, offset: i64) -> Vec<NextOffset> {
 fn positions_show_the_highest_committed_offset_of_each_partition() {
     let index = Index::new(&[], Tz::UTC);
     let of_users = NextOffset { topic: SourceTopic::UserEvents, partition: 5, offset: 9 };
-    index.apply(&Commit { n: 1, positions: [moved(2, 7), moved(-1, 1), moved(0, 0), vec![of_users]].concat(), ..Commit::default() });
+    index.apply(&Commit {
+        n: 1,
+        positions: [moved(2, 7), moved(-1, 1), moved(0, 0), vec![of_users]].concat(),
+        ..Commit::default()
+    });
     index.apply(&Commit { n: 2, positions: moved(2, 9), caught_up: true, ..Commit::default() });
     let fresh = index.freshness();
     assert_eq!((&*fresh.positions, fresh.caught_up), ("-1:0,2:8", true));

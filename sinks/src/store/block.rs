@@ -203,7 +203,8 @@ pub(crate) fn decode(first: u64, count: usize, data: &[u8]) -> Result<Block, Unr
     columns.drain(..texts);
     block.texts = String::from_utf8(columns).map_err(|_| Unreadable)?;
     let ends_well = block.slots.last().is_none_or(|slot| slot.ends[2] as usize == block.texts.len());
-    let on_borders = block.slots.iter().flat_map(|slot| slot.ends).all(|end| block.texts.is_char_boundary(end as usize));
+    let on_borders =
+        block.slots.iter().flat_map(|slot| slot.ends).all(|end| block.texts.is_char_boundary(end as usize));
     if ends_well && on_borders { Ok(block) } else { Err(Unreadable) }
 }
 
@@ -237,7 +238,8 @@ fn flags(slot: &Slot) -> u64 {
         After::Here => 1,
         After::Same => 2,
     };
-    let bits = [slot.applied, slot.stale, slot.gap, slot.in_order, slot.plain, slot.personal.is_some(), slot.task.is_some()];
+    let bits =
+        [slot.applied, slot.stale, slot.gap, slot.in_order, slot.plain, slot.personal.is_some(), slot.task.is_some()];
     bits.iter().rev().fold(after, |flags, bit| flags << 1 | u64::from(*bit))
 }
 

@@ -18,9 +18,7 @@ use crate::store::block::{After, Block, Codec, Slot};
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::delta;
-use crate::store::entry_text::{
-    EntryText, Hash, UserKey, actor_name, erase_actor_name, link, personal_digest,
-};
+use crate::store::entry_text::{EntryText, Hash, UserKey, actor_name, erase_actor_name, link, personal_digest};
 use crate::store::task_text::{Personal, write_task};
 
 /// A block as written: a full one once, the last one again with every group.
@@ -279,7 +277,8 @@ impl Encoder {
         let in_order = entry.timestamp >= self.high_water;
         let texts = &mut self.open.texts;
         let mut ends = [0; 3];
-        let stored = [if after_kind == After::Here { text.after.unwrap_or("") } else { "" }, text.warnings, text.metadata];
+        let stored =
+            [if after_kind == After::Here { text.after.unwrap_or("") } else { "" }, text.warnings, text.metadata];
         for (end, part) in ends.iter_mut().zip(stored) {
             texts.push_str(part);
             *end = u32::try_from(texts.len()).expect("events are bounded, so 64 of them stay under 4 GiB");

@@ -35,7 +35,11 @@ pub(crate) fn fields(text: &str) -> impl Iterator<Item = Field<'_>> {
         }
         let value_end = end_of_value(bytes, key_end + 1)?;
         at = value_end;
-        Some(Field { key: &text[start + 1..key_end - 1], value: &text[key_end + 1..value_end], place: start..value_end })
+        Some(Field {
+            key: &text[start + 1..key_end - 1],
+            value: &text[key_end + 1..value_end],
+            place: start..value_end,
+        })
     })
 }
 

@@ -27,9 +27,7 @@ use crate::store::chains::{Chains, write};
 use crate::store::data_dir::DataDir;
 use crate::store::encoder::{Encoder, Group, weight};
 use crate::store::queue::{Popped, Queue};
-use crate::store::{
-    ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification,
-};
+use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
 
 mod db;
 mod journal;
@@ -159,7 +157,11 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// Opens the store, and gives back everything that it holds. A damaged file is named and left as it is.
-    pub async fn open(dir: &DataDir, views: &[ViewSpec], options: Options) -> Result<(Arc<Sqlite>, Restored), StoreError> {
+    pub async fn open(
+        dir: &DataDir,
+        views: &[ViewSpec],
+        options: Options,
+    ) -> Result<(Arc<Sqlite>, Restored), StoreError> {
         let (journal_db, views_db, runs_db) = (Db::journal(dir.path()), Db::views(dir.path()), Db::runs(dir.path()));
         let mut views_conn = match open_views(&journal_db, &views_db).await? {
             Some(conn) => conn,
@@ -167,7 +169,9 @@ impl Sqlite {
         };
         let applied = load::views_mark(&mut views_conn, &views_db).await?;
         if applied.n > 0 && !journal_db.exists() {
-            return Err(journal_db.damaged(format!("it is missing or empty, while views.db is at commit {}", applied.n)));
+            return Err(
+                journal_db.damaged(format!("it is missing or empty, while views.db is at commit {}", applied.n))
+            );
         }
         let mut journal_conn = journal_db.open().await?;
         let mark = load::journal_mark(&mut journal_conn, &journal_db).await?;
@@ -190,8 +194,7 @@ impl Sqlite {
         let indexed = runs.last().map_or(0, |run| run.last_n);
         let index = Arc::new(Index::new(runs, options.run_entries));
         let bounds = (applied.entries, indexed, mark.entries);
-        let (mut resume, ids) =
-            load::tail(&mut journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
+        let (mut resume, ids) = load::tail(&mut journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
         restored.identities.extend(ids);
         resume.tasks = resume.tasks.max(tasks);
 
@@ -342,7 +345,10 @@ async fn index_runs(mut conn: sqlx::SqliteConnection, shared: Arc<Shared>, db: D
             Ok(false) => {}
             Err(source) => {
                 let error = db.failed("write a run")(source);
-                tracing::error!(error = &error as &dyn std::error::Error, "the audit's indexes stay in memory; will retry");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the audit's indexes stay in memory; will retry"
+                );
             }
         }
         std::thread::park_timeout(Duration::from_millis(250));

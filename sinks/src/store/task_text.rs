@@ -78,7 +78,8 @@ pub(crate) fn write_canonical(value: &str, to: &mut Vec<u8>) {
     if value == "{}" {
         return to.extend_from_slice(b"{}");
     }
-    match serde_json::from_str::<serde_json::Value>(value).ok().and_then(|v| serde_json_canonicalizer::to_vec(&v).ok()) {
+    match serde_json::from_str::<serde_json::Value>(value).ok().and_then(|v| serde_json_canonicalizer::to_vec(&v).ok())
+    {
         Some(canonical) => to.extend_from_slice(&canonical),
         None => to.extend_from_slice(value.as_bytes()),
     }

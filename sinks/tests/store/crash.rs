@@ -95,10 +95,8 @@ async fn an_idle_journal_has_an_empty_log() {
     let mut history = History::new(22);
     let opened = open(dir.path()).await;
     append(&opened.store, &[history.commit(5)]).await;
-    eventually("emptying the log", || {
-        len(dir.path(), "journal.db-wal") == 0 && opened.store.status().applied_n == 1
-    })
-    .await;
+    eventually("emptying the log", || len(dir.path(), "journal.db-wal") == 0 && opened.store.status().applied_n == 1)
+        .await;
 }
 
 /// Not a test: the process that is killed. It goes on from what the directory holds.

@@ -96,8 +96,10 @@ async fn an_erased_user_is_gone_and_hashes_hold() {
         assert_eq!(verified.faults, vec![], "round {round}");
     }
     let actions = opened.store.actions(&ActionQuery { limit: 10_000, ..ActionQuery::default() }).await.unwrap();
-    let erased_actions: Vec<_> =
-        actions.iter().filter(|shown| shown.action.user == user && &*shown.action.body == r#"{"$erased":true}"#).collect();
+    let erased_actions: Vec<_> = actions
+        .iter()
+        .filter(|shown| shown.action.user == user && &*shown.action.body == r#"{"$erased":true}"#)
+        .collect();
     assert!(!erased_actions.is_empty());
     opened.store.close().await;
     drop(opened);

@@ -162,7 +162,13 @@ impl History {
             2 => task.priority = Priority::ALL[self.rng.random_range(0..4)],
             3 => task.due_date = Due::parse("2026-04-01T09:00"),
             4 => {
-                let extra = [("z", "1.50"), ("a", r#"{"y": 2, "b":[1e2, true]}"#), ("ö", "12345678901234567890"), ("\u{e000}", "0"), ("😀", "-0.0")];
+                let extra = [
+                    ("z", "1.50"),
+                    ("a", r#"{"y": 2, "b":[1e2, true]}"#),
+                    ("ö", "12345678901234567890"),
+                    ("\u{e000}", "0"),
+                    ("😀", "-0.0"),
+                ];
                 task.extra = Extra(extra.iter().map(|(k, v)| (k.to_string(), Self::raw(v))).collect());
             }
             _ => task.warnings = vec![Warning::new("dueDate", "due_invalid")],
@@ -275,7 +281,11 @@ impl History {
             applied,
             stale: !applied && action == AuditAction::Updated,
             gap: self.rng.random_ratio(1, 20),
-            warnings: if self.rng.random_ratio(1, 10) { vec![Warning::new("time", "time_missing")] } else { Vec::new() },
+            warnings: if self.rng.random_ratio(1, 10) {
+                vec![Warning::new("time", "time_missing")]
+            } else {
+                Vec::new()
+            },
             metadata,
         });
     }
@@ -362,8 +372,7 @@ impl History {
             metadata: BTreeMap::new(),
         });
         let state = if kind == ActionKind::Reminder { ActionState::Pending } else { ActionState::Decided };
-        let progress =
-            Progress { state, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
+        let progress = Progress { state, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
         self.actions.insert(action.id, (action.clone(), progress));
         commit.outbox.push(OutboxChange::Decided(action));
     }
@@ -404,7 +413,8 @@ impl History {
         }
         let partition = self.rng.random_range(0..3usize);
         self.offsets[partition] += events as i64;
-        let at = NextOffset { topic: SourceTopic::TaskEvents, partition: partition as i32, offset: self.offsets[partition] };
+        let at =
+            NextOffset { topic: SourceTopic::TaskEvents, partition: partition as i32, offset: self.offsets[partition] };
         commit.positions.push(at);
         self.positions.insert((at.topic, at.partition), at.offset);
         if !self.plain {
@@ -447,7 +457,14 @@ impl History {
                 ..(*before).clone()
             };
             let after = Some(Arc::new(blank));
-            self.entry(Some(id), user.clone(), AuditAction::Erased, (Some(before.clone()), after.clone()), true, &mut commit);
+            self.entry(
+                Some(id),
+                user.clone(),
+                AuditAction::Erased,
+                (Some(before.clone()), after.clone()),
+                true,
+                &mut commit,
+            );
             let known = self.tasks.get_mut(&id).unwrap();
             known.state = after.clone();
             known.version += 1;

@@ -55,7 +55,8 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 pub async fn keys(dir: &Path) -> HashMap<String, Vec<u8>> {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.join("journal.db")).read_only(true);
     let mut conn = options.connect().await.unwrap();
-    let rows = sqlx::query("SELECT user_id, key FROM user_key WHERE key IS NOT NULL").fetch_all(&mut conn).await.unwrap();
+    let rows =
+        sqlx::query("SELECT user_id, key FROM user_key WHERE key IS NOT NULL").fetch_all(&mut conn).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 

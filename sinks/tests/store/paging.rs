@@ -121,7 +121,12 @@ async fn ledger_pages_are_those_of_plain_code() {
         for descending in [true, false] {
             for query in [
                 ActionQuery { limit: 4, descending, ..ActionQuery::default() },
-                ActionQuery { limit: 3, descending, states: vec![ActionState::Failed, ActionState::Sent], ..ActionQuery::default() },
+                ActionQuery {
+                    limit: 3,
+                    descending,
+                    states: vec![ActionState::Failed, ActionState::Sent],
+                    ..ActionQuery::default()
+                },
                 ActionQuery { limit: 2, descending, kind: Some(ActionKind::Reminder), ..ActionQuery::default() },
                 ActionQuery { limit: 1, descending, task, ..ActionQuery::default() },
             ] {

@@ -63,7 +63,11 @@ async fn speed() {
         opened.store.close().await;
         println!("closed in {:.2} s", since.elapsed().as_secs_f64());
     }
-    println!("{:.0} events/s; written {:.0} B an event; CPU in µs an event:", started as f64 / wall, bytes as f64 / started as f64);
+    println!(
+        "{:.0} events/s; written {:.0} B an event; CPU in µs an event:",
+        started as f64 / wall,
+        bytes as f64 / started as f64
+    );
     for (name, time) in used.iter().filter(|(_, time)| **time > started as f64 / 100.0) {
         println!("  {name}: {:.2}", time / started as f64);
     }

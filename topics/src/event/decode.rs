@@ -31,9 +31,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            max_event_bytes: 1_048_576,
-        }
+        Limits { max_event_bytes: 1_048_576 }
     }
 }
 
@@ -85,10 +83,7 @@ pub(super) struct Fault {
 }
 
 pub(super) fn fault<T>(reason: Reason, detail: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault {
-        reason,
-        detail: detail.into(),
-    })
+    Err(Fault { reason, detail: detail.into() })
 }
 
 /// How a record carries its event (§1.1, 1 to 3).
@@ -101,18 +96,13 @@ enum Mode {
 fn mode(record: &Record) -> Mode {
     let content_type = record.header("content-type").unwrap_or_default();
     let starts = |prefix: &str| {
-        content_type
-            .get(..prefix.len())
-            .is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
+        content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
     };
     if starts("application/cloudevents+json") {
         Mode::Structured { declared: true }
     } else if starts("application/cloudevents-batch+json") {
         Mode::Batch
-    } else if ["ce_specversion", "ce_type", "ce_source", "ce_id"]
-        .iter()
-        .all(|name| record.header(name).is_some())
-    {
+    } else if ["ce_specversion", "ce_type", "ce_source", "ce_id"].iter().all(|name| record.header(name).is_some()) {
         Mode::Binary
     } else {
         Mode::Structured { declared: false }
@@ -123,11 +113,7 @@ fn read(record: &Record, value: &[u8], limits: &Limits) -> Result<Decoded, Fault
     if value.len() > limits.max_event_bytes {
         return fault(
             Reason::TooLarge,
-            format!(
-                "value has {} bytes, more than {}",
-                value.len(),
-                limits.max_event_bytes
-            ),
+            format!("value has {} bytes, more than {}", value.len(), limits.max_event_bytes),
         );
     }
     let Ok(text) = std::str::from_utf8(value) else {
@@ -145,10 +131,7 @@ fn read(record: &Record, value: &[u8], limits: &Limits) -> Result<Decoded, Fault
             let mut events = Vec::with_capacity(elements.len());
             for element in elements {
                 let Some(object) = json::object(element) else {
-                    return fault(
-                        Reason::NotCloudevent,
-                        "an element of the batch is not an object",
-                    );
+                    return fault(Reason::NotCloudevent, "an element of the batch is not an object");
                 };
                 events.extend(event(Envelope::structured(object, true)?, record)?);
             }
@@ -186,38 +169,25 @@ impl<'a> Envelope<'a> {
             None => return fault(Reason::NotCloudevent, "no specversion, and no ce_ headers"),
             Some(version) => check_version(json::string(version).as_deref(), version.get())?,
         }
-        Ok(Envelope {
-            attributes,
-            value: None,
-        })
+        Ok(Envelope { attributes, value: None })
     }
 
     /// From `ce_` headers; the value is the data.
     fn binary(record: &Record, data: &'a RawValue) -> Result<Self, Fault> {
         let mut attributes = Object::default();
         for (name, value) in &record.headers {
-            let Some(name) = name
-                .get(..3)
-                .filter(|p| p.eq_ignore_ascii_case("ce_"))
-                .and_then(|_| name.get(3..))
-            else {
+            let Some(name) = name.get(..3).filter(|p| p.eq_ignore_ascii_case("ce_")).and_then(|_| name.get(3..)) else {
                 continue;
             };
             let text = String::from_utf8_lossy(value);
             attributes.push_text(name.to_ascii_lowercase(), &text);
         }
         if let Some(content_type) = record.header("content-type") {
-            attributes.push_text(
-                "datacontenttype".to_owned(),
-                &String::from_utf8_lossy(content_type),
-            );
+            attributes.push_text("datacontenttype".to_owned(), &String::from_utf8_lossy(content_type));
         }
         let version = attributes.text("specversion");
         check_version(version.as_deref(), version.as_deref().unwrap_or_default())?;
-        Ok(Envelope {
-            attributes,
-            value: Some(data),
-        })
+        Ok(Envelope { attributes, value: Some(data) })
     }
 
     fn data(&self) -> Option<&RawValue> {
@@ -227,29 +197,20 @@ impl<'a> Envelope<'a> {
     fn required(&self, name: &str) -> Result<CompactString, Fault> {
         match self.attributes.text(name) {
             Some(text) if !text.is_empty() => Ok(CompactString::from(text)),
-            _ => fault(
-                Reason::MissingAttribute,
-                format!("{name} is not a non-empty string"),
-            ),
+            _ => fault(Reason::MissingAttribute, format!("{name} is not a non-empty string")),
         }
     }
 
     /// A text attribute; empty counts as absent.
     fn optional(&self, name: &str) -> Option<CompactString> {
-        self.attributes
-            .text(name)
-            .filter(|text| !text.is_empty())
-            .map(CompactString::from)
+        self.attributes.text(name).filter(|text| !text.is_empty()).map(CompactString::from)
     }
 }
 
 fn check_version(version: Option<&str>, shown: &str) -> Result<(), Fault> {
     match version {
         Some("1.0") => Ok(()),
-        _ => fault(
-            Reason::UnsupportedVersion,
-            format!("specversion is {shown}, not \"1.0\""),
-        ),
+        _ => fault(Reason::UnsupportedVersion, format!("specversion is {shown}, not \"1.0\"")),
     }
 }
 
@@ -269,19 +230,14 @@ fn kind(type_name: &str) -> Result<Kind, Fault> {
         return Ok(Kind::Wrapped);
     }
     let (base, version) = match type_name.rsplit_once(".v") {
-        Some((base, digits))
-            if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
-        {
+        Some((base, digits)) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
             (base, digits.trim_start_matches('0'))
         }
         _ => (type_name, "1"),
     };
     if version != "1" {
         if base.starts_with("com.todo.task.") && !version.is_empty() {
-            return fault(
-                Reason::UnsupportedVersion,
-                format!("type {type_name} is of a version that is not read"),
-            );
+            return fault(Reason::UnsupportedVersion, format!("type {type_name} is of a version that is not read"));
         }
         return Ok(Kind::Unknown);
     }
@@ -338,10 +294,7 @@ fn unwrap(outer: Envelope<'_>, head: Head, record: &Record) -> Result<Option<Tas
         let head = Head::read(&inner)?;
         return match kind(&head.type_name)? {
             Kind::Unknown => Ok(None),
-            Kind::Wrapped => fault(
-                Reason::InvalidData,
-                "type is com.dapr.event.sent twice, one within the other",
-            ),
+            Kind::Wrapped => fault(Reason::InvalidData, "type is com.dapr.event.sent twice, one within the other"),
             kind => {
                 let mut buffer = None;
                 let data = data_object(&inner, &mut buffer)?;
@@ -364,39 +317,23 @@ fn unwrap(outer: Envelope<'_>, head: Head, record: &Record) -> Result<Option<Tas
         TaskAction::Completed => "com.todo.task.completed",
         TaskAction::Deleted => "com.todo.task.deleted",
     };
-    let head = Head {
-        type_name: CompactString::const_new(name),
-        ..head
-    };
+    let head = Head { type_name: CompactString::const_new(name), ..head };
     finish(&outer, head, Kind::Task(action), &data, record).map(Some)
 }
 
 /// `data` as an object: as it stands, out of a JSON string, or out of `data_base64`. `buffer` keeps decoded text alive.
-fn data_object<'a>(
-    envelope: &'a Envelope<'_>,
-    buffer: &'a mut Option<String>,
-) -> Result<Object<'a>, Fault> {
+fn data_object<'a>(envelope: &'a Envelope<'_>, buffer: &'a mut Option<String>) -> Result<Object<'a>, Fault> {
     if let Some(content_type) = envelope.optional("datacontenttype").or_else(|| {
         // Present, but no string.
-        envelope
-            .attributes
-            .get("datacontenttype")
-            .filter(|raw| json::string(raw).is_none())
-            .map(|raw| raw.get().into())
+        envelope.attributes.get("datacontenttype").filter(|raw| json::string(raw).is_none()).map(|raw| raw.get().into())
     }) && !is_json(&content_type)
     {
-        return fault(
-            Reason::InvalidData,
-            format!("datacontenttype is {content_type}, which is not JSON"),
-        );
+        return fault(Reason::InvalidData, format!("datacontenttype is {content_type}, which is not JSON"));
     }
     if let Some(object) = envelope.data().and_then(json::object) {
         return Ok(object);
     }
-    let decoded = match (
-        envelope.data().filter(|raw| raw.get() != "null"),
-        envelope.attributes.text("data_base64"),
-    ) {
+    let decoded = match (envelope.data().filter(|raw| raw.get() != "null"), envelope.attributes.text("data_base64")) {
         (Some(raw), _) => json::string(raw).map(|text| text.into_owned()),
         (None, Some(text)) => base64::engine::general_purpose::STANDARD
             .decode(text.trim())
@@ -408,25 +345,14 @@ fn data_object<'a>(
         return fault(Reason::InvalidData, "data is not an object");
     };
     let text: &'a str = buffer.insert(decoded);
-    match serde_json::from_str::<&RawValue>(text)
-        .ok()
-        .and_then(json::object)
-    {
+    match serde_json::from_str::<&RawValue>(text).ok().and_then(json::object) {
         Some(object) => Ok(object),
-        None => fault(
-            Reason::InvalidData,
-            "data is a text that holds no JSON object",
-        ),
+        None => fault(Reason::InvalidData, "data is a text that holds no JSON object"),
     }
 }
 
 fn is_json(content_type: &str) -> bool {
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.contains('/') && essence.ends_with("+json"))
 }
 
@@ -463,27 +389,19 @@ fn finish(
     let body = match kind {
         Kind::Task(action) => {
             let mut change = task_change(action, data, subject.as_deref())?;
-            if actor_invalid
-                && let Some(fields) = change.snapshot.as_mut().or(change.changes.as_mut())
-            {
+            if actor_invalid && let Some(fields) = change.snapshot.as_mut().or(change.changes.as_mut()) {
                 fields.warnings.push(Warning::new("actor", "actor_invalid"));
             }
             EventBody::Task(Box::new(change))
         }
-        Kind::Snoozed | Kind::Dismissed => {
-            reminder_body(matches!(kind, Kind::Snoozed), data, subject.as_deref())?
-        }
+        Kind::Snoozed | Kind::Dismissed => reminder_body(matches!(kind, Kind::Snoozed), data, subject.as_deref())?,
         Kind::UserUpdated | Kind::UserErased => {
-            let user =
-                user_id(data, "userId")?.or_else(|| subject.as_deref().and_then(UserId::parse));
+            let user = user_id(data, "userId")?.or_else(|| subject.as_deref().and_then(UserId::parse));
             let Some(user) = user else {
                 return fault(Reason::MissingUserId, "data.userId is absent");
             };
             match kind {
-                Kind::UserUpdated => EventBody::UserUpdated {
-                    user,
-                    settings: fields::settings(data),
-                },
+                Kind::UserUpdated => EventBody::UserUpdated { user, settings: fields::settings(data) },
                 _ => EventBody::UserErased { user },
             }
         }
@@ -512,9 +430,7 @@ fn finish(
             .map(CompactString::from)
             .or_else(|| envelope.optional("correlationid")),
         causation_id: envelope.optional("causationid"),
-        traceparent: envelope
-            .optional("traceparent")
-            .filter(|text| is_traceparent(text)),
+        traceparent: envelope.optional("traceparent").filter(|text| is_traceparent(text)),
         tracestate: envelope.optional("tracestate"),
         dataschema: envelope.optional("dataschema"),
         extensions: (!extensions.is_empty()).then(|| Arc::new(extensions)),
@@ -526,11 +442,7 @@ fn finish(
 
 fn event_time(envelope: &Envelope<'_>, recorded: Timestamp) -> (Timestamp, Vec<Warning>) {
     let latest = recorded.plus_millis(AHEAD_MAX_MS);
-    match envelope
-        .attributes
-        .text("time")
-        .and_then(|text| Timestamp::parse_rfc3339(&text))
-    {
+    match envelope.attributes.text("time").and_then(|text| Timestamp::parse_rfc3339(&text)) {
         None => (recorded, vec![Warning::new("time", "time_missing")]),
         Some(time) if time > latest => (latest, vec![Warning::new("time", "time_ahead")]),
         Some(time) => (time, Vec::new()),
@@ -541,21 +453,14 @@ fn sequence(envelope: &Envelope<'_>) -> Option<CompactString> {
     let raw = envelope.attributes.get("sequence")?;
     match json::string(raw) {
         Some(text) => (!text.is_empty()).then(|| CompactString::from(text)),
-        None => raw
-            .get()
-            .starts_with(|c: char| c == '-' || c.is_ascii_digit())
-            .then(|| CompactString::from(raw.get())),
+        None => raw.get().starts_with(|c: char| c == '-' || c.is_ascii_digit()).then(|| CompactString::from(raw.get())),
     }
 }
 
 /// Whether `text` is a version 00 `traceparent` (W3C Trace Context) or a later one of its form.
 fn is_traceparent(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let hex = |range: std::ops::Range<usize>| {
-        bytes[range]
-            .iter()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
+    let hex = |range: std::ops::Range<usize>| bytes[range].iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     bytes.len() >= 55
         && (bytes.len() == 55 || (&bytes[..2] != b"00" && bytes[55] == b'-'))
         && [2, 35, 52].iter().all(|i| bytes[*i] == b'-')
@@ -574,10 +479,7 @@ fn read_actor(data: &Object<'_>, invalid: &mut bool) -> Option<Arc<Actor>> {
         Some(Actor {
             id: object.text("id").filter(|id| !id.is_empty())?.into(),
             name: object.text("name").map(CompactString::from),
-            kind: object
-                .text("type")
-                .filter(|kind| !kind.is_empty())
-                .map_or("user".into(), CompactString::from),
+            kind: object.text("type").filter(|kind| !kind.is_empty()).map_or("user".into(), CompactString::from),
         })
     });
     *invalid = actor.is_none();
@@ -593,10 +495,7 @@ fn user_id(data: &Object<'_>, name: &str) -> Result<Option<UserId>, Fault> {
         Some(text) if text.is_empty() => Ok(None),
         Some(text) => match UserId::parse(&text) {
             Some(user) => Ok(Some(user)),
-            None => fault(
-                Reason::InvalidData,
-                format!("{name} has more than {} characters", UserId::MAX_CHARS),
-            ),
+            None => fault(Reason::InvalidData, format!("{name} has more than {} characters", UserId::MAX_CHARS)),
         },
         None => fault(Reason::InvalidData, format!("{name} is not a string")),
     }
@@ -609,49 +508,31 @@ fn task_id(object: &Object<'_>, name: &str, shown: &str) -> Result<Option<TaskId
     };
     match json::string(raw).as_deref().and_then(TaskId::parse) {
         Some(task) => Ok(Some(task)),
-        None => fault(
-            Reason::InvalidData,
-            format!("{shown} is {}, not a UUID", json::shorten(raw.get())),
-        ),
+        None => fault(Reason::InvalidData, format!("{shown} is {}, not a UUID", json::shorten(raw.get()))),
     }
 }
 
 /// `data.taskId`, else `task.id`, else the subject (§1.2).
-fn find_task(
-    data: &Object<'_>,
-    task: Option<&Object<'_>>,
-    subject: Option<&str>,
-) -> Result<TaskId, Fault> {
+fn find_task(data: &Object<'_>, task: Option<&Object<'_>>, subject: Option<&str>) -> Result<TaskId, Fault> {
     let own = task_id(data, "taskId", "data.taskId")?;
     let inner = match task {
         Some(task) => task_id(task, "id", "data.task.id")?,
         None => None,
     };
     match (own, inner, subject) {
-        (Some(own), Some(inner), _) if own != inner => fault(
-            Reason::InvalidData,
-            format!("data.task.id {inner} is not data.taskId {own}"),
-        ),
+        (Some(own), Some(inner), _) if own != inner => {
+            fault(Reason::InvalidData, format!("data.task.id {inner} is not data.taskId {own}"))
+        }
         (Some(id), _, _) | (None, Some(id), _) => Ok(id),
         (None, None, Some(subject)) => match TaskId::parse(subject) {
             Some(id) => Ok(id),
-            None => fault(
-                Reason::InvalidData,
-                "no data.taskId, and subject is not a UUID",
-            ),
+            None => fault(Reason::InvalidData, "no data.taskId, and subject is not a UUID"),
         },
-        (None, None, None) => fault(
-            Reason::MissingTaskId,
-            "data.taskId is absent, as are data.task.id and subject",
-        ),
+        (None, None, None) => fault(Reason::MissingTaskId, "data.taskId is absent, as are data.task.id and subject"),
     }
 }
 
-fn task_change(
-    typed: TaskAction,
-    data: &Object<'_>,
-    subject: Option<&str>,
-) -> Result<TaskChange, Fault> {
+fn task_change(typed: TaskAction, data: &Object<'_>, subject: Option<&str>) -> Result<TaskChange, Fault> {
     let task = match data.get("task").map(json::object) {
         None => None,
         Some(Some(task)) => Some(task),
@@ -667,10 +548,7 @@ fn task_change(
         },
     };
     let id = find_task(data, task.as_ref(), subject)?;
-    match data
-        .get("action")
-        .map(|raw| json::string(raw).as_deref().and_then(fields::action))
-    {
+    match data.get("action").map(|raw| json::string(raw).as_deref().and_then(fields::action)) {
         None => {}
         Some(Some(action)) if action == typed => {}
         Some(_) => {
@@ -692,69 +570,32 @@ fn task_change(
     let (mut snapshot, mut changed) = (None, None);
     match task {
         Some(task) => snapshot = Some(Box::new(fields::snapshot(&task, &mut deleted))),
-        None => {
-            changed =
-                Some(Box::new(changes.map_or_else(Fields::default, |c| {
-                    fields::changes(&c, &mut deleted)
-                })))
-        }
+        None => changed = Some(Box::new(changes.map_or_else(Fields::default, |c| fields::changes(&c, &mut deleted)))),
     }
     let mut task_version = None;
     if let Some(raw) = data.get_any("taskVersion", "task_version") {
-        task_version = raw
-            .get()
-            .parse::<u64>()
-            .ok()
-            .filter(|version| *version >= 1);
+        task_version = raw.get().parse::<u64>().ok().filter(|version| *version >= 1);
         if task_version.is_none()
             && let Some(fields) = snapshot.as_mut().or(changed.as_mut())
         {
-            fields
-                .warnings
-                .push(Warning::new("taskVersion", "task_version_invalid"));
+            fields.warnings.push(Warning::new("taskVersion", "task_version_invalid"));
         }
     }
-    Ok(TaskChange {
-        task: id,
-        user,
-        action: typed,
-        snapshot,
-        changes: changed,
-        deleted,
-        task_version,
-    })
+    Ok(TaskChange { task: id, user, action: typed, snapshot, changes: changed, deleted, task_version })
 }
 
-fn reminder_body(
-    snoozed: bool,
-    data: &Object<'_>,
-    subject: Option<&str>,
-) -> Result<EventBody, Fault> {
+fn reminder_body(snoozed: bool, data: &Object<'_>, subject: Option<&str>) -> Result<EventBody, Fault> {
     let task = find_task(data, None, subject)?;
     let user = user_id(data, "userId")?;
-    let reminder = data
-        .text_any("reminderId", "reminder_id")
-        .and_then(|text| Uuid::try_parse(&text).ok());
+    let reminder = data.text_any("reminderId", "reminder_id").and_then(|text| Uuid::try_parse(&text).ok());
     let Some(reminder) = reminder else {
         return fault(Reason::InvalidData, "data.reminderId is not a UUID");
     };
     if !snoozed {
-        return Ok(EventBody::ReminderDismissed {
-            task,
-            reminder,
-            user,
-        });
+        return Ok(EventBody::ReminderDismissed { task, reminder, user });
     }
-    match data
-        .text("until")
-        .and_then(|text| Timestamp::parse_rfc3339(&text))
-    {
-        Some(until) => Ok(EventBody::ReminderSnoozed {
-            task,
-            reminder,
-            until,
-            user,
-        }),
+    match data.text("until").and_then(|text| Timestamp::parse_rfc3339(&text)) {
+        Some(until) => Ok(EventBody::ReminderSnoozed { task, reminder, until, user }),
         None => fault(Reason::InvalidData, "data.until is not an RFC 3339 instant"),
     }
 }

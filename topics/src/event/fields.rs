@@ -44,10 +44,7 @@ const NAMES: [(&str, &str); 21] = [
 pub(super) fn snake(name: &str) -> &str {
     match name {
         "taskId" => "task_id",
-        _ => NAMES
-            .iter()
-            .find(|(camel, _)| *camel == name)
-            .map_or(name, |(_, snake)| snake),
+        _ => NAMES.iter().find(|(camel, _)| *camel == name).map_or(name, |(_, snake)| snake),
     }
 }
 
@@ -88,10 +85,7 @@ pub(super) fn changes(changes: &Object<'_>, deleted: &mut Option<bool>) -> Field
     let mut slots: [Option<&RawValue>; NAMES.len()] = [None; NAMES.len()];
     let mut camel = [false; NAMES.len()];
     let mut fields = Fields::default();
-    let targets: Vec<(&str, Cow<'_, RawValue>)> = changes
-        .iter()
-        .map(|(key, raw)| (key, target(raw)))
-        .collect();
+    let targets: Vec<(&str, Cow<'_, RawValue>)> = changes.iter().map(|(key, raw)| (key, target(raw))).collect();
     for (key, raw) in &targets {
         match slot(key) {
             None => {
@@ -135,15 +129,11 @@ fn target(raw: &RawValue) -> Cow<'_, RawValue> {
 }
 
 fn slot(key: &str) -> Option<usize> {
-    NAMES
-        .iter()
-        .position(|(camel, snake)| *camel == key || *snake == key)
+    NAMES.iter().position(|(camel, snake)| *camel == key || *snake == key)
 }
 
 fn read(slots: &[Option<&RawValue>; NAMES.len()], fields: &mut Fields, deleted: &mut Option<bool>) {
-    let mut reader = Reader {
-        warnings: Vec::new(),
-    };
+    let mut reader = Reader { warnings: Vec::new() };
     let [
         title,
         description,
@@ -169,81 +159,43 @@ fn read(slots: &[Option<&RawValue>; NAMES.len()], fields: &mut Fields, deleted: 
     ] = *slots;
     fields.title = match reader.string("title", "title_invalid", title) {
         // §1.2: a title that is no string is "".
-        Field::Null if title.is_some_and(|raw| raw.get() != "null") => {
-            Field::Value(CompactString::default())
-        }
+        Field::Null if title.is_some_and(|raw| raw.get() != "null") => Field::Value(CompactString::default()),
         other => other,
     };
     fields.description = reader.string("description", "description_invalid", description);
-    fields.completed = reader.value(
-        "completed",
-        "completed_invalid",
-        completed,
-        Some(false),
-        |raw| raw.get().parse().ok(),
-    );
-    fields.completed_at = reader.value(
-        "completedAt",
-        "completed_at_invalid",
-        completed_at,
-        None,
-        instant,
-    );
+    fields.completed =
+        reader.value("completed", "completed_invalid", completed, Some(false), |raw| raw.get().parse().ok());
+    fields.completed_at = reader.value("completedAt", "completed_at_invalid", completed_at, None, instant);
     fields.created_at = reader.value("createdAt", "created_at_invalid", created_at, None, instant);
     fields.updated_at = reader.value("updatedAt", "updated_at_invalid", updated_at, None, instant);
     fields.due_date = reader.value("dueDate", "due_invalid", due, None, due_of);
-    fields.timezone = reader.value("timezone", "timezone_invalid", timezone, None, |raw| {
-        time::parse_zone(&json::string(raw)?)
+    fields.timezone =
+        reader.value("timezone", "timezone_invalid", timezone, None, |raw| time::parse_zone(&json::string(raw)?));
+    fields.priority = reader.value("priority", "priority_invalid", priority, Some(Priority::None), |raw| {
+        Priority::parse(&json::string(raw)?)
     });
-    fields.priority = reader.value(
-        "priority",
-        "priority_invalid",
-        priority,
-        Some(Priority::None),
-        |raw| Priority::parse(&json::string(raw)?),
-    );
     fields.tags = reader.tags(tags);
     fields.recurrence_rule = reader.string("recurrenceRule", "rrule_invalid", rule);
-    fields.recurrence_mode = reader.value(
-        "recurrenceMode",
-        "recurrence_mode_invalid",
-        mode,
-        Some(RecurrenceMode::Due),
-        |raw| match json::string(raw)?.to_ascii_lowercase().as_str() {
-            "due" => Some(RecurrenceMode::Due),
-            "completion" => Some(RecurrenceMode::Completion),
-            _ => None,
-        },
-    );
-    fields.recurrence_start =
-        reader.ignored("recurrenceStart", "recurrence_start_invalid", start, due_of);
-    fields.recurrence_id = reader.ignored(
-        "recurrenceId",
-        "recurrence_id_invalid",
-        recurrence_id,
-        due_of,
-    );
+    fields.recurrence_mode =
+        reader.value("recurrenceMode", "recurrence_mode_invalid", mode, Some(RecurrenceMode::Due), |raw| {
+            match json::string(raw)?.to_ascii_lowercase().as_str() {
+                "due" => Some(RecurrenceMode::Due),
+                "completion" => Some(RecurrenceMode::Completion),
+                _ => None,
+            }
+        });
+    fields.recurrence_start = reader.ignored("recurrenceStart", "recurrence_start_invalid", start, due_of);
+    fields.recurrence_id = reader.ignored("recurrenceId", "recurrence_id_invalid", recurrence_id, due_of);
     fields.series_id = reader.ignored("seriesId", "series_id_invalid", series, task_id);
-    fields.previous_task_id = reader.ignored(
-        "previousTaskId",
-        "previous_task_id_invalid",
-        previous,
-        task_id,
-    );
-    fields.occurrence_index = reader.ignored(
-        "occurrenceIndex",
-        "occurrence_index_invalid",
-        index,
-        |raw| raw.get().parse().ok(),
-    );
+    fields.previous_task_id = reader.ignored("previousTaskId", "previous_task_id_invalid", previous, task_id);
+    fields.occurrence_index =
+        reader.ignored("occurrenceIndex", "occurrence_index_invalid", index, |raw| raw.get().parse().ok());
     fields.reminders = reader.reminders(reminders);
     if let Some(raw) = deleted_raw {
         *deleted = raw.get().parse().ok();
     }
     fields.warnings = reader.warnings;
-    fields
-        .warnings
-        .sort_by(|a, b| (&a.field, &a.code).cmp(&(&b.field, &b.code)));
+    fields.warnings.sort_by(|a, b| (&a.field, &a.code).cmp(&(&b.field, &b.code)));
     fields.warnings.dedup();
 }
 
@@ -301,17 +253,11 @@ impl Reader {
     ) -> Field<T> {
         let warned = self.warnings.len();
         let value = self.value(field, code, raw, None, read);
-        if self.warnings.len() > warned {
-            Field::Absent
-        } else {
-            value
-        }
+        if self.warnings.len() > warned { Field::Absent } else { value }
     }
 
     fn string(&mut self, field: &str, code: &str, raw: Option<&RawValue>) -> Field<CompactString> {
-        self.value(field, code, raw, None, |raw| {
-            json::string(raw).map(CompactString::from)
-        })
+        self.value(field, code, raw, None, |raw| json::string(raw).map(CompactString::from))
     }
 
     fn tags(&mut self, raw: Option<&RawValue>) -> Field<Vec<CompactString>> {
@@ -395,11 +341,7 @@ fn entry(raw: &RawValue, strange: &mut bool) -> Option<ReminderEntry> {
     };
     let (at, offset) = (text("at")?, text("offset")?);
     let channels = object.get("channels").map(|raw| channels(raw, strange));
-    Some(ReminderEntry::Object {
-        at,
-        channels,
-        offset,
-    })
+    Some(ReminderEntry::Object { at, channels, offset })
 }
 
 /// Known channels, each once; unknown ones are dropped.
@@ -421,16 +363,11 @@ fn channels(raw: &RawValue, strange: &mut bool) -> Vec<Channel> {
 
 /// Settings of `com.todo.user.updated` (§1.4). A field that is named but cannot be read is left as it was.
 pub(super) fn settings(data: &Object<'_>) -> UserSettings {
-    let mut reader = Reader {
-        warnings: Vec::new(),
-    };
+    let mut reader = Reader { warnings: Vec::new() };
     let named = |camel: &str, snake: &str| data.raw_any(camel, snake);
-    let timezone = reader.ignored(
-        "timezone",
-        "timezone_invalid",
-        named("timezone", "timezone"),
-        |raw| time::parse_zone(&json::string(raw)?),
-    );
+    let timezone = reader.ignored("timezone", "timezone_invalid", named("timezone", "timezone"), |raw| {
+        time::parse_zone(&json::string(raw)?)
+    });
     let mut strange = false;
     let reminder_offsets = reader.ignored(
         "reminderOffsets",
@@ -452,28 +389,15 @@ pub(super) fn settings(data: &Object<'_>) -> UserSettings {
         reader.warn("reminderOffsets", "reminder_offsets_invalid");
     }
     let mut strange = false;
-    let channels = reader.ignored(
-        "channels",
-        "channels_invalid",
-        named("channels", "channels"),
-        |raw| {
-            json::array(raw)?;
-            Some(channels(raw, &mut strange))
-        },
-    );
+    let channels = reader.ignored("channels", "channels_invalid", named("channels", "channels"), |raw| {
+        json::array(raw)?;
+        Some(channels(raw, &mut strange))
+    });
     if strange {
         reader.warn("channels", "channels_invalid");
     }
     let email = reader.ignored("email", "email_invalid", named("email", "email"), |raw| {
-        json::string(raw)
-            .filter(|text| text.contains('@'))
-            .map(CompactString::from)
+        json::string(raw).filter(|text| text.contains('@')).map(CompactString::from)
     });
-    UserSettings {
-        timezone,
-        reminder_offsets,
-        channels,
-        email,
-        warnings: reader.warnings,
-    }
+    UserSettings { timezone, reminder_offsets, channels, email, warnings: reader.warnings }
 }

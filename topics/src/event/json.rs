@@ -24,12 +24,7 @@ pub(super) struct Object<'a>(Vec<(Cow<'a, str>, Raw<'a>)>);
 impl<'a> Object<'a> {
     /// The last member of that name; `null` counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&RawValue> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(key, _)| key == name)
-            .map(|(_, raw)| raw.value())
-            .filter(|raw| raw.get() != "null")
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.value()).filter(|raw| raw.get() != "null")
     }
 
     /// The member of either spelling; the first wins.
@@ -39,13 +34,7 @@ impl<'a> Object<'a> {
 
     /// The member of either spelling as written, `null` too; the first wins.
     pub(super) fn raw_any(&self, name: &str, other: &str) -> Option<&RawValue> {
-        let find = |name: &str| {
-            self.0
-                .iter()
-                .rev()
-                .find(|(key, _)| key == name)
-                .map(|(_, raw)| raw.value())
-        };
+        let find = |name: &str| self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.value());
         find(name).or_else(|| find(other))
     }
 
@@ -102,18 +91,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 
 /// `raw` as an object, or `None` when it is something else.
 pub(super) fn object(raw: &RawValue) -> Option<Object<'_>> {
-    raw.get()
-        .starts_with('{')
-        .then(|| serde_json::from_str(raw.get()).ok())
-        .flatten()
+    raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok()).flatten()
 }
 
 /// `raw` as an array.
 pub(super) fn array(raw: &RawValue) -> Option<Vec<&RawValue>> {
-    raw.get()
-        .starts_with('[')
-        .then(|| serde_json::from_str(raw.get()).ok())
-        .flatten()
+    raw.get().starts_with('[').then(|| serde_json::from_str(raw.get()).ok()).flatten()
 }
 
 /// `raw` as a string.
@@ -122,9 +105,7 @@ pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     if !text.starts_with('"') {
         return None;
     }
-    serde_json::from_str::<Text<'_>>(text)
-        .ok()
-        .map(|Text(text)| text)
+    serde_json::from_str::<Text<'_>>(text).ok().map(|Text(text)| text)
 }
 
 /// At most 60 characters of `text`, for a message.

@@ -8,10 +8,7 @@ pub(super) fn only(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let in_word = code
-            .chars()
-            .next_back()
-            .is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let in_word = code.chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_');
         let blanked = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
@@ -72,10 +69,7 @@ fn quoted(text: &str, quote: char) -> usize {
 
 /// The length of `r"…"`, `r#"…"#`, `br"…"` or `cr"…"`, if one begins here.
 fn raw_string(text: &str) -> Option<usize> {
-    let opened = text
-        .strip_prefix(['b', 'c'])
-        .unwrap_or(text)
-        .strip_prefix('r')?;
+    let opened = text.strip_prefix(['b', 'c']).unwrap_or(text).strip_prefix('r')?;
     let inside = opened.trim_start_matches('#');
     let hashes = opened.len() - inside.len();
     let inside = inside.strip_prefix('"')?;
@@ -104,10 +98,8 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &str) {
         // Spaces are what is blanked; runs of them are shown as one.
-        let shown: Vec<String> = only(text)
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
+        let shown: Vec<String> =
+            only(text).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(shown.join("\n"), expected);
         assert_eq!(only(text).len(), text.len());
     }

@@ -32,11 +32,7 @@ fn follow(root: &Path, file: &Path, crate_root: bool, reached: &mut BTreeSet<Pat
         return;
     }
     let beside = file.parent().unwrap_or(Path::new(""));
-    let below = if crate_root || file.ends_with("mod.rs") {
-        beside.to_owned()
-    } else {
-        file.with_extension("")
-    };
+    let below = if crate_root || file.ends_with("mod.rs") { beside.to_owned() } else { file.with_extension("") };
     for module in named(&text) {
         match module {
             Module::Plain(name) => {
@@ -81,10 +77,8 @@ fn module_name(line: &str) -> Option<&str> {
         None => return None,
     };
     let visibility = before.strip_suffix("mod")?.trim_end();
-    let declared = visibility.is_empty()
-        || visibility.ends_with("pub")
-        || visibility.ends_with(')')
-        || visibility.ends_with(']');
+    let declared =
+        visibility.is_empty() || visibility.ends_with("pub") || visibility.ends_with(')') || visibility.ends_with(']');
     declared.then_some(name.trim_start_matches("r#"))
 }
 
@@ -108,27 +102,15 @@ let s = \"
 mod f;
 \";";
         let plain = |name: &str| Module::Plain(name.to_owned());
-        let expected = [
-            plain("a"),
-            plain("b"),
-            plain("c"),
-            plain("d"),
-            Module::At("../elsewhere.rs".to_owned()),
-        ];
+        let expected = [plain("a"), plain("b"), plain("c"), plain("d"), Module::At("../elsewhere.rs".to_owned())];
         assert_eq!(named(text), expected);
     }
 
     #[test]
     fn every_file_of_this_program_is_reached() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let sources = [
-            "src/main.rs",
-            "src/tidy.rs",
-            "src/tidy/code.rs",
-            "src/tidy/modules.rs",
-            "src/lost.rs",
-        ]
-        .map(PathBuf::from);
+        let sources =
+            ["src/main.rs", "src/tidy.rs", "src/tidy/code.rs", "src/tidy/modules.rs", "src/lost.rs"].map(PathBuf::from);
         let found = unreached(root, &[PathBuf::from("src/main.rs")], &sources);
         let paths: Vec<&Path> = found.iter().map(|finding| finding.path.as_path()).collect();
         assert_eq!(paths, [Path::new("src/lost.rs")]);

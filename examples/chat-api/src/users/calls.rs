@@ -18,11 +18,7 @@ pub(super) enum CallError {
     Unanswered(#[from] reqwest::Error),
     /// The task is gone or changed meanwhile, as happens to people, too.
     #[error("{call} was refused with {status}: {answer}")]
-    Refused {
-        call: String,
-        status: StatusCode,
-        answer: String,
-    },
+    Refused { call: String, status: StatusCode, answer: String },
 }
 
 impl CallError {
@@ -41,10 +37,7 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn new(base_url: String) -> Calls {
-        Calls {
-            http: reqwest::Client::new(),
-            base_url,
-        }
+        Calls { http: reqwest::Client::new(), base_url }
     }
 
     /// Creates a task, once even if the call is repeated.
@@ -58,8 +51,7 @@ impl Calls {
     }
 
     pub(super) async fn complete(&self, id: Uuid) -> Result<(), CallError> {
-        self.make(Method::POST, &format!("/api/tasks/{id}/complete"), None)
-            .await
+        self.make(Method::POST, &format!("/api/tasks/{id}/complete"), None).await
     }
 
     /// Returns the newest tasks of a user.
@@ -74,15 +66,8 @@ impl Calls {
     }
 
     /// Makes a call of which only the success counts.
-    pub(super) async fn make(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<(), CallError> {
-        let mut call = self
-            .http
-            .request(method, format!("{}{path}", self.base_url));
+    pub(super) async fn make(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(), CallError> {
+        let mut call = self.http.request(method, format!("{}{path}", self.base_url));
         if let Some(body) = body {
             call = call.json(body);
         }

@@ -15,9 +15,7 @@ const REMINDERS: Uuid = uuid!("25e6252e-a9cc-55dc-9ef6-81556db037a5");
 
 /// Whether it comes back every few minutes.
 pub(super) fn is_break(task: &Task) -> bool {
-    task.recurrence_rule
-        .as_ref()
-        .is_some_and(|rule| rule.starts_with("FREQ=MINUTELY"))
+    task.recurrence_rule.as_ref().is_some_and(|rule| rule.starts_with("FREQ=MINUTELY"))
 }
 
 fn due_at(task: &Task) -> Option<Moment> {
@@ -34,15 +32,11 @@ pub(super) fn fresh_reminder(task: &Task) -> Option<Uuid> {
     let trigger = due.plus(TimeDelta::seconds(-SHORT_NOTICE_SECONDS));
     let entries = task.reminders.as_ref()?;
     let fresh = (Moment::now().utc() - trigger.utc()) < TimeDelta::minutes(2);
-    (fresh && entries.iter().any(|entry| entry == SHORT_NOTICE))
-        .then(|| relative_reminder(task.id, SHORT_NOTICE, due))
+    (fresh && entries.iter().any(|entry| entry == SHORT_NOTICE)).then(|| relative_reminder(task.id, SHORT_NOTICE, due))
 }
 
 pub(super) fn relative_reminder(task_id: Uuid, offset: &str, due: Moment) -> Uuid {
-    Uuid::new_v5(
-        &REMINDERS,
-        format!("rem|{task_id}|rel|{offset}|{due}").as_bytes(),
-    )
+    Uuid::new_v5(&REMINDERS, format!("rem|{task_id}|rel|{offset}|{due}").as_bytes())
 }
 
 #[cfg(test)]
@@ -53,9 +47,6 @@ mod tests {
     fn reminders_are_called_by_the_ids_of_the_pipeline() {
         let task = uuid!("6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c11");
         let due = "2026-03-31T09:00:00Z".parse().unwrap();
-        assert_eq!(
-            relative_reminder(task, "PT1H", due),
-            uuid!("8e2ef862-aeda-5a8b-be29-89a1e54c9163")
-        );
+        assert_eq!(relative_reminder(task, "PT1H", due), uuid!("8e2ef862-aeda-5a8b-be29-89a1e54c9163"));
     }
 }

@@ -29,10 +29,7 @@ struct Person {
 
 impl Person {
     fn new(index: usize) -> Person {
-        Person {
-            id: words::user_id(index),
-            zone: words::zone(index),
-        }
+        Person { id: words::user_id(index), zone: words::zone(index) }
     }
 }
 
@@ -63,10 +60,7 @@ impl Town {
     /// Never ends.
     pub(super) async fn live(&mut self, pace: Pace) {
         while let Err(error) = self.settle(pace).await {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "users cannot settle yet; they try again"
-            );
+            warn!(error = &error as &dyn std::error::Error, "users cannot settle yet; they try again");
             sleep(Duration::from_secs(1)).await;
         }
         let mut clock = interval(pace.step);
@@ -77,10 +71,7 @@ impl Town {
                 Ok(()) => {}
                 Err(error) if error.is_ordinary() => debug!(%error, "a user came too late"),
                 Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a user's call failed; the others go on"
-                    );
+                    warn!(error = &error as &dyn std::error::Error, "a user's call failed; the others go on");
                     sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -108,14 +99,8 @@ impl Town {
         for index in 0..self.people.len().min(3) {
             let until_due = pace.first_due + pace.apart * index as i32;
             let task = self.take_break(index, until_due).await?;
-            let at = Instant::now()
-                + (until_due + TimeDelta::seconds(1))
-                    .to_std()
-                    .unwrap_or_default();
-            self.plans.push(Plan {
-                at,
-                task_id: task.id,
-            });
+            let at = Instant::now() + (until_due + TimeDelta::seconds(1)).to_std().unwrap_or_default();
+            self.plans.push(Plan { at, task_id: task.id });
         }
         Ok(())
     }
@@ -239,12 +224,7 @@ impl Town {
             }
             3 => {
                 let mut tags = task.tags.clone();
-                tags.extend(
-                    words::any_errand(rng)
-                        .tags
-                        .iter()
-                        .map(|tag| (*tag).to_owned()),
-                );
+                tags.extend(words::any_errand(rng).tags.iter().map(|tag| (*tag).to_owned()));
                 json!({"tags": tags})
             }
             _ if task.recurrence_rule.is_none() => {
@@ -260,9 +240,7 @@ impl Town {
     /// Snoozes or dismisses a reminder that has just come, or is about to.
     async fn answer_reminder(&mut self, open: &[Task], snooze: bool) -> Result<(), CallError> {
         let Some((task_id, reminder_id)) = self
-            .any(open, |task| {
-                !is_break(task) && fresh_reminder(task).is_some()
-            })
+            .any(open, |task| !is_break(task) && fresh_reminder(task).is_some())
             .and_then(|task| Some((task.id, fresh_reminder(task)?)))
         else {
             return Ok(());
@@ -274,32 +252,23 @@ impl Town {
             let path = format!("{path}/snooze");
             self.calls.make(Method::POST, &path, Some(&body)).await
         } else {
-            self.calls
-                .make(Method::POST, &format!("{path}/dismiss"), None)
-                .await
+            self.calls.make(Method::POST, &format!("{path}/dismiss"), None).await
         }
     }
 
     async fn reopen_one(&mut self, user_id: &str) -> Result<(), CallError> {
         let done = self.calls.tasks(user_id, "completed").await?;
-        let Some(id) = self
-            .any(&done, |task| task.recurrence_rule.is_none())
-            .map(|task| task.id)
-        else {
+        let Some(id) = self.any(&done, |task| task.recurrence_rule.is_none()).map(|task| task.id) else {
             return Ok(());
         };
-        self.calls
-            .make(Method::POST, &format!("/api/tasks/{id}/reopen"), None)
-            .await
+        self.calls.make(Method::POST, &format!("/api/tasks/{id}/reopen"), None).await
     }
 
     async fn delete_one(&mut self, open: &[Task]) -> Result<(), CallError> {
         let Some(id) = self.any(open, |task| !is_break(task)).map(|task| task.id) else {
             return Ok(());
         };
-        self.calls
-            .make(Method::DELETE, &format!("/api/tasks/{id}"), None)
-            .await
+        self.calls.make(Method::DELETE, &format!("/api/tasks/{id}"), None).await
     }
 
     fn any<'a>(&mut self, tasks: &'a [Task], wanted: impl Fn(&Task) -> bool) -> Option<&'a Task> {

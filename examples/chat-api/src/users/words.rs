@@ -7,8 +7,8 @@ use crate::task::Priority::{self, High, Low, Medium, None as Whenever};
 
 /// First names; a user's id is one of them, with a number once they are used up.
 const NAMES: [&str; 16] = [
-    "ann", "ben", "chidi", "dora", "emre", "farah", "goran", "hana", "ivo", "june", "kofi", "lena",
-    "mateo", "nils", "oona", "priya",
+    "ann", "ben", "chidi", "dora", "emre", "farah", "goran", "hana", "ivo", "june", "kofi", "lena", "mateo", "nils",
+    "oona", "priya",
 ];
 
 /// Where they live; every user stays in one zone.
@@ -31,11 +31,7 @@ pub(super) struct Errand {
 }
 
 const fn errand(title: &'static str, tags: &'static [&'static str], priority: Priority) -> Errand {
-    Errand {
-        title,
-        tags,
-        priority,
-    }
+    Errand { title, tags, priority }
 }
 
 /// `{person}` and `{thing}` are filled in.
@@ -48,52 +44,24 @@ const ERRANDS: [Errand; 36] = [
     errand("Buy oat milk and bread", &["errands", "groceries"], Medium),
     errand("Pick up the parcel", &["errands"], Medium),
     errand("Return the {thing} to {person}", &["errands"], Low),
-    errand(
-        "Take the bike to the workshop",
-        &["errands", "repair"],
-        Medium,
-    ),
+    errand("Take the bike to the workshop", &["errands", "repair"], Medium),
     errand("Send the weekly report", &["work"], High),
-    errand(
-        "Review {person}'s draft on {thing}",
-        &["work", "review"],
-        High,
-    ),
+    errand("Review {person}'s draft on {thing}", &["work", "review"], High),
     errand("Prepare slides about {thing}", &["work"], High),
     errand("Answer {person} about the {thing}", &["work"], Medium),
-    errand(
-        "Plan the sprint with {person}",
-        &["work", "planning"],
-        Medium,
-    ),
+    errand("Plan the sprint with {person}", &["work", "planning"], Medium),
     errand("Clear the inbox", &["work"], Whenever),
-    errand(
-        "Renew the certificate for the {thing}",
-        &["work", "ops"],
-        High,
-    ),
+    errand("Renew the certificate for the {thing}", &["work", "ops"], High),
     errand("Pay the electricity bill", &["money"], High),
     errand("File receipts for {thing}", &["money", "paperwork"], Medium),
     errand("Compare offers for {thing}", &["money"], Low),
-    errand(
-        "Send the tax documents to {person}",
-        &["money", "paperwork"],
-        High,
-    ),
+    errand("Send the tax documents to {person}", &["money", "paperwork"], High),
     errand("Book a check-up at the dentist", &["health"], Medium),
     errand("Run five kilometres", &["health", "sport"], Low),
     errand("Refill the prescription", &["health"], High),
-    errand(
-        "Sign up for swimming with {person}",
-        &["health", "sport"],
-        Whenever,
-    ),
+    errand("Sign up for swimming with {person}", &["health", "sport"], Whenever),
     errand("Call {person}", &["family"], Medium),
-    errand(
-        "Find a present for {person}",
-        &["family", "birthday"],
-        Medium,
-    ),
+    errand("Find a present for {person}", &["family", "birthday"], Medium),
     errand("Help {person} with the {thing}", &["family"], Low),
     errand("Print the holiday photos", &["family"], Whenever),
     errand("Learn ten words of Finnish", &["study"], Low),
@@ -162,16 +130,8 @@ const ROUTINES: [(&str, &str, &str); 12] = [
     ("Month-end figures", "FREQ=MONTHLY;BYDAY=-1FR", "work"),
     ("Choir practice", "FREQ=WEEKLY;BYDAY=WE;COUNT=12", "music"),
     ("Water the ficus", "FREQ=DAILY;INTERVAL=3", "home"),
-    (
-        "Team retrospective",
-        "FREQ=WEEKLY;INTERVAL=2;BYDAY=FR",
-        "work",
-    ),
-    (
-        "Renew the library books",
-        "FREQ=MONTHLY;BYMONTHDAY=28,29,30,31;BYSETPOS=-1",
-        "reading",
-    ),
+    ("Team retrospective", "FREQ=WEEKLY;INTERVAL=2;BYDAY=FR", "work"),
+    ("Renew the library books", "FREQ=MONTHLY;BYMONTHDAY=28,29,30,31;BYSETPOS=-1", "reading"),
     ("Yoga", "FREQ=WEEKLY;BYDAY=TU,SA", "sport"),
     ("Anniversary dinner", "FREQ=YEARLY", "family"),
 ];
@@ -205,9 +165,7 @@ pub(super) fn any_errand(rng: &mut impl Rng) -> Errand {
 
 impl Errand {
     pub(super) fn title(&self, rng: &mut impl Rng) -> String {
-        self.title
-            .replace("{person}", any(&PEOPLE, rng))
-            .replace("{thing}", any(&THINGS, rng))
+        self.title.replace("{person}", any(&PEOPLE, rng)).replace("{thing}", any(&THINGS, rng))
     }
 }
 

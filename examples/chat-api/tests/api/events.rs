@@ -16,15 +16,8 @@ async fn check(calls: &[(&str, &[&str], &str)], events: usize, expected: Expect)
     }
     let taken = receiver.taken(events).await;
     server.stop().await;
-    assert_eq!(
-        receiver.taken(events).await.len(),
-        events,
-        "more came later"
-    );
-    let lines: Vec<String> = taken
-        .iter()
-        .map(|event| serde_json::to_string_pretty(&masked(event)).unwrap())
-        .collect();
+    assert_eq!(receiver.taken(events).await.len(), events, "more came later");
+    let lines: Vec<String> = taken.iter().map(|event| serde_json::to_string_pretty(&masked(event)).unwrap()).collect();
     expected.assert_eq(&lines.join("\n"));
 }
 
@@ -37,10 +30,7 @@ async fn a_task_event_carries_the_snapshot_and_what_changed() {
             ("POST /api/tasks", &["X-Correlation-Id: c-1"], &bread),
             (
                 &format!("PATCH /api/tasks/{one}"),
-                &[
-                    "X-Correlation-Id: c-2",
-                    "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-                ],
+                &["X-Correlation-Id: c-2", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
                 r#"{"title":"Rye","tags":["shop"],"list":null}"#,
             ),
         ],
@@ -169,9 +159,7 @@ async fn what_changes_nothing_is_not_told() {
     let server = server::start(dir.path(), receiver.url()).await;
     server.done("POST /api/tasks", &bread).await;
     server.done(&path("/reopen"), "").await;
-    server
-        .done(&format!("PATCH /api/tasks/{one}"), r#"{"title":"Bread"}"#)
-        .await;
+    server.done(&format!("PATCH /api/tasks/{one}"), r#"{"title":"Bread"}"#).await;
     server.done(&path("/complete"), "").await;
     server.done(&path("/complete"), "").await;
     server.done(&path("/reopen"), "").await;

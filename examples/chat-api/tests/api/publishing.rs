@@ -15,16 +15,7 @@ async fn create(server: &Server, titles: impl IntoIterator<Item = u32>) {
 }
 
 fn titles(events: &[Value]) -> Vec<u32> {
-    events
-        .iter()
-        .map(|event| {
-            event["data"]["task"]["title"]
-                .as_str()
-                .unwrap()
-                .parse()
-                .unwrap()
-        })
-        .collect()
+    events.iter().map(|event| event["data"]["task"]["title"].as_str().unwrap().parse().unwrap()).collect()
 }
 
 /// Events of `count` creations, sent to a receiver that first answers as `refusals` say.
@@ -74,10 +65,7 @@ async fn a_restart_publishes_what_was_left() {
     let receiver = receiver::start(&[]).await;
     let server = server::start(dir.path(), receiver.url()).await;
     create(&server, 31..=33).await;
-    assert_eq!(
-        titles(&receiver.taken(33).await),
-        (1..=33).collect::<Vec<_>>()
-    );
+    assert_eq!(titles(&receiver.taken(33).await), (1..=33).collect::<Vec<_>>());
     server.stop().await;
     assert_eq!(unpublished(dir.path()).await, 0);
 
@@ -105,11 +93,6 @@ fn unused_port() -> u16 {
 }
 
 async fn unpublished(dir: &Path) -> i64 {
-    let store = chat_api::store::Store::open(&dir.join("chat.db"))
-        .await
-        .unwrap();
-    sqlx::query_scalar("SELECT count(*) FROM outbox WHERE published_at IS NULL")
-        .fetch_one(&store.pool())
-        .await
-        .unwrap()
+    let store = chat_api::store::Store::open(&dir.join("chat.db")).await.unwrap();
+    sqlx::query_scalar("SELECT count(*) FROM outbox WHERE published_at IS NULL").fetch_one(&store.pool()).await.unwrap()
 }

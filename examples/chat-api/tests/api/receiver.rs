@@ -29,23 +29,16 @@ struct Seen {
 /// Starts a receiver that answers the first batches with `answers`, and all others with 202.
 pub(crate) async fn start(answers: &[u16]) -> Receiver {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let receiver = Receiver {
-        url: format!("http://{}/v1/events", listener.local_addr().unwrap()),
-        ..Receiver::default()
-    };
+    let receiver =
+        Receiver { url: format!("http://{}/v1/events", listener.local_addr().unwrap()), ..Receiver::default() };
     receiver.seen.lock().unwrap().answers.extend(answers);
-    let router = Router::new()
-        .route("/v1/events", post(take))
-        .with_state(receiver.clone());
+    let router = Router::new().route("/v1/events", post(take)).with_state(receiver.clone());
     tokio::spawn(async { axum::serve(listener, router).await });
     receiver
 }
 
 async fn take(State(receiver): State<Receiver>, headers: HeaderMap, body: String) -> StatusCode {
-    assert_eq!(
-        headers["content-type"],
-        "application/cloudevents-batch+json"
-    );
+    assert_eq!(headers["content-type"], "application/cloudevents-batch+json");
     assert_eq!(headers["authorization"], "Bearer sesame");
     let events = serde_json::from_str(&body).unwrap();
     let mut seen = receiver.seen.lock().unwrap();

@@ -27,14 +27,8 @@ pub(crate) async fn start(dir: &Path, events_url: Option<String>) -> Server {
     .unwrap();
     let base_url = format!("http://{}", api.addr());
     let (stop, stopped) = oneshot::channel::<()>();
-    let running =
-        tokio::spawn(async move { api.run(async { drop(stopped.await) }).await.unwrap() });
-    Server {
-        base_url,
-        http: Client::new(),
-        stop,
-        running,
-    }
+    let running = tokio::spawn(async move { api.run(async { drop(stopped.await) }).await.unwrap() });
+    Server { base_url, http: Client::new(), stop, running }
 }
 
 impl Server {
@@ -48,10 +42,7 @@ impl Server {
         let (method, path) = line.split_once(' ').unwrap();
         let mut call = self
             .http
-            .request(
-                Method::from_bytes(method.as_bytes()).unwrap(),
-                format!("{}{path}", self.base_url),
-            )
+            .request(Method::from_bytes(method.as_bytes()).unwrap(), format!("{}{path}", self.base_url))
             .body(body.to_owned());
         for header in headers {
             let (name, value) = header.split_once(": ").unwrap();
@@ -59,19 +50,11 @@ impl Server {
         }
         let answer = call.send().await.unwrap();
         let status = answer.status().as_u16();
-        let tag = answer
-            .headers()
-            .get("etag")
-            .map(|tag| tag.to_str().unwrap().to_owned());
+        let tag = answer.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
         let replayed = answer.headers().contains_key("idempotent-replayed");
         let text = answer.text().await.unwrap();
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Answer {
-            status,
-            tag,
-            replayed,
-            body,
-        }
+        Answer { status, tag, replayed, body }
     }
 
     /// Makes a call that must succeed, and returns the body.
@@ -115,8 +98,7 @@ fn filled(body: &Value) -> Value {
     let Value::Object(fields) = body else {
         return body.clone();
     };
-    let empty =
-        |name: &str, value: &Value| value.is_null() || (name == "tags" && *value == json!([]));
+    let empty = |name: &str, value: &Value| value.is_null() || (name == "tags" && *value == json!([]));
     fields
         .iter()
         .filter(|(name, value)| !empty(name, value))

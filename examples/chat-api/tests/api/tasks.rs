@@ -14,8 +14,7 @@ async fn check(server: &Server, line: &str, headers: &[&str], body: &str, expect
     expected.assert_eq(&server.call(line, headers, body).await.shown());
 }
 
-const BREAD: &str =
-    r#"{"id":"00000000-0000-4000-8000-000000000001","userId":"ann","title":" Buy bread "}"#;
+const BREAD: &str = r#"{"id":"00000000-0000-4000-8000-000000000001","userId":"ann","title":" Buy bread "}"#;
 
 #[tokio::test]
 async fn the_life_of_a_task() {
@@ -72,14 +71,7 @@ async fn the_life_of_a_task() {
         expect![[r#"200 "5" {"completed":false,"createdAt":"<now>","id":"00000000-0000-4000-8000-000000000001","priority":"NONE","title":"Buy bread","updatedAt":"<now>","userId":"ann"}"#]],
     )
     .await;
-    check(
-        &server,
-        &format!("DELETE /api/tasks/{one}"),
-        &[],
-        "",
-        expect![[r#"204 - """#]],
-    )
-    .await;
+    check(&server, &format!("DELETE /api/tasks/{one}"), &[], "", expect![[r#"204 - """#]]).await;
     check(
         &server,
         &format!("GET /api/tasks/{one}"),
@@ -96,22 +88,8 @@ async fn the_life_of_a_task() {
         expect![[r#"410 - "task 00000000-0000-4000-8000-000000000001 was deleted""#]],
     )
     .await;
-    check(
-        &server,
-        "POST /api/tasks",
-        &[],
-        BREAD,
-        expect!["409 - id is taken by another task"],
-    )
-    .await;
-    check(
-        &server,
-        "GET /api/tasks",
-        &[],
-        "",
-        expect![[r#"200 - {"items":[]}"#]],
-    )
-    .await;
+    check(&server, "POST /api/tasks", &[], BREAD, expect!["409 - id is taken by another task"]).await;
+    check(&server, "GET /api/tasks", &[], "", expect![[r#"200 - {"items":[]}"#]]).await;
     server.stop().await;
 }
 
@@ -141,21 +119,12 @@ async fn one_key_is_one_task() {
     check(&server, "POST /api/tasks", &key, bread, expect![[r#"201 "1" {"completed":false,"createdAt":"<now>","id":"<new>","priority":"NONE","tags":["shop"],"title":"Bread","updatedAt":"<now>","userId":"ann"}"#]]).await;
     let first = server.call("POST /api/tasks", &key, bread).await.body;
     let path = format!("/api/tasks/{}", first["id"].as_str().unwrap());
-    server
-        .done(&format!("PATCH {path}"), r#"{"title":"Rye"}"#)
-        .await;
+    server.done(&format!("PATCH {path}"), r#"{"title":"Rye"}"#).await;
     // Another order of the fields is the same body; the answer is the first one, as it was.
     let same = r#"{"tags":["shop"], "title":"Bread","userId":"ann"}"#;
     check(&server, "POST /api/tasks", &key, same, expect![[r#"201 - replayed {"completed":false,"createdAt":"<now>","id":"<new>","priority":"NONE","tags":["shop"],"title":"Bread","updatedAt":"<now>","userId":"ann"}"#]]).await;
     let other = r#"{"userId":"ann","title":"Milk"}"#;
-    check(
-        &server,
-        "POST /api/tasks",
-        &key,
-        other,
-        expect!["422 - Idempotency-Key was used with another body"],
-    )
-    .await;
+    check(&server, "POST /api/tasks", &key, other, expect!["422 - Idempotency-Key was used with another body"]).await;
     check(
         &server,
         "POST /api/tasks",
@@ -198,11 +167,7 @@ async fn a_key_used_at_once_by_many_makes_one_task() {
     let (a, b, c, d) = tokio::join!(call(), call(), call(), call());
     let answers = [a, b, c, d];
     assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
-    assert!(
-        answers
-            .iter()
-            .all(|answer| answer.status == 201 && answer.body == answers[0].body)
-    );
+    assert!(answers.iter().all(|answer| answer.status == 201 && answer.body == answers[0].body));
     server.stop().await;
 }
 
@@ -211,18 +176,11 @@ async fn lists_are_filtered_and_paged() {
     let (server, _dir) = fresh().await;
     for n in 1..=5 {
         let user = if n == 4 { "ben" } else { "ann" };
-        let body = format!(
-            r#"{{"id":"{}","userId":"{user}","title":"Task {n}"}}"#,
-            id(n)
-        );
+        let body = format!(r#"{{"id":"{}","userId":"{user}","title":"Task {n}"}}"#, id(n));
         server.done("POST /api/tasks", &body).await;
     }
-    server
-        .done(&format!("POST /api/tasks/{}/complete", id(2)), "")
-        .await;
-    server
-        .done(&format!("DELETE /api/tasks/{}", id(5)), "")
-        .await;
+    server.done(&format!("POST /api/tasks/{}/complete", id(2)), "").await;
+    server.done(&format!("DELETE /api/tasks/{}", id(5)), "").await;
 
     let shown = |query: &'static str| {
         let server = &server;
@@ -258,30 +216,10 @@ async fn lists_are_filtered_and_paged() {
 async fn what_cannot_be_taken_is_named() {
     let (server, _dir) = fresh().await;
     let create = "POST /api/tasks";
-    check(
-        &server,
-        create,
-        &[],
-        "",
-        expect!["400 - body is not JSON: EOF while parsing a value at line 1 column 0"],
-    )
-    .await;
-    check(
-        &server,
-        create,
-        &[],
-        "[]",
-        expect!["400 - body must be a JSON object"],
-    )
-    .await;
-    check(
-        &server,
-        create,
-        &[],
-        "{}",
-        expect!["422 - userId is required; title is required"],
-    )
-    .await;
+    check(&server, create, &[], "", expect!["400 - body is not JSON: EOF while parsing a value at line 1 column 0"])
+        .await;
+    check(&server, create, &[], "[]", expect!["400 - body must be a JSON object"]).await;
+    check(&server, create, &[], "{}", expect!["422 - userId is required; title is required"]).await;
     check(
         &server,
         create,
@@ -326,14 +264,7 @@ async fn what_cannot_be_taken_is_named() {
     )
     .await;
     let reminder = format!("/api/tasks/{}/reminders/{}", id(1), id(2));
-    check(
-        &server,
-        &format!("POST {reminder}/snooze"),
-        &[],
-        "{}",
-        expect!["422 - until is required"],
-    )
-    .await;
+    check(&server, &format!("POST {reminder}/snooze"), &[], "{}", expect!["422 - until is required"]).await;
     check(
         &server,
         &format!("POST {reminder}/snooze"),
@@ -366,33 +297,9 @@ async fn what_cannot_be_taken_is_named() {
         expect!["422 - channels must be a list out of in-app, webhook, email; email must be an e-mail address; name is not a setting; reminderOffsets has an entry 0 that must be a duration such as PT1H, P1D or P1DT30M; timezone must be an IANA time zone such as Europe/Berlin"],
     )
     .await;
-    check(
-        &server,
-        "GET /api/nothing",
-        &[],
-        "",
-        expect![[r#"404 - "there is no such path""#]],
-    )
-    .await;
-    check(
-        &server,
-        "DELETE /api/tasks",
-        &[],
-        "",
-        expect![[r#"405 - "this path has no such method""#]],
-    )
-    .await;
-    let long = format!(
-        r#"{{"userId":"ann","title":"x","note":"{}"}}"#,
-        "x".repeat(1 << 20)
-    );
-    check(
-        &server,
-        create,
-        &[],
-        &long,
-        expect![[r#"413 - "the body must have at most 1048576 bytes""#]],
-    )
-    .await;
+    check(&server, "GET /api/nothing", &[], "", expect![[r#"404 - "there is no such path""#]]).await;
+    check(&server, "DELETE /api/tasks", &[], "", expect![[r#"405 - "this path has no such method""#]]).await;
+    let long = format!(r#"{{"userId":"ann","title":"x","note":"{}"}}"#, "x".repeat(1 << 20));
+    check(&server, create, &[], &long, expect![[r#"413 - "the body must have at most 1048576 bytes""#]]).await;
     server.stop().await;
 }

@@ -229,7 +229,7 @@ mod tests {
         check("2.0", "2");
         check("1e-7", "1e-7");
         check("1e21", "1e+21");
-        check("\"a\\u0007<b>&\\n\"", r#""a\u003cb\u003e\u0026""#);
+        check("\"a\\u0007<b>&\\n\"", r#""a\u003cb\u003e\u0026\n""#);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use topics::ids::TaskId;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
+use crate::store::StoreError;
 use crate::store::block::{After, BLOCK, Block, Slot, Texts, block_of, decode, ids};
 use crate::store::chains::{ChainId, Chains};
 use crate::store::encoder::id_key;
@@ -21,7 +22,6 @@ use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::db::Db;
 use crate::store::sqlite::runs::{Index, Key, Kind};
 use crate::store::task_text::Personal;
-use crate::store::StoreError;
 
 /// Decoded full blocks that were read lately.
 const CACHED_BLOCKS: usize = 256;
@@ -246,7 +246,13 @@ impl Audit {
                 (None, None) => break,
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
-                (Some(block), Some(late)) => if query.ascending { block <= late } else { block >= late },
+                (Some(block), Some(late)) => {
+                    if query.ascending {
+                        block <= late
+                    } else {
+                        block >= late
+                    }
+                }
             };
             if best.ends_before(if take_block { block_at } else { late_at.unwrap_or(block_at) }) {
                 break;
@@ -287,8 +293,12 @@ impl Audit {
             return Ok(None);
         }
         let (sql, bound) = match ascending {
-            true => ("SELECT first FROM audit_block WHERE high_water >= ? ORDER BY high_water, first LIMIT 1", wanted.from),
-            false => ("SELECT first FROM audit_block WHERE high_water > ? ORDER BY high_water, first LIMIT 1", wanted.to),
+            true => {
+                ("SELECT first FROM audit_block WHERE high_water >= ? ORDER BY high_water, first LIMIT 1", wanted.from)
+            }
+            false => {
+                ("SELECT first FROM audit_block WHERE high_water > ? ORDER BY high_water, first LIMIT 1", wanted.to)
+            }
         };
         let first: Option<i64> = sqlx::query_scalar(sql)
             .bind(bound)
@@ -443,7 +453,11 @@ impl Best {
         if behind {
             self.found.insert(key, n);
             if self.found.len() > self.limit {
-                if self.ascending { self.found.pop_last() } else { self.found.pop_first() };
+                if self.ascending {
+                    self.found.pop_last()
+                } else {
+                    self.found.pop_first()
+                };
             }
         }
     }

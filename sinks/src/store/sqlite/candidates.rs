@@ -50,8 +50,11 @@ impl<'a> Candidates<'a> {
             let range = range_of(part.keys(kind), &from, &to);
             Source::Memory { part, range }
         });
-        let on_disk = snapshot.runs.into_iter().map(|run| {
-            Source::Disk { run, place: Place::Unread, keys: Vec::new(), range: 0..0 }
+        let on_disk = snapshot.runs.into_iter().map(|run| Source::Disk {
+            run,
+            place: Place::Unread,
+            keys: Vec::new(),
+            range: 0..0,
         });
         let sources = in_memory.chain(on_disk).collect();
         Candidates { pool, db, kind, from, to, ascending, sources }

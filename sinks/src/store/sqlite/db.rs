@@ -23,7 +23,8 @@ static JOURNAL: Migrator = sqlx::migrate!("migrations/journal");
 static VIEWS: Migrator = sqlx::migrate!("migrations/views");
 static RUNS: Migrator = sqlx::migrate!("migrations/runs");
 
-const DELETE_RUNS: &str = "Delete runs.db and its -wal and -shm files: it is made again from journal.db at the next start";
+const DELETE_RUNS: &str =
+    "Delete runs.db and its -wal and -shm files: it is made again from journal.db at the next start";
 
 impl Db {
     /// The commits. Each must be on the disk before the relay may send its actions.

@@ -18,11 +18,18 @@ use crate::store::sqlite::db::{Checkpoint, Db, checkpoint};
 const BLOCKS: usize = 128;
 
 /// Rewrites all blocks of these users and destroys their keys.
-pub(crate) async fn run(conn: &mut SqliteConnection, users: &[u32], shared: &Shared, db: &Db) -> Result<(), StoreError> {
+pub(crate) async fn run(
+    conn: &mut SqliteConnection,
+    users: &[u32],
+    shared: &Shared,
+    db: &Db,
+) -> Result<(), StoreError> {
     // Freed pages are overwritten from here on: what was erased must not stay readable in the file.
     sqlx::query("PRAGMA secure_delete = ON").fetch_all(&mut *conn).await.map_err(db.failed("erase a user"))?;
     for no in users {
-        let Some(user) = shared.chains.users().get(*no).cloned().filter(|user| user.old_key.is_some()) else { continue };
+        let Some(user) = shared.chains.users().get(*no).cloned().filter(|user| user.old_key.is_some()) else {
+            continue;
+        };
         let mut blocks: Vec<u64> = shared.audit.numbers_of_user(*no, user.erased_to).await?;
         blocks.iter_mut().for_each(|n| *n = block_of(*n));
         blocks.sort_unstable();

@@ -45,7 +45,8 @@ pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result
         committed_at: Timestamp::from_millis(number(2)?),
         frontier: Timestamp::from_millis(number(3)?),
     };
-    let last = sqlx::query("SELECT first, count FROM audit_block ORDER BY first DESC LIMIT 1").fetch_optional(conn).await;
+    let last =
+        sqlx::query("SELECT first, count FROM audit_block ORDER BY first DESC LIMIT 1").fetch_optional(conn).await;
     let last = last.map_err(db.failed("read audit entries"))?;
     let entries = last.map_or(0, |row| (row.get::<i64, _>(0) + row.get::<i64, _>(1) - 1) as u64);
     if entries != mark.entries {
@@ -56,7 +57,10 @@ pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result
 
 /// How far the tables are.
 pub(crate) async fn views_mark(conn: &mut SqliteConnection, db: &Db) -> Result<Mark, StoreError> {
-    let row = sqlx::query("SELECT n, entries FROM applied").fetch_optional(conn).await.map_err(db.failed("read its state"))?;
+    let row = sqlx::query("SELECT n, entries FROM applied")
+        .fetch_optional(conn)
+        .await
+        .map_err(db.failed("read its state"))?;
     let row = row.ok_or_else(|| db.damaged("its state is missing"))?;
     let (n, entries): (i64, i64) = (row.get(0), row.get(1));
     Ok(Mark { n: n as u64, entries: entries as u64, ..Mark::default() })
@@ -115,7 +119,10 @@ async fn read_rows(
     while let Some(row) = stream.try_next().await.map_err(db.failed("read a view"))? {
         let key = uuid_at(&row, 0, db)?;
         let read = (view.decode)(row.get::<&str, _>(1).as_bytes());
-        rows.push((key, read.map_err(|error| db.damaged(format!("row {key} of {} cannot be read ({error})", view.name)))?));
+        rows.push((
+            key,
+            read.map_err(|error| db.damaged(format!("row {key} of {} cannot be read ({error})", view.name)))?,
+        ));
     }
     Ok(rows)
 }
@@ -143,7 +150,8 @@ pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains)
 
 /// Where to read on.
 async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffset>, StoreError> {
-    let rows = sqlx::query("SELECT topic, partition, next_offset FROM position ORDER BY topic, partition").fetch_all(conn);
+    let rows =
+        sqlx::query("SELECT topic, partition, next_offset FROM position ORDER BY topic, partition").fetch_all(conn);
     let rows = rows.await.map_err(db.failed("read positions"))?;
     let read = |row: &SqliteRow| {
         let topic: &str = row.get(0);
@@ -162,7 +170,9 @@ pub(crate) async fn newer(
     journal: Mark,
 ) -> Result<Changes, StoreError> {
     let mut merged = Changes { n: applied.n, entries: applied.entries, ..Changes::default() };
-    let mut rows = sqlx::query("SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n").bind(applied.n as i64).fetch(&mut *conn);
+    let mut rows = sqlx::query("SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n")
+        .bind(applied.n as i64)
+        .fetch(&mut *conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read changes"))? {
         let (n, after): (i64, i64) = (row.get(0), row.get(1));
         if after as u64 != merged.n {
@@ -290,7 +300,12 @@ pub(crate) async fn restore(
 }
 
 /// Half of the tasks' table: a thread reads and parses it beside the other half.
-fn read_tasks(db: &Db, chains: &Chains, newer: &HashSet<u32>, (from, to): (i64, i64)) -> Result<Vec<TaskRow>, StoreError> {
+fn read_tasks(
+    db: &Db,
+    chains: &Chains,
+    newer: &HashSet<u32>,
+    (from, to): (i64, i64),
+) -> Result<Vec<TaskRow>, StoreError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| StoreError::Directory { dir: db.path.clone(), source })?;
     runtime.block_on(async {
@@ -395,9 +410,8 @@ async fn actions(
     newer: &Changes,
 ) -> Result<Vec<(Arc<topics::action::Action>, topics::action::Progress)>, StoreError> {
     let wanted = "kind = 'create-next-task' OR state IN ('DECIDED', 'PENDING', 'SENT')";
-    let sql = format!(
-        "SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE {wanted}"
-    );
+    let sql =
+        format!("SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE {wanted}");
     let mut found = HashMap::new();
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read actions"))? {
@@ -411,7 +425,8 @@ async fn actions(
             Some(action) => action,
             // A delivery that was closed in the table and is open again.
             None => {
-                let sql = "SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE id = ?";
+                let sql =
+                    "SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE id = ?";
                 let row = sqlx::query(sql).bind(id.as_bytes().to_vec()).fetch_optional(&mut *conn).await;
                 match row.map_err(db.failed("read actions"))? {
                     Some(row) => read_action(&row, db)?.action,
@@ -423,7 +438,9 @@ async fn actions(
     }
     let mut actions: Vec<_> = found
         .into_values()
-        .filter(|(action, progress)| action.kind == topics::action::ActionKind::CreateNextTask || progress.state.is_open())
+        .filter(|(action, progress)| {
+            action.kind == topics::action::ActionKind::CreateNextTask || progress.state.is_open()
+        })
         .collect();
     actions.sort_by_key(|(action, _)| (action.decided_at, action.id));
     Ok(actions)

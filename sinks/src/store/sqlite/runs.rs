@@ -266,7 +266,12 @@ fn page_of(db: &Db, row: Option<sqlx::sqlite::SqliteRow>) -> Result<Option<(i64,
 }
 
 /// All ids' keys of a run, in order.
-pub(crate) async fn all_ids(conn: &mut SqliteConnection, db: &Db, run: &Run, to: &mut Vec<u64>) -> Result<(), StoreError> {
+pub(crate) async fn all_ids(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    run: &Run,
+    to: &mut Vec<u64>,
+) -> Result<(), StoreError> {
     use futures::TryStreamExt;
     let mut rows = sqlx::query("SELECT data FROM run_page WHERE run = ? AND kind = 0").bind(run.id).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read the ids of all entries"))? {
@@ -280,10 +285,7 @@ pub(crate) async fn all_ids(conn: &mut SqliteConnection, db: &Db, run: &Run, to:
 async fn write_pages(conn: &mut SqliteConnection, run: i64, kind: Kind, keys: &[Key]) -> Result<(), sqlx::Error> {
     let pages: Vec<_> = keys.chunks(PAGE).collect();
     for part in parts(&pages, 64) {
-        let sql = format!(
-            "INSERT INTO run_page (run, kind, first_key, data) VALUES {}",
-            placeholders(4, part.len())
-        );
+        let sql = format!("INSERT INTO run_page (run, kind, first_key, data) VALUES {}", placeholders(4, part.len()));
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for keys in part {
             query = query.bind(run).bind(kind as i64).bind(key_bytes(&keys[0])).bind(encode_page(keys));
@@ -358,13 +360,11 @@ impl Input {
         if self.at == self.keys.len() {
             let row = match self.no {
                 0 => {
-                    sqlx::query(
-                        "SELECT no, data FROM run_page WHERE run = ? AND kind = ? ORDER BY first_key LIMIT 1",
-                    )
-                    .bind(self.run.id)
-                    .bind(kind as i64)
-                    .fetch_optional(conn)
-                    .await?
+                    sqlx::query("SELECT no, data FROM run_page WHERE run = ? AND kind = ? ORDER BY first_key LIMIT 1")
+                        .bind(self.run.id)
+                        .bind(kind as i64)
+                        .fetch_optional(conn)
+                        .await?
                 }
                 no => {
                     sqlx::query("SELECT no, data FROM run_page WHERE no = ? AND run = ? AND kind = ?")

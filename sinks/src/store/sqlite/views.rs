@@ -233,7 +233,8 @@ async fn put_tasks(conn: &mut SqliteConnection, dirty: &Changes) -> Result<(), s
 
 async fn put_heads(conn: &mut SqliteConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
     let heads = |tasks: bool| {
-        let wanted = dirty.heads.iter().filter(|(chain, head)| matches!(chain, ChainId::Task(_)) == tasks && head.seq > 0);
+        let wanted =
+            dirty.heads.iter().filter(|(chain, head)| matches!(chain, ChainId::Task(_)) == tasks && head.seq > 0);
         let mut heads: Vec<Head> = wanted.map(|(_, head)| *head).collect();
         heads.sort_unstable_by_key(|head| head.no);
         heads
@@ -252,7 +253,12 @@ async fn put_heads(conn: &mut SqliteConnection, dirty: &Changes) -> Result<(), s
     Ok(())
 }
 
-async fn put_rows(conn: &mut SqliteConnection, dirty: &Changes, number: u8, view: &ViewSpec) -> Result<(), sqlx::Error> {
+async fn put_rows(
+    conn: &mut SqliteConnection,
+    dirty: &Changes,
+    number: u8,
+    view: &ViewSpec,
+) -> Result<(), sqlx::Error> {
     let mut rows: Vec<(Uuid, &Arc<dyn ViewRow>)> = Vec::new();
     let mut gone: Vec<Uuid> = Vec::new();
     for ((_, key), row) in dirty.rows.iter().filter(|((of, _), _)| *of == number) {

@@ -1,0 +1,111 @@
+//! The running product.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use pipeline::source::Source;
+use sinks::store::Store;
+use tasktide::cli::{Actions, ClockOption, RunOptions};
+use tasktide::run::{self, Running};
+use tasktide::settings::Settings;
+
+use super::history::END;
+use super::prepared::Prepared;
+
+/// Which clock the product goes by.
+#[derive(Clone, Copy, Debug)]
+pub enum Time {
+    /// It stands where the histories end: no reminder is due.
+    AtTheEnd,
+    /// The system's.
+    Real,
+}
+
+/// How often to look whether something has happened that tells nobody.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// When nothing moves for this long, nothing will.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Starts the product on a directory, as `tasktide run` does, with every setting at its default.
+pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
+    let options = RunOptions {
+        data_dir: dir.to_owned(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        actions: Actions::Log,
+        clock: match time {
+            Time::AtTheEnd => ClockOption::Manual(END),
+            Time::Real => ClockOption::System,
+        },
+        config: None,
+    };
+    run::start(&options, Settings::read(BTreeMap::new())?).await
+}
+
+/// How many records are durably committed.
+pub fn committed(running: &Running) -> u64 {
+    running.parts().source.partitions().iter().map(|partition| partition.committed.max(0) as u64).sum()
+}
+
+/// Waits until everything in the log is committed; `look` is told each time how much is.
+pub async fn caught_up(running: &Running, mut look: impl FnMut(u64)) -> anyhow::Result<()> {
+    let parts = running.parts();
+    let mut moved = (0, Instant::now());
+    while parts.source.partitions().iter().any(|partition| partition.lag() > 0) {
+        let committed = committed(running);
+        look(committed);
+        if committed > moved.0 {
+            moved = (committed, Instant::now());
+        }
+        ensure!(moved.1.elapsed() < PATIENCE, "nothing was committed any more after {committed} records");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    look(committed(running));
+    Ok(())
+}
+
+/// Waits until nothing is left to do: every action is delivered, and the tables hold every commit.
+pub async fn settled(running: &Running) -> anyhow::Result<Duration> {
+    let since = Instant::now();
+    let parts = running.parts();
+    loop {
+        let status = parts.store.status();
+        let open = parts.relay.numbers();
+        let pending = open.pending_creates + open.pending_reminders;
+        if pending == 0 && status.queued_events == 0 && status.applied_n == status.committed_n {
+            return Ok(since.elapsed());
+        }
+        ensure!(since.elapsed() < PATIENCE, "{pending} actions are open, and the store is at {status:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Checks that the product holds what the history says.
+pub async fn check(running: &Running, prepared: &Prepared) -> anyhow::Result<()> {
+    let parts = running.parts();
+    let holds = &prepared.holds;
+    let (tasks, _) = parts.index.counts();
+    ensure!(tasks == holds.living, "{tasks} tasks are there instead of {}", holds.living);
+    let entries = parts.store.entries();
+    ensure!(entries >= holds.events, "{entries} audit entries for {} events", holds.events);
+    ensure!(parts.store.dead_letters(None, 1).await?.is_empty(), "there are dead letters");
+    for (id, title, events) in &holds.samples {
+        let (found, _) = parts.index.task(*id, Default::default());
+        let query_api::index::Lookup::Found(task, _) = found else { anyhow::bail!("task {id} is not there") };
+        ensure!(*task.title == **title, "task {id} is called {:?} instead of {title:?}", task.title);
+        let chain = parts.store.check_chain(*id).await?;
+        let sound = chain.is_some_and(|chain| chain.ok && chain.entries >= *events);
+        ensure!(sound, "the audit of task {id} does not hold");
+    }
+    Ok(())
+}
+
+/// A product that holds a prepared log, with nothing left to do.
+pub async fn holding(dir: &Path, prepared: &Prepared) -> anyhow::Result<Running> {
+    let running = start(dir, Time::AtTheEnd).await?;
+    caught_up(&running, |_| ()).await?;
+    settled(&running).await?;
+    check(&running, prepared).await?;
+    Ok(running)
+}

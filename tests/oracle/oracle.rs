@@ -1,0 +1,747 @@
+//! The oracle: every view recomputed from all the events by plain code, to hold against the product.
+//!
+//! It follows the contract alone. It takes records and clock moves one after the other, as if nothing else were under
+//! way: the product is left to settle between steps, so both see the same order. Actions go to `--actions log`: a
+//! reminder is delivered as soon as the clock allows, a create at once.
+
+pub mod history;
+pub mod model;
+pub mod generate;
+pub mod compare;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use chrono::NaiveTime;
+use chrono_tz::Tz;
+use serde_json::{Map, Value, json};
+use topics::dead_letter::Reason;
+use topics::event::{
+    Decoded, EventBody, Field, Limits, SkipReason, TaskAction, TaskChange, TaskEvent, UserSettings, decode,
+};
+use topics::record::SourceTopic;
+use topics::reminder::{Channel, Offset};
+use topics::{Position, Record, TaskId, Timestamp, ids};
+use uuid::Uuid;
+
+use history::{History, RecordSpec, Step};
+use model::audit::{Entry, Fact};
+use model::order::Order;
+use model::reminders::{self, Defaults, Kind, Reminder, Status};
+use model::series;
+use model::task::{self, Firsts, Meeting, TaskState};
+
+/// A list that a reader can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum View {
+    Tasks,
+    Occurrences,
+    Reminders,
+    Audit,
+    Actions,
+    DeadLetters,
+}
+
+impl View {
+    pub const ALL: [View; 6] =
+        [View::Tasks, View::Occurrences, View::Reminders, View::Audit, View::Actions, View::DeadLetters];
+
+    /// Where the product shows it, all rows.
+    pub fn path(self) -> &'static str {
+        match self {
+            View::Tasks => "/v1/tasks?status=all",
+            View::Occurrences => "/v1/occurrences",
+            View::Reminders => "/v1/reminders",
+            View::Audit => "/v1/audit?order=asc",
+            View::Actions => "/v1/ops/actions",
+            View::DeadLetters => "/v1/ops/dead-letters",
+        }
+    }
+
+    /// What names a row.
+    pub fn key(self, row: &Value) -> String {
+        let field = |name: &str| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned);
+        match self {
+            View::Occurrences => field("taskId"),
+            View::DeadLetters => format!("{:>4}:{:>9}", row["partition"].to_string(), row["offset"].to_string()),
+            _ => field("id"),
+        }
+    }
+}
+
+/// What is known of a task, also of a deleted one.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub live: Option<TaskState>,
+    pub owner: String,
+    pub order: Order,
+    pub firsts: Firsts,
+    pub version: u64,
+    pub seq: u64,
+}
+
+/// A row of outbox and ledger.
+#[derive(Clone, Debug)]
+pub struct Action {
+    pub kind: &'static str,
+    pub component: &'static str,
+    pub task: TaskId,
+    pub state: &'static str,
+    /// Of a create.
+    pub create: Option<Create>,
+}
+
+/// What a create says, for the ledger.
+#[derive(Clone, Debug)]
+pub struct Create {
+    pub body: Map<String, Value>,
+    pub correlation: Option<String>,
+    pub fields: TaskState,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    tasks: BTreeMap<TaskId, Known>,
+    users: BTreeMap<String, Settings>,
+    reminders: BTreeMap<Uuid, Reminder>,
+    entries: Vec<Value>,
+    user_seqs: BTreeMap<String, u64>,
+    actions: BTreeMap<Uuid, Action>,
+    seen: BTreeSet<(String, String)>,
+    duplicates: u64,
+    stale: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Settings {
+    zone: Option<Tz>,
+    offsets: Option<Vec<Offset>>,
+    channels: Option<Vec<Channel>>,
+    email: Option<String>,
+}
+
+/// Everything that the events so far come to.
+#[derive(Clone)]
+pub struct Oracle {
+    now: Timestamp,
+    limits: Limits,
+    ends: BTreeMap<i32, i64>,
+    state: State,
+    dead: Vec<Value>,
+    skipped: BTreeMap<&'static str, u64>,
+}
+
+impl Oracle {
+    /// An empty system whose clock stands at `start`.
+    pub fn new(start: Timestamp, limits: Limits) -> Self {
+        Oracle {
+            now: start,
+            limits,
+            ends: BTreeMap::new(),
+            state: State::default(),
+            dead: Vec::new(),
+            skipped: BTreeMap::new(),
+        }
+    }
+
+    /// Takes every step of a history.
+    pub fn run(history: &History, limits: Limits) -> Self {
+        let mut oracle = Oracle::new(history.start, limits);
+        for step in &history.steps {
+            oracle.step(step);
+        }
+        oracle
+    }
+
+    /// Whether only one reading of the history is right: no reminder is due between two records of a step.
+    pub fn is_defined(history: &History, limits: &Limits) -> bool {
+        let mut oracle = Oracle::new(history.start, limits.clone());
+        for step in &history.steps {
+            if let Step::Append(items) = step {
+                let mut with_due = BTreeSet::new();
+                for item in items {
+                    if with_due.contains(&item.strand) {
+                        return false;
+                    }
+                    let before = oracle.due().count();
+                    oracle.apply(&item.record);
+                    if oracle.due().count() > before {
+                        with_due.insert(item.strand);
+                    }
+                }
+                oracle.fire();
+            } else {
+                oracle.step(step);
+            }
+        }
+        true
+    }
+
+    /// Takes one step.
+    pub fn step(&mut self, step: &Step) {
+        match step {
+            Step::Append(items) => {
+                items.iter().for_each(|item| self.apply(&item.record));
+                self.fire();
+            }
+            Step::Advance(to) => self.advance(*to),
+            Step::Restart | Step::Kill => {}
+        }
+    }
+
+    /// The clock moves; everything due by then happens at the new instant.
+    pub fn advance(&mut self, to: Timestamp) {
+        self.now = self.now.max(to);
+        self.fire();
+    }
+
+    /// Where the clock stands.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Whether a reminder is due now that [`Oracle::fire`] would deal with.
+    pub fn has_due(&self) -> bool {
+        self.due().next().is_some()
+    }
+
+    fn due(&self) -> impl Iterator<Item = &Reminder> {
+        self.state.reminders.values().filter(|row| row.status == Status::Pending && row.trigger <= self.now)
+    }
+
+    /// Applies one record, without looking at the clock.
+    pub fn apply(&mut self, spec: &RecordSpec) {
+        let end = self.ends.entry(spec.partition).or_default();
+        let position = Position { partition: spec.partition, offset: *end };
+        *end += 1;
+        let record = Record {
+            topic: SourceTopic::TaskEvents,
+            position,
+            timestamp: self.now,
+            key: spec.key.clone().map(Bytes::from),
+            headers: spec
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str().into(), Bytes::from(value.clone())))
+                .collect(),
+            value: spec.value.clone().map(Bytes::from),
+        };
+        match decode(&record, &self.limits) {
+            Decoded::Skipped(SkipReason::Tombstone) => *self.skipped.entry("tombstone").or_default() += 1,
+            Decoded::Skipped(SkipReason::UnknownType) => *self.skipped.entry("unknown_type").or_default() += 1,
+            Decoded::Dead(letter) => self.bury(position, letter.reason),
+            Decoded::Events(events) => {
+                // All or none: the first that cannot be applied takes the others with it.
+                let before = (events.len() > 1).then(|| self.state.clone());
+                let refused = events.iter().find_map(|event| self.state.event(event).err());
+                if let Some(reason) = refused {
+                    if let Some(before) = before {
+                        self.state = before;
+                    }
+                    self.bury(position, reason);
+                }
+            }
+        }
+    }
+
+    fn bury(&mut self, position: Position, reason: Reason) {
+        self.dead.push(json!({"partition": position.partition, "offset": position.offset, "reason": reason.name()}));
+    }
+
+    /// Sends, or gives up, every reminder that is due.
+    pub fn fire(&mut self) {
+        let mut due: Vec<(Timestamp, Uuid)> = self.due().map(|row| (row.trigger, row.id)).collect();
+        due.sort();
+        for (_, id) in due {
+            self.state.fire(id, self.now);
+        }
+    }
+
+    /// Rows of a view, each once, in no particular order.
+    pub fn rows(&self, view: View) -> Vec<Value> {
+        let state = &self.state;
+        let live = state.tasks.values().filter_map(|known| known.live.as_ref());
+        match view {
+            View::Tasks => live.map(TaskState::json).collect(),
+            View::Occurrences => live.filter(|task| task.rule.is_some()).map(|task| state.occurrence(task)).collect(),
+            View::Reminders => state.reminders.values().map(|row| row.json(state.live(row.task))).collect(),
+            View::Audit => state.entries.clone(),
+            View::Actions => {
+                let shown = state.actions.iter().map(|(id, action)| {
+                    let mut row = json!({
+                        "id": id, "kind": action.kind, "component": action.component, "taskId": action.task, "state": action.state,
+                    });
+                    if let Some(create) = &action.create {
+                        row["body"] = Value::Object(create.body.clone());
+                    }
+                    row
+                });
+                shown.collect()
+            }
+            View::DeadLetters => self.dead.clone(),
+        }
+    }
+
+    /// What is known of each task, deleted ones too.
+    pub fn tasks(&self) -> &BTreeMap<TaskId, Known> {
+        &self.state.tasks
+    }
+
+    /// Reminders by id.
+    pub fn reminders(&self) -> &BTreeMap<Uuid, Reminder> {
+        &self.state.reminders
+    }
+
+    /// Actions by id.
+    pub fn actions(&self) -> &BTreeMap<Uuid, Action> {
+        &self.state.actions
+    }
+
+    /// Events that had come before.
+    pub fn duplicates(&self) -> u64 {
+        self.state.duplicates
+    }
+
+    /// Events that came too late.
+    pub fn stale(&self) -> u64 {
+        self.state.stale
+    }
+
+    /// Records skipped, by reason.
+    pub fn skipped(&self) -> &BTreeMap<&'static str, u64> {
+        &self.skipped
+    }
+}
+
+impl State {
+    fn event(&mut self, event: &TaskEvent) -> Result<(), Reason> {
+        let identity = (event.source.to_string(), event.id.to_string());
+        if self.seen.contains(&identity) {
+            self.duplicates += 1;
+            return Ok(());
+        }
+        match &event.body {
+            EventBody::Task(change) => self.task_event(event, change)?,
+            EventBody::ReminderSnoozed { task, reminder, until, .. } => {
+                self.silence(event, *task, *reminder, Some(*until))?;
+            }
+            EventBody::ReminderDismissed { task, reminder, .. } => self.silence(event, *task, *reminder, None)?,
+            EventBody::UserUpdated { user, settings } => self.user_updated(event, user.as_str(), settings),
+            EventBody::UserErased { .. } => panic!("the oracle does not know erasure; leave it out of histories"),
+        }
+        self.seen.insert(identity);
+        Ok(())
+    }
+
+    fn live(&self, task: TaskId) -> Option<&TaskState> {
+        self.tasks.get(&task)?.live.as_ref()
+    }
+
+    fn zone(&self, own: Option<Tz>, user: &str) -> Tz {
+        own.or(self.users.get(user).and_then(|settings| settings.zone)).unwrap_or(Tz::UTC)
+    }
+
+    fn defaults(&self, own_zone: Option<Tz>, user: &str) -> Defaults {
+        let settings = self.users.get(user);
+        Defaults {
+            zone: self.zone(own_zone, user),
+            offsets: settings
+                .and_then(|s| s.offsets.clone())
+                .unwrap_or_else(|| vec![Offset::parse("PT1H").expect("an offset")]),
+            channels: settings
+                .and_then(|s| s.channels.clone())
+                .filter(|channels| !channels.is_empty())
+                .unwrap_or_else(|| vec![Channel::InApp]),
+            all_day: NaiveTime::from_hms_opt(9, 0, 0).expect("a time of day"),
+        }
+    }
+
+    fn occurrence(&self, task: &TaskState) -> Value {
+        let successor = ids::successor(task.id);
+        let made = self.actions.get(&successor.0).map(|action| (successor, action.state));
+        series::occurrence(task, self.zone(task.zone, &task.user), made)
+    }
+
+    fn task_event(&mut self, event: &TaskEvent, change: &TaskChange) -> Result<(), Reason> {
+        let id = change.task;
+        let known = self.tasks.get(&id).cloned();
+        let owner = change
+            .user
+            .as_ref()
+            .map(|user| user.as_str().to_owned())
+            .or(known.as_ref().map(|known| known.owner.clone()));
+        let Some(user) = owner else { return Err(Reason::MissingUserId) };
+        if known.is_none() && change.snapshot.is_none() && change.action != TaskAction::Deleted {
+            return Err(Reason::SnapshotMissing);
+        }
+        let time_warnings: Vec<task::Warning> =
+            event.warnings.iter().map(|warning| (warning.field.to_string(), warning.code.to_string())).collect();
+        let buried = known.as_ref().is_some_and(|known| known.live.is_none());
+        let returns = match change.action {
+            TaskAction::Created => change.snapshot.is_some(),
+            TaskAction::Updated => change.snapshot.is_some() && change.deleted == Some(false),
+            TaskAction::Completed => false,
+            TaskAction::Deleted => true,
+        };
+        let stale = known.as_ref().is_some_and(|known| known.order.is_stale(event, change)) || (buried && !returns);
+        let before = known.as_ref().and_then(|known| known.live.clone());
+        let mut entry = Entry {
+            event,
+            task: Some(id),
+            user: user.clone(),
+            action: action_name(change.action),
+            before: before.as_ref().map_or(Value::Null, TaskState::json),
+            after: Value::Null,
+            compared: true,
+            stale: false,
+            gap: false,
+            warnings: time_warnings,
+            implicit_create: json!(false),
+        };
+        if stale {
+            self.stale += 1;
+            entry.after = entry.before.clone();
+            entry.compared = false;
+            entry.stale = true;
+            self.write(id, |seq| entry.json(seq));
+            return Ok(());
+        }
+        let mut known = known.unwrap_or_else(|| Known {
+            live: None,
+            owner: user.clone(),
+            order: Order::default(),
+            firsts: Firsts { created: event.time, completed: None },
+            version: 0,
+            seq: 0,
+        });
+        entry.gap = known.order.is_gap(change);
+        known.order.applied(event, change);
+        known.owner = user.clone();
+        known.version += 1;
+        let mut completes = false;
+        if change.action == TaskAction::Deleted {
+            known.live = None;
+        } else {
+            let meeting = Meeting {
+                task: id,
+                user: &user,
+                time: event.time,
+                stored: before.as_ref().map(|task| (task, &known.firsts)),
+            };
+            let (mut after, firsts) = task::after(change, &meeting);
+            let zone = self.zone(after.zone, &user);
+            let fields = change.snapshot.as_ref().or(change.changes.as_ref());
+            let mut given = fields.is_some_and(|fields| fields.recurrence_start.as_value().is_some());
+            if change.action == TaskAction::Created
+                && let Some(create) = self.confirm(event, &after)
+                && before.is_none()
+            {
+                after.start = after.start.or(create.start);
+                after.scheduled = after.scheduled.or(create.scheduled);
+                after.series = after.series.or(create.series);
+                after.previous = after.previous.or(create.previous);
+                after.index = after.index.or(create.index);
+                given = true;
+            }
+            series::settle(&mut after, before.as_ref(), given, zone);
+            completes = series::completes(&after, before.as_ref(), change.action);
+            after.version = known.version;
+            after.warnings.append(&mut entry.warnings);
+            entry.warnings = after.warnings.clone();
+            entry.after = after.json();
+            entry.implicit_create = match (buried, change.action) {
+                // Whether bringing back is creating, the contract does not say.
+                (true, TaskAction::Updated) => model::open(),
+                _ => json!(before.is_none() && change.action != TaskAction::Created),
+            };
+            known.firsts = firsts;
+            known.live = Some(after);
+        }
+        self.tasks.insert(id, known);
+        self.write(id, |seq| entry.json(seq));
+        let mut facts = self.align(id, event.time);
+        if completes {
+            facts.extend(self.decide(id, event));
+        }
+        self.write_facts(id, event, facts);
+        Ok(())
+    }
+
+    /// A `CREATED` that a create was waiting for; gives the fields decided then.
+    fn confirm(&mut self, event: &TaskEvent, task: &TaskState) -> Option<TaskState> {
+        let same = |create: &Create| {
+            create.correlation.is_some()
+                && create.correlation.as_deref() == event.correlation_id.as_deref()
+                && create.fields.title == task.title
+                && create.fields.due == task.due
+        };
+        let found = self.actions.iter_mut().find(|(id, action)| {
+            action.create.as_ref().is_some_and(|create| {
+                **id == task.id.0 || (task.id != action.task && (task.previous == Some(action.task) || same(create)))
+            })
+        });
+        let (_, action) = found?;
+        if std::mem::replace(&mut action.state, "CONFIRMED") == "CONFIRMED" {
+            return None;
+        }
+        action.create.as_ref().map(|create| create.fields.clone())
+    }
+
+    /// A task was completed: decides its successor, once.
+    fn decide(&mut self, id: TaskId, event: &TaskEvent) -> Option<(&'static str, Uuid)> {
+        let task = self.live(id)?.clone();
+        let successor_id = ids::successor(id);
+        if self.actions.contains_key(&successor_id.0) {
+            return None;
+        }
+        let made = series::successor(&task, self.zone(task.zone, &task.user))?;
+        let mut fields = task.clone();
+        fields.id = successor_id;
+        fields.due = Some(made.next.due);
+        fields.start = Some(made.start);
+        fields.scheduled = Some(made.next.due);
+        fields.index = Some(made.next.index);
+        fields.previous = Some(id);
+        fields.series = task.series.or(Some(id));
+        let shown = fields.json();
+        let mut body: Map<String, Value> = fields.extra.clone().into_iter().collect();
+        for name in [
+            "id",
+            "userId",
+            "title",
+            "description",
+            "priority",
+            "tags",
+            "dueDate",
+            "timezone",
+            "recurrenceRule",
+            "recurrenceMode",
+            "recurrenceStart",
+            "recurrenceId",
+            "reminders",
+            "seriesId",
+            "previousTaskId",
+            "occurrenceIndex",
+        ] {
+            body.insert(name.to_owned(), shown[name].clone());
+        }
+        body.values_mut().for_each(exact_numbers);
+        let correlation = event.correlation_id.as_ref().map(|id| id.to_string());
+        body.insert("correlationId".to_owned(), json!(correlation));
+        body.insert("causationId".to_owned(), json!(event.id.as_str()));
+        let action = Action {
+            kind: "create-next-task",
+            component: "chat-api-out",
+            task: id,
+            state: "DELIVERED",
+            create: Some(Create { body, correlation, fields }),
+        };
+        self.actions.insert(successor_id.0, action);
+        Some(("NEXT_TASK_CREATED", successor_id.0))
+    }
+
+    fn align(&mut self, id: TaskId, time: Timestamp) -> Vec<reminders::Fact> {
+        let known = &self.tasks[&id];
+        let defaults = self.defaults(known.live.as_ref().and_then(|task| task.zone), &known.owner);
+        reminders::align(&mut self.reminders, id, known.live.as_ref(), known.live.is_none(), &defaults, time)
+    }
+
+    /// `com.todo.reminder.snoozed` (with `until`) and `.dismissed`.
+    fn silence(
+        &mut self,
+        event: &TaskEvent,
+        id: TaskId,
+        reminder: Uuid,
+        until: Option<Timestamp>,
+    ) -> Result<(), Reason> {
+        let Some(known) = self.tasks.get(&id) else { return Err(Reason::MissingUserId) };
+        let task = known.live.clone();
+        let state = task.as_ref().map_or(Value::Null, TaskState::json);
+        let entry = Entry {
+            event,
+            task: Some(id),
+            user: known.owner.clone(),
+            action: if until.is_some() { "REMINDER_SNOOZED" } else { "REMINDER_DISMISSED" },
+            before: state.clone(),
+            after: state,
+            compared: false,
+            stale: false,
+            gap: false,
+            warnings: event
+                .warnings
+                .iter()
+                .map(|warning| (warning.field.to_string(), warning.code.to_string()))
+                .collect(),
+            implicit_create: json!(false),
+        };
+        self.write(id, |seq| entry.json(seq));
+        let Some(task) = task.filter(|task| !task.completed) else { return Ok(()) };
+        let mut facts = Vec::new();
+        let Some(row) = self.reminders.get_mut(&reminder).filter(|row| row.task == id) else { return Ok(()) };
+        if row.status == Status::Pending {
+            row.cancel(if until.is_some() { "snoozed" } else { "dismissed" }, event.time);
+            row.due_left = false;
+            facts.push(("REMINDER_CANCELLED", row.id));
+        }
+        if let Some(until) = until {
+            let past = until < event.time.plus_millis(-reminders::GRACE_MS);
+            let snoozed = Reminder {
+                id: ids::snoozed_reminder(id, until),
+                trigger: until,
+                kind: Kind::Snooze,
+                when: None,
+                series: task.series,
+                due_key: task.due_key(),
+                status: if past { Status::Expired } else { Status::Pending },
+                reason: past.then_some("trigger_in_past"),
+                late: false,
+                sent_at: None,
+                created_at: event.time,
+                updated_at: event.time,
+                wanted: false,
+                due_left: false,
+                series_moved: false,
+                ..row.clone()
+            };
+            if !self.reminders.contains_key(&snoozed.id) {
+                if past {
+                    facts.push(("REMINDER_EXPIRED", snoozed.id));
+                }
+                self.reminders.insert(snoozed.id, snoozed);
+            }
+        }
+        self.write_facts(id, event, facts);
+        Ok(())
+    }
+
+    fn user_updated(&mut self, event: &TaskEvent, user: &str, settings: &UserSettings) {
+        fn set<T: Clone>(slot: &mut Option<T>, field: &Field<T>) {
+            match field {
+                Field::Absent => {}
+                Field::Null => *slot = None,
+                Field::Value(value) => *slot = Some(value.clone()),
+            }
+        }
+        let stored = self.users.entry(user.to_owned()).or_default();
+        set(&mut stored.zone, &settings.timezone);
+        set(&mut stored.offsets, &settings.reminder_offsets);
+        set(&mut stored.channels, &settings.channels);
+        let email = match &settings.email {
+            Field::Absent => Field::Absent,
+            Field::Null => Field::Null,
+            Field::Value(text) => Field::Value(text.to_string()),
+        };
+        set(&mut stored.email, &email);
+        let warnings = event.warnings.iter().chain(&settings.warnings);
+        let entry = Entry {
+            event,
+            task: None,
+            user: user.to_owned(),
+            action: "USER_UPDATED",
+            before: Value::Null,
+            after: Value::Null,
+            compared: false,
+            stale: false,
+            gap: false,
+            warnings: warnings.map(|warning| (warning.field.to_string(), warning.code.to_string())).collect(),
+            implicit_create: json!(false),
+        };
+        let seq = self.user_seqs.entry(user.to_owned()).or_default();
+        *seq += 1;
+        self.entries.push(entry.json(*seq));
+        let theirs: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, known)| known.live.as_ref().is_some_and(|task| task.user == user))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in theirs {
+            let facts = self.align(id, event.time);
+            self.write_facts(id, event, facts);
+        }
+    }
+
+    fn write(&mut self, id: TaskId, entry: impl FnOnce(u64) -> Value) {
+        let known = self.tasks.get_mut(&id).expect("every entry is of a known task");
+        known.seq += 1;
+        self.entries.push(entry(known.seq));
+    }
+
+    fn write_facts(&mut self, id: TaskId, event: &TaskEvent, mut facts: Vec<reminders::Fact>) {
+        facts.sort();
+        for (action, about) in facts {
+            let known = &self.tasks[&id];
+            let fact = Fact {
+                action,
+                task: id,
+                user: known.owner.clone(),
+                about: (if action == "NEXT_TASK_CREATED" { "actionId" } else { "reminderId" }, about),
+                event: Some(event),
+                cause: event.id.to_string(),
+                timestamp: event.time,
+                state: known.live.as_ref().map_or(Value::Null, TaskState::json),
+            };
+            self.write(id, |seq| fact.json(seq));
+        }
+    }
+
+    fn fire(&mut self, id: Uuid, now: Timestamp) {
+        let row = self.reminders.get_mut(&id).expect("chosen from the rows");
+        let action = row.fire(now);
+        let (task, cause) = (row.task, row.trigger.to_string());
+        if row.status == Status::Sent {
+            for channel in &row.channels {
+                let delivery = Action {
+                    kind: "reminder",
+                    component: match channel {
+                        Channel::InApp => "task-reminders-out",
+                        Channel::Webhook => "webhook-out",
+                        Channel::Email => "email-out",
+                    },
+                    task,
+                    state: "DELIVERED",
+                    create: None,
+                };
+                self.actions.insert(ids::delivery(id, channel.name()), delivery);
+            }
+        }
+        let known = &self.tasks[&task];
+        let fact = Fact {
+            action,
+            task,
+            user: known.owner.clone(),
+            about: ("reminderId", id),
+            event: None,
+            cause,
+            timestamp: now,
+            state: known.live.as_ref().map_or(Value::Null, TaskState::json),
+        };
+        self.write(task, |seq| fact.json(seq));
+    }
+}
+
+fn action_name(action: TaskAction) -> &'static str {
+    match action {
+        TaskAction::Created => "CREATED",
+        TaskAction::Updated => "UPDATED",
+        TaskAction::Completed => "COMPLETED",
+        TaskAction::Deleted => "DELETED",
+    }
+}
+
+/// Integers that a double cannot hold travel as strings.
+fn exact_numbers(value: &mut Value) {
+    const EXACT: u64 = 1 << 53;
+    match value {
+        Value::Number(number)
+            if number.as_u64().is_some_and(|n| n > EXACT) || number.as_i64().is_some_and(|n| n < -(EXACT as i64)) =>
+        {
+            *value = Value::String(number.to_string());
+        }
+        Value::Array(list) => list.iter_mut().for_each(exact_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(exact_numbers),
+        _ => {}
+    }
+}

@@ -1,0 +1,431 @@
+//! The product under test: in this process, where the log takes any record, or as the real program, which can be killed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pipeline::source::log::NewRecord;
+use serde_json::{Value, json};
+use tasktide::cli::{Actions, ClockOption, RunOptions};
+use tasktide::run::Running;
+use tasktide::settings::Settings;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use topics::Timestamp;
+
+use crate::oracle::View;
+use crate::oracle::compare::{Answer, Product};
+use crate::oracle::history::RecordSpec;
+
+/// The longest wait for the system to settle.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Chains verified at each comparison.
+const VERIFIED_MAX: usize = 20;
+
+/// Where a product is reached.
+struct Client {
+    runtime: Runtime,
+    http: reqwest::Client,
+    addr: SocketAddr,
+}
+
+impl Client {
+    fn new(addr: SocketAddr) -> Client {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        Client { runtime, http: reqwest::Client::new(), addr }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        let url = format!("http://{}{path}", self.addr);
+        self.runtime.block_on(async {
+            let response = self.http.get(url).send().await.unwrap_or_else(|error| panic!("GET {path}: {error}"));
+            Answer {
+                status: response.status().as_u16(),
+                headers: response
+                    .headers()
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                    .collect(),
+                text: response.text().await.unwrap_or_else(|error| panic!("GET {path}: {error}")),
+            }
+        })
+    }
+
+    fn post(&self, path: &str, content_type: &str, body: Vec<u8>) -> Answer {
+        let url = format!("http://{}{path}", self.addr);
+        self.runtime.block_on(async {
+            let request = self.http.post(url).header("content-type", content_type).body(body);
+            let response = request.send().await.unwrap_or_else(|error| panic!("POST {path}: {error}"));
+            Answer {
+                status: response.status().as_u16(),
+                headers: BTreeMap::new(),
+                text: response.text().await.unwrap_or_default(),
+            }
+        })
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let answer = self.get(path);
+        assert_eq!(answer.status, 200, "GET {path}: {}", answer.text);
+        serde_json::from_str(&answer.text).unwrap_or_else(|error| panic!("GET {path}: {error}: {}", answer.text))
+    }
+
+    /// All pages of a list.
+    fn all(&self, path: &str) -> Vec<Value> {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let mut rows = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = self.json(&format!("{path}{joint}limit=200{cursor}"));
+            rows.extend(page["items"].as_array().expect("a list has items").iter().cloned());
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return rows,
+            }
+        }
+    }
+
+    fn set_clock(&self, now: Timestamp) {
+        let answer = self.post("/v1/ops/clock", "application/json", json!({"now": now}).to_string().into_bytes());
+        assert_eq!(answer.status, 200, "clock to {now}: {}", answer.text);
+    }
+
+    /// Returns once all appended records are in the views and no action is under way.
+    fn settle(&self, ends: &BTreeMap<i32, i64>, now: Timestamp) {
+        let deadline = Instant::now() + PATIENCE;
+        if !ends.is_empty() {
+            let position: Vec<String> =
+                ends.iter().map(|(partition, offset)| format!("{partition}:{offset}")).collect();
+            let path = format!("/v1/tasks?limit=1&wait=10000&min_position={}", position.join(","));
+            while self.get(&path).status == 503 {
+                assert!(Instant::now() < deadline, "the views never reached {position:?}");
+            }
+        }
+        self.set_clock(now);
+        loop {
+            let status = self.json("/v1/views/status");
+            if status["outbox"]["pending"] == 0 && status["reminders"]["overdue"] == 0 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never settled: {status}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Posts records that [`RecordSpec::fits_http`], in order, as few calls as possible.
+    fn append(&self, records: &[RecordSpec], ends: &mut BTreeMap<i32, i64>) {
+        let mut begin = 0;
+        while begin < records.len() {
+            let first = &records[begin];
+            let single = !first.headers.is_empty() || first.value.is_none();
+            let mut end = begin + 1;
+            if !single {
+                while end < records.len()
+                    && records[end].headers.is_empty()
+                    && records[end].value.is_some()
+                    && records[end].partition == first.partition
+                {
+                    end += 1;
+                }
+            }
+            let (content_type, body) = if single {
+                let content_type = first.headers.first().map_or("application/json", |(_, value)| value.as_str());
+                (content_type, first.value.clone().unwrap_or_default())
+            } else {
+                let lines: Vec<&[u8]> =
+                    records[begin..end].iter().filter_map(|record| record.value.as_deref()).collect();
+                ("application/x-ndjson", lines.join(&b'\n'))
+            };
+            let answer = self.post(&format!("/v1/events?partition={}", first.partition), content_type, body);
+            assert_eq!(answer.status, 202, "{}", answer.text);
+            note_position(&answer, ends);
+            begin = end;
+        }
+    }
+
+    fn broken_chains(&self) -> Vec<String> {
+        let mut tasks: Vec<String> =
+            self.all(View::Audit.path()).iter().filter_map(|row| row["taskId"].as_str().map(str::to_owned)).collect();
+        tasks.sort();
+        let mut counted: Vec<(String, usize)> = Vec::new();
+        for task in tasks {
+            match counted.last_mut() {
+                Some((last, count)) if *last == task => *count += 1,
+                _ => counted.push((task, 1)),
+            }
+        }
+        let step = counted.len().div_ceil(VERIFIED_MAX).max(1);
+        let bad = counted.iter().step_by(step).filter_map(|(task, count)| {
+            let answer = self.json(&format!("/v1/audit/verify?taskId={task}"));
+            let whole = answer["ok"] == true && answer["entries"] == *count && answer["firstBadSeq"].is_null();
+            (!whole).then(|| format!("audit chain of {task} with {count} entries: {answer}"))
+        });
+        bad.collect()
+    }
+}
+
+fn note_position(answer: &Answer, ends: &mut BTreeMap<i32, i64>) {
+    let body: Value = serde_json::from_str(&answer.text).expect("202 has a JSON body");
+    for part in body["position"].as_str().unwrap_or_default().split(',').filter(|part| !part.is_empty()) {
+        let (partition, offset) = part.split_once(':').expect("partition:offset");
+        ends.insert(partition.parse().expect("a number"), offset.parse().expect("a number"));
+    }
+}
+
+/// Settings of a run by dotted name.
+pub type Given = BTreeMap<String, Value>;
+
+/// The product in this process.
+pub struct InProcess {
+    client: Client,
+    running: Option<Running>,
+    dir: TempDir,
+    options: RunOptions,
+    given: Given,
+    now: Timestamp,
+    ends: BTreeMap<i32, i64>,
+    /// Counters of earlier lives, which begin at zero with each start.
+    counted: BTreeMap<String, f64>,
+}
+
+impl InProcess {
+    /// A new system whose clock stands at `start`.
+    pub fn start(start: Timestamp, given: Given) -> InProcess {
+        let dir = tempfile::Builder::new().prefix("tasktide-history-").tempdir().expect("a temporary directory");
+        let options = RunOptions {
+            data_dir: dir.path().to_owned(),
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            actions: Actions::Log,
+            clock: ClockOption::Manual(start),
+            config: None,
+        };
+        let client = Client::new(options.listen);
+        let mut product = InProcess {
+            client,
+            running: None,
+            dir,
+            options,
+            given,
+            now: start,
+            ends: BTreeMap::new(),
+            counted: BTreeMap::new(),
+        };
+        product.up();
+        product
+    }
+
+    fn up(&mut self) {
+        let settings = Settings::read(self.given.clone()).expect("good settings");
+        let running =
+            self.client.runtime.block_on(tasktide::run::start(&self.options, settings)).expect("the product starts");
+        self.client.addr = running.addr();
+        self.running = Some(running);
+    }
+
+    fn down(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.client.runtime.block_on(running.stop()).expect("the product stops in order");
+        }
+    }
+
+    /// Where its data is.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.down();
+        }
+    }
+}
+
+impl Product for InProcess {
+    fn append(&mut self, records: &[RecordSpec]) {
+        let log = &self.running.as_ref().expect("it runs").parts().log;
+        let records = records.iter().map(|spec| NewRecord {
+            partition: Some(spec.partition),
+            key: spec.key.clone().map(Into::into),
+            headers: spec.headers.iter().map(|(name, value)| (name.as_str().into(), value.clone().into())).collect(),
+            value: spec.value.clone().map(Into::into),
+            timestamp: self.now,
+        });
+        let positions =
+            self.client.runtime.block_on(log.append("task-events", records.collect())).expect("the log takes records");
+        for position in positions {
+            self.ends.insert(position.partition, position.offset);
+        }
+        self.client.settle(&self.ends, self.now);
+    }
+
+    fn post(&mut self, content_type: &str, body: Vec<u8>) -> u16 {
+        let answer = self.client.post("/v1/events", content_type, body);
+        if answer.status == 202 {
+            note_position(&answer, &mut self.ends);
+            self.client.settle(&self.ends, self.now);
+        }
+        answer.status
+    }
+
+    fn advance(&mut self, to: Timestamp) {
+        self.now = self.now.max(to);
+        self.client.settle(&BTreeMap::new(), self.now);
+    }
+
+    fn restart(&mut self) {
+        for (name, value) in counters(&self.client.get("/metrics").text) {
+            *self.counted.entry(name).or_default() += value;
+        }
+        self.down();
+        self.up();
+        self.client.settle(&self.ends, self.now);
+    }
+
+    fn kill(&mut self) {
+        unreachable!("a process cannot kill itself and go on")
+    }
+
+    fn rows(&mut self, view: View) -> Vec<Value> {
+        self.client.all(view.path())
+    }
+
+    fn get(&mut self, path: &str) -> Option<Answer> {
+        Some(self.client.get(path))
+    }
+
+    fn counter(&mut self, name: &str) -> Option<f64> {
+        let now = counters(&self.client.get("/metrics").text);
+        Some(self.counted.get(name).copied().unwrap_or_default() + now.get(name).copied().unwrap_or_default())
+    }
+
+    fn inconsistencies(&mut self) -> Vec<String> {
+        self.client.broken_chains()
+    }
+}
+
+/// Samples of a Prometheus text, by name with labels.
+fn counters(text: &str) -> BTreeMap<String, f64> {
+    let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    });
+    samples.collect()
+}
+
+/// The real program.
+pub struct Program {
+    client: Client,
+    child: Option<Child>,
+    dir: TempDir,
+    start: Timestamp,
+    given: Vec<(String, String)>,
+    now: Timestamp,
+    ends: BTreeMap<i32, i64>,
+}
+
+impl Program {
+    /// Starts it on an empty directory; `given` are environment variables.
+    pub fn start(start: Timestamp, given: &[(&str, &str)]) -> Program {
+        let dir = tempfile::Builder::new().prefix("tasktide-kill-").tempdir().expect("a temporary directory");
+        let client = Client::new("127.0.0.1:0".parse().expect("an address"));
+        let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut program = Program { client, child: None, dir, start, given, now: start, ends: BTreeMap::new() };
+        program.up();
+        program
+    }
+
+    fn up(&mut self) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tasktide"))
+            .args(["run", "--listen", "127.0.0.1:0", "--clock", &format!("manual:{}", self.start), "--data-dir"])
+            .arg(self.dir.path())
+            .env_remove("TASKTIDE_SEEDS")
+            .env_remove("TASKTIDE_SEED")
+            .env_remove("TASKTIDE_KILL_SEEDS")
+            .envs(self.given.iter().cloned())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let addr = lines
+            .find_map(|line| line.ok()?.split_once("http://").map(|(_, addr)| addr.trim().to_owned()))
+            .expect("the program tells its address");
+        self.client.addr = addr.parse().expect("an address");
+        // Whoever writes to a pipe that nobody reads stops.
+        std::thread::spawn(move || lines.for_each(drop));
+        self.child = Some(child);
+    }
+
+    fn end(&mut self, signal: &str) {
+        let Some(mut child) = self.child.take() else { return };
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill can be run");
+        assert!(sent.success(), "the process was gone already");
+        child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Product for Program {
+    fn append(&mut self, records: &[RecordSpec]) {
+        self.client.append(records, &mut self.ends);
+        self.client.settle(&self.ends, self.now);
+    }
+
+    fn post(&mut self, content_type: &str, body: Vec<u8>) -> u16 {
+        let answer = self.client.post("/v1/events", content_type, body);
+        if answer.status == 202 {
+            note_position(&answer, &mut self.ends);
+            self.client.settle(&self.ends, self.now);
+        }
+        answer.status
+    }
+
+    fn advance(&mut self, to: Timestamp) {
+        self.now = self.now.max(to);
+        self.client.settle(&BTreeMap::new(), self.now);
+    }
+
+    fn restart(&mut self) {
+        self.end("-TERM");
+        self.up();
+        self.client.settle(&self.ends, self.now);
+    }
+
+    fn kill(&mut self) {
+        self.end("-KILL");
+        self.up();
+        self.client.settle(&self.ends, self.now);
+    }
+
+    /// Kills it as soon as the records are durable in the log, whatever it is doing with them.
+    fn append_and_kill(&mut self, records: &[RecordSpec]) {
+        self.client.append(records, &mut self.ends);
+        self.kill();
+    }
+
+    fn rows(&mut self, view: View) -> Vec<Value> {
+        self.client.all(view.path())
+    }
+
+    fn get(&mut self, path: &str) -> Option<Answer> {
+        Some(self.client.get(path))
+    }
+
+    fn inconsistencies(&mut self) -> Vec<String> {
+        self.client.broken_chains()
+    }
+}
