@@ -15,6 +15,9 @@ use topics::reminder::{Channel, Offset};
 /// Prefix of settings in the environment.
 const PREFIX: &str = "TASKTIDE_";
 
+/// Names of that prefix that are read elsewhere: options of the command line, the log filter, tools of the tests.
+const ELSEWHERE: [&str; 7] = ["DATA_DIR", "LISTEN", "ACTIONS", "CLOCK", "CONFIG", "LOG", "CHROMIUM"];
+
 /// Everything that can be set beside the command line.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -110,8 +113,7 @@ impl Settings {
             flatten(String::new(), table, &mut given);
         }
         for (name, value) in std::env::vars() {
-            // Two names are for the tests' own tools, not settings.
-            if let Some(key) = name.strip_prefix(PREFIX).filter(|key| !matches!(*key, "CHROMIUM" | "LOG")) {
+            if let Some(key) = name.strip_prefix(PREFIX).filter(|key| !ELSEWHERE.contains(key)) {
                 given.insert(key.to_ascii_lowercase().replace("__", "."), Value::String(value));
             }
         }
@@ -123,7 +125,7 @@ impl Settings {
         let mut from = Given { given, known: Vec::new() };
         let mut config = pipeline::Config::default();
         if let Some(zone) =
-            from.text("timezone", "an IANA zone name", "Europe/Berlin", |t| topics::time::parse_zone(t))?
+            from.text("timezone", "an IANA zone name", "Europe/Berlin", topics::time::parse_zone)?
         {
             config.timezone = zone;
         }

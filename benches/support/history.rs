@@ -97,6 +97,7 @@ pub struct Held {
     created: Timestamp,
     completed_at: Timestamp,
     previous: Option<TaskId>,
+    has_successor: bool,
 }
 
 impl Held {
@@ -288,7 +289,9 @@ impl History {
         if roll < 30 && !held.completed {
             held.completed = true;
             held.completed_at = at;
-            if let Some(rule) = held.rule {
+            // Completed again after a reopening it makes no second one.
+            if let (Some(rule), false) = (held.rule, held.has_successor) {
+                held.has_successor = true;
                 let successor = successor(held, rule);
                 self.successors.push_back((self.made + SUCCESSOR_AFTER, successor));
             }
@@ -332,6 +335,7 @@ impl History {
             created,
             completed_at: created,
             previous: None,
+            has_successor: false,
         };
         set_due(&mut held, draw, created);
         held
@@ -363,6 +367,7 @@ fn successor(held: &Held, rule: u8) -> Held {
         completed: false,
         due: held.due.max(END.plus_millis(3 * DAY)).plus_millis(RULE_DAYS[usize::from(rule)] * DAY),
         previous: Some(held.id),
+        has_successor: false,
         ..held.clone()
     }
 }

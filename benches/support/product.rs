@@ -25,6 +25,8 @@ pub enum Time {
 
 /// How often to look whether something has happened that tells nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Looks in a row that must find nothing to do.
+const QUIET_LOOKS: u32 = 5;
 /// When nothing moves for this long, nothing will.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,15 +67,19 @@ pub async fn caught_up(running: &Running, mut look: impl FnMut(u64)) -> anyhow::
     Ok(())
 }
 
-/// Waits until nothing is left to do: every action is delivered, and the tables hold every commit.
+/// Waits until nothing is left to do: every action is delivered, and the tables hold every row.
 pub async fn settled(running: &Running) -> anyhow::Result<Duration> {
     let since = Instant::now();
     let parts = running.parts();
+    let mut quiet = 0;
     loop {
         let status = parts.store.status();
         let open = parts.relay.numbers();
         let pending = open.pending_creates + open.pending_reminders;
-        if pending == 0 && status.queued_events == 0 && status.applied_n == status.committed_n {
+        let is_quiet = pending == 0 && status.queued_events == 0 && status.dirty_rows == 0;
+        // What comes of a delivered action takes a moment to come back.
+        quiet = if is_quiet { quiet + 1 } else { 0 };
+        if quiet == QUIET_LOOKS {
             return Ok(since.elapsed());
         }
         ensure!(since.elapsed() < PATIENCE, "{pending} actions are open, and the store is at {status:?}");

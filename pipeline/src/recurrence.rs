@@ -30,6 +30,7 @@ mod search;
 mod days;
 mod calendar;
 mod exact;
+mod offsets;
 mod completion;
 mod cache;
 mod inspect;
@@ -38,7 +39,7 @@ use topics::time::{Due, Timestamp};
 
 pub use cache::RuleCache;
 pub use inspect::{Explained, Explanation, batch_line, explain};
-pub use rule::{Code, Frequency, Invalid, Rule, Stamp};
+pub use rule::{Code, Invalid, Rule, Stamp};
 pub use series::Series;
 
 /// One date or instant at which a series falls due.

@@ -27,6 +27,8 @@ mod freshness;
 mod tests;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod cases;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;

@@ -110,8 +110,8 @@ pub struct Ports {
     pub ledger: Option<Arc<dyn Ledger>>,
     /// The clock of the pipeline: tells when things happened. Waiting is by real time.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    /// Gets what came of each call; must not block for long.
-    pub outcomes: Arc<dyn Fn(Outcome) + Send + Sync>,
+    /// Gets what came of each call of an action; must not block for long.
+    pub outcomes: Arc<dyn Fn(&Action, Outcome) + Send + Sync>,
 }
 
 /// How the relay works.

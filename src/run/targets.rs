@@ -1,18 +1,20 @@
 //! Where actions go, and the way back of what became of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use pipeline::source::clock::Clock;
 use pipeline::source::log::{Log, NewRecord};
 use pipeline::{Input, InputSender};
+use query_api::metrics::Metrics;
 use sinks::relay::{Append, Backoff, Dapr, LogRecord, PortError, Ports, Target, WebhookSecret, Wording};
 use sinks::store::Sqlite;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use topics::action::Outcome;
+use topics::action::{Action, Outcome, OutcomeResult};
 
 use crate::cli::Actions;
 use crate::settings::Settings;
@@ -78,12 +80,30 @@ pub(super) fn relay_settings(settings: &Settings) -> anyhow::Result<sinks::relay
 }
 
 /// What the relay is connected to.
-pub(super) fn ports(store: &Arc<Sqlite>, clock: &Clock, outcomes: Outcomes) -> Ports {
+pub(super) fn ports(store: &Arc<Sqlite>, clock: &Clock, metrics: Arc<Metrics>, outcomes: Outcomes) -> Ports {
     let clock = clock.clone();
     Ports {
         ledger: Some(store.clone()),
         clock: Arc::new(move || clock.now()),
-        outcomes: Arc::new(move |outcome| outcomes.push(outcome)),
+        outcomes: Arc::new(move |action, outcome| {
+            observe(&metrics, action, &outcome);
+            outcomes.push(outcome);
+        }),
+    }
+}
+
+fn observe(metrics: &Metrics, action: &Action, outcome: &Outcome) {
+    let result = match outcome.result {
+        OutcomeResult::Delivered => "delivered",
+        OutcomeResult::Retry { .. } => "retry",
+        OutcomeResult::Failed { .. } => "failed",
+        // An operator's wish is no call.
+        OutcomeResult::RetryRequested => return,
+    };
+    metrics.observe_action(action.kind, action.component(), result);
+    if outcome.result == OutcomeResult::Delivered {
+        let waited = (outcome.at.millis() - action.caused_at.millis()).max(0);
+        metrics.observe_delivery(action.kind, Duration::from_millis(waited as u64));
     }
 }
 

@@ -4,10 +4,13 @@
 //! change cannot touch the expansion: 09:00 is followed by 09:00. Localising is left to [`super::search`].
 //!
 //! Nothing is iterated that can be counted. Without BYSETPOS a year is one [`DaySet`], and both «the next one» and
-//! «how many so far» look at years; with it they look at periods. Both are bounded by [`LAST_DAY`].
+//! «how many so far» look at years; with it they look at periods ([`periods`]). Both are bounded by [`LAST_DAY`].
 
-use super::days::{Day, DayFilter, DaySet, Days, LAST_DAY, Within, Year, weekday_of};
+mod periods;
+
+use super::days::{DayFilter, DaySet, Days, LAST_DAY, Within, Year, weekday_of};
 use super::rule::{Ends, Frequency, Rule};
+use periods::Period;
 
 pub(super) const DAY_MS: i64 = 86_400_000;
 
@@ -19,19 +22,12 @@ pub(super) struct Calendar {
     interval: i64,
     week_start: u8,
     start: i64,
+    /// The period that holds the start.
+    first: Period,
     /// Times of day, ascending, in milliseconds.
     times: Vec<i64>,
     /// BYSETPOS, where a period has more than one day.
     positions: Vec<i16>,
-}
-
-/// The days of one period: `from..to`.
-#[derive(Clone, Copy, Debug)]
-struct Period {
-    /// Which period, counted from the one that holds the start, in steps of the frequency (not of the interval).
-    number: i64,
-    from: Day,
-    to: Day,
 }
 
 impl Calendar {
@@ -66,9 +62,11 @@ impl Calendar {
             interval: i64::from(rule.interval),
             week_start: rule.week_start,
             start,
+            first: Period { number: 0, from: day, to: day + 1 },
             times: if all_day { vec![0] } else { times_of_day(rule, start.rem_euclid(DAY_MS)) },
             positions: by.positions.clone(),
         };
+        calendar.first = calendar.period_of(day);
         if calendar.frequency == Frequency::Daily && !calendar.positions.is_empty() {
             // The period is one day, so the positions pick among its times once and for all.
             let picked = calendar.picks(1);
@@ -102,7 +100,7 @@ impl Calendar {
 
     fn next_by_year(&self, days: &mut Days<'_>, from: i64) -> Option<i64> {
         let (first_day, first_time) = (from.div_euclid(DAY_MS), from.rem_euclid(DAY_MS));
-        let mut year = Year::of(first_day);
+        let mut year = days.year_of(first_day);
         let mut at = (first_day - year.first) as u32;
         while year.first <= LAST_DAY {
             let set = self.days_of(days, &year);
@@ -156,188 +154,71 @@ impl Calendar {
         if self.interval == 1 || set.is_empty() {
             return set;
         }
-        let start_day = self.start.div_euclid(DAY_MS);
-        let mut kept = DaySet::EMPTY;
-        match self.frequency {
-            Frequency::Yearly => {
-                let years = i64::from(year.number) - i64::from(Year::of(start_day).number);
-                if years.rem_euclid(self.interval) == 0 {
-                    return set;
-                }
+        let into = self.into_interval(year);
+        let kept = match self.frequency {
+            Frequency::Yearly if into == 0 => return set,
+            Frequency::Yearly => DaySet::EMPTY,
+            // Where several periods of a year are kept, few years differ in which.
+            _ if self.interval <= self.periods_per_year() => {
+                let alike = into as usize * 2 + usize::from(year.len == 366);
+                days.kept(alike, || self.kept_of(year, into))
             }
-            Frequency::Monthly => {
-                let start_month = self.period_of(start_day).number;
-                for month in 1..=12 {
-                    let number = i64::from(year.number) * 12 + i64::from(month) - 1;
-                    if (number - start_month).rem_euclid(self.interval) == 0 {
-                        let (at, len) = year.month(month);
-                        kept.insert_range(i64::from(at), i64::from(at + len));
-                    }
-                }
-            }
-            Frequency::Weekly => {
-                let step = 7 * self.interval;
-                let start_week = self.period_of(start_day).from;
-                let mut at = -((year.first - start_week).rem_euclid(step));
-                while at < i64::from(year.len) {
-                    kept.insert_range(at, at + 7);
-                    days.steps += 1;
-                    at += step;
-                }
-            }
-            _ => {
-                let mut at = (start_day - year.first).rem_euclid(self.interval);
-                while at < i64::from(year.len) {
-                    kept.insert(at as u32);
-                    days.steps += 1;
-                    at += self.interval;
-                }
-            }
-        }
+            _ => self.kept_of(year, into),
+        };
         set.intersect(&kept);
         set
     }
 
-    fn next_by_period(&self, days: &mut Days<'_>, from: i64) -> Option<i64> {
-        let first_day = from.div_euclid(DAY_MS);
-        let mut cache = Picks::default();
-        let mut period = self.kept_from(self.period_of(first_day));
-        while period.from <= LAST_DAY {
-            let passing = self.passing(days, &period);
-            let picks = cache.of(self, passing);
-            if !picks.is_empty() && period.to * DAY_MS > from {
-                let found = picks.iter().filter_map(|pick| self.pick(days, &period, *pick)).find(|wall| *wall >= from);
-                if found.is_some() {
-                    return found.filter(|wall| wall.div_euclid(DAY_MS) <= LAST_DAY);
+    /// How far into an interval a year begins: in days, or in months or years where the frequency counts those.
+    fn into_interval(&self, year: &Year) -> i64 {
+        let (at, interval) = match self.frequency {
+            Frequency::Yearly => (i64::from(year.number) - self.first.number, self.interval),
+            Frequency::Monthly => (i64::from(year.number) * 12 - self.first.number, self.interval),
+            Frequency::Weekly => (year.first - self.first.from, 7 * self.interval),
+            _ => (year.first - self.first.from, self.interval),
+        };
+        at.rem_euclid(interval)
+    }
+
+    fn periods_per_year(&self) -> i64 {
+        match self.frequency {
+            Frequency::Yearly => 1,
+            Frequency::Monthly => 12,
+            Frequency::Weekly => 53,
+            _ => 366,
+        }
+    }
+
+    /// The days of a year in the periods that the interval keeps.
+    fn kept_of(&self, year: &Year, into: i64) -> DaySet {
+        let mut kept = DaySet::EMPTY;
+        let next = (self.interval - into).rem_euclid(self.interval);
+        match self.frequency {
+            Frequency::Yearly => {}
+            Frequency::Monthly => {
+                let mut month = next;
+                while month < 12 {
+                    let (at, len) = year.month(month as u32 + 1);
+                    kept.insert_range(i64::from(at), i64::from(at + len));
+                    month += self.interval;
                 }
             }
-            period = self.period_at(period.number + self.interval);
+            Frequency::Weekly => {
+                let mut at = -into;
+                while at < i64::from(year.len) {
+                    kept.insert_range(at, at + 7);
+                    at += 7 * self.interval;
+                }
+            }
+            _ => {
+                let mut at = next;
+                while at < i64::from(year.len) {
+                    kept.insert(at as u32);
+                    at += self.interval;
+                }
+            }
         }
-        None
-    }
-
-    fn count_by_period(&self, days: &mut Days<'_>, wall: i64) -> u64 {
-        let mut cache = Picks::default();
-        let mut total = 0;
-        let mut period = self.period_of(self.start.div_euclid(DAY_MS));
-        while period.from * DAY_MS <= wall {
-            let passing = self.passing(days, &period);
-            let picks = cache.of(self, passing);
-            if self.start < period.from * DAY_MS && period.to * DAY_MS <= wall {
-                total += picks.len() as u64;
-            } else {
-                let within =
-                    |pick: &u32| self.pick(days, &period, *pick).is_some_and(|at| self.start <= at && at <= wall);
-                total += picks.iter().copied().filter(within).count() as u64;
-            }
-            period = self.period_at(period.number + self.interval);
-        }
-        total
-    }
-
-    /// How many days of a period pass the filter.
-    fn passing(&self, days: &mut Days<'_>, period: &Period) -> u32 {
-        days.steps += 1;
-        let year = Year::of(period.from);
-        let (from, to) = ((period.from - year.first) as u32, period.to - year.first);
-        let mut passing = days.of(&year).count(from, to.min(i64::from(year.len)) as u32);
-        if to > i64::from(year.len) {
-            passing += days.of(&Year::new(year.number + 1)).count(0, to as u32 - year.len);
-        }
-        passing
-    }
-
-    /// The wall time at a place in a period's set.
-    fn pick(&self, days: &mut Days<'_>, period: &Period, place: u32) -> Option<i64> {
-        days.steps += 1;
-        let (nth, time) = (place / self.times.len() as u32, place % self.times.len() as u32);
-        let year = Year::of(period.from);
-        let from = (period.from - year.first) as u32;
-        let here = *days.of(&year);
-        let in_year = here.count(from, year.len);
-        let day = if nth < in_year {
-            year.first + i64::from(here.nth_from(from, nth)?)
-        } else {
-            year.end() + i64::from(days.of(&Year::new(year.number + 1)).nth_from(0, nth - in_year)?)
-        };
-        Some(day * DAY_MS + self.times[time as usize])
-    }
-
-    /// The places that BYSETPOS picks in a set of `days` days, ascending.
-    fn picks(&self, days: u32) -> Vec<u32> {
-        let len = i64::from(days) * self.times.len() as i64;
-        let place = |n: &i16| if *n > 0 { i64::from(*n) - 1 } else { len + i64::from(*n) };
-        let mut picks: Vec<u32> =
-            self.positions.iter().map(place).filter(|at| (0..len).contains(at)).map(|at| at as u32).collect();
-        picks.sort_unstable();
-        picks.dedup();
-        picks
-    }
-
-    fn period_of(&self, day: Day) -> Period {
-        match self.frequency {
-            Frequency::Yearly => self.period_at(i64::from(Year::of(day).number)),
-            Frequency::Monthly => {
-                let year = Year::of(day);
-                let month = (1..=12).rev().find(|m| i64::from(year.month(*m).0) <= day - year.first).unwrap_or(1);
-                self.period_at(i64::from(year.number) * 12 + i64::from(month) - 1)
-            }
-            Frequency::Weekly => self.period_at((day - self.week_offset()).div_euclid(7)),
-            _ => self.period_at(day),
-        }
-    }
-
-    fn period_at(&self, number: i64) -> Period {
-        let (from, to) = match self.frequency {
-            Frequency::Yearly => {
-                let year = Year::new(bounded_year(number));
-                (year.first, year.end())
-            }
-            Frequency::Monthly => {
-                let year = Year::new(bounded_year(number.div_euclid(12)));
-                let (at, len) = year.month(number.rem_euclid(12) as u32 + 1);
-                (year.first + i64::from(at), year.first + i64::from(at + len))
-            }
-            Frequency::Weekly => (number * 7 + self.week_offset(), number * 7 + self.week_offset() + 7),
-            _ => (number, number + 1),
-        };
-        Period { number, from, to }
-    }
-
-    /// Day 0 was a Thursday: the first day of a week, as a remainder of 7.
-    fn week_offset(&self) -> i64 {
-        (i64::from(self.week_start) - 3).rem_euclid(7)
-    }
-
-    /// The period itself, or the first after it that the interval keeps.
-    fn kept_from(&self, period: Period) -> Period {
-        let start = self.period_of(self.start.div_euclid(DAY_MS)).number;
-        let over = (period.number - start).rem_euclid(self.interval);
-        if over == 0 { period } else { self.period_at(period.number + self.interval - over) }
-    }
-}
-
-/// A long interval leads past every calendar; the year 3000 is past [`LAST_DAY`] too.
-fn bounded_year(number: i64) -> i32 {
-    number.clamp(0, 3000) as i32
-}
-
-/// What BYSETPOS picks depends only on how many days pass, which are few different numbers.
-#[derive(Default)]
-struct Picks {
-    known: Vec<(u32, Vec<u32>)>,
-}
-
-impl Picks {
-    fn of(&mut self, calendar: &Calendar, days: u32) -> &[u32] {
-        let at = match self.known.iter().position(|(n, _)| *n == days) {
-            Some(at) => at,
-            None => {
-                self.known.push((days, calendar.picks(days)));
-                self.known.len() - 1
-            }
-        };
-        &self.known[at].1
+        kept
     }
 }
 

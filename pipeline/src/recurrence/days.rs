@@ -4,15 +4,27 @@
 //! neighbour is a leap year, which matters to week numbers). So the days of two centuries are at most 28 bit sets:
 //! a rule that never matches is found out within microseconds, and counting occurrences is counting bits.
 
+mod set;
+
 use chrono::{Datelike, NaiveDate};
 
 use super::rule::{By, Ends};
+pub(super) use set::DaySet;
+
+/// How many kinds of year there are: days pass a filter alike in all years of a kind.
+const KINDS: usize = 28;
+
+/// Looking at one passing day is about this part of a step.
+const DAYS_PER_STEP: u32 = 8;
 
 /// Days since 1970-01-01.
 pub(super) type Day = i64;
 
 /// The last day on which anything recurs: 2099-12-31.
 pub(super) const LAST_DAY: Day = 47_481;
+
+/// After so many days the calendar repeats itself, weekdays included: 400 years.
+pub(super) const CYCLE_DAYS: i64 = 146_097;
 
 const UNIX_EPOCH_FROM_CE: i32 = 719_163;
 
@@ -75,7 +87,8 @@ impl Year {
         (at(month - 1), at(month) - at(month - 1))
     }
 
-    fn kind(&self) -> usize {
+    /// Which of the [`KINDS`] of year it is.
+    pub(super) fn kind(&self) -> usize {
         let neighbours = if self.len == 366 {
             1
         } else if is_leap(self.number - 1) {
@@ -92,100 +105,6 @@ impl Year {
     fn first_week(first_weekday: u8, week_start: u8) -> i64 {
         let into_week = i64::from((first_weekday + 7 - week_start) % 7);
         if into_week <= 3 { -into_week } else { 7 - into_week }
-    }
-}
-
-/// The days of one year, bit 0 being 1 January.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DaySet([u64; 6]);
-
-impl DaySet {
-    pub(super) const EMPTY: DaySet = DaySet([0; 6]);
-
-    pub(super) fn all(len: u32) -> Self {
-        let mut set = Self::EMPTY;
-        set.insert_range(0, i64::from(len));
-        set
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0 == [0; 6]
-    }
-
-    pub(super) fn insert(&mut self, at: u32) {
-        self.0[at as usize / 64] |= 1 << (at % 64);
-    }
-
-    pub(super) fn contains(&self, at: u32) -> bool {
-        self.0[at as usize / 64] >> (at % 64) & 1 != 0
-    }
-
-    /// Adds `from..to`, as far as it lies within a year.
-    pub(super) fn insert_range(&mut self, from: i64, to: i64) {
-        let (from, to) = (from.clamp(0, 366) as u32, to.clamp(0, 366) as u32);
-        for (word, bits) in self.0.iter_mut().enumerate() {
-            *bits |= Self::word_of_range(word as u32, from, to);
-        }
-    }
-
-    /// The bits of `from..to` that fall into a word.
-    fn word_of_range(word: u32, from: u32, to: u32) -> u64 {
-        let low = from.saturating_sub(word * 64).min(64);
-        let high = to.saturating_sub(word * 64).min(64);
-        let below = |n: u32| if n == 64 { u64::MAX } else { (1 << n) - 1 };
-        below(high) & !below(low)
-    }
-
-    /// Adds up to 64 days beginning at `at`.
-    fn insert_bits(&mut self, at: u32, bits: u64) {
-        let (word, shift) = (at as usize / 64, at % 64);
-        self.0[word] |= bits << shift;
-        if shift != 0 && word + 1 < self.0.len() {
-            self.0[word + 1] |= bits >> (64 - shift);
-        }
-    }
-
-    pub(super) fn intersect(&mut self, other: &DaySet) {
-        for (bits, other) in self.0.iter_mut().zip(other.0) {
-            *bits &= other;
-        }
-    }
-
-    /// How many of `from..to` are in the set.
-    pub(super) fn count(&self, from: u32, to: u32) -> u32 {
-        (from / 64..to.div_ceil(64))
-            .map(|word| (self.0[word as usize] & Self::word_of_range(word, from, to)).count_ones())
-            .sum()
-    }
-
-    /// The first day at or after `from`.
-    pub(super) fn first_from(&self, from: u32) -> Option<u32> {
-        let mut word = from as usize / 64;
-        let mut bits = self.0.get(word)? & (u64::MAX << (from % 64));
-        loop {
-            if bits != 0 {
-                return Some(word as u32 * 64 + bits.trailing_zeros());
-            }
-            word += 1;
-            bits = *self.0.get(word)?;
-        }
-    }
-
-    /// The `n`-th day (0-based) at or after `from`.
-    pub(super) fn nth_from(&self, from: u32, mut n: u32) -> Option<u32> {
-        for word in from / 64..6 {
-            let mut bits = self.0[word as usize] & Self::word_of_range(word, from, 366);
-            let here = bits.count_ones();
-            if n >= here {
-                n -= here;
-                continue;
-            }
-            for _ in 0..n {
-                bits &= bits - 1;
-            }
-            return Some(word * 64 + bits.trailing_zeros());
-        }
-        None
     }
 }
 
@@ -341,15 +260,27 @@ impl DayFilter {
 /// A filter with the day sets made so far, and the count of steps taken: lives for one question.
 pub(super) struct Days<'a> {
     filter: &'a DayFilter,
-    sets: [DaySet; 28],
+    sets: [DaySet; KINDS],
     made: u32,
+    /// What an interval keeps of a year, by where the year lies to the interval: see [`Days::kept`].
+    kept: Vec<Option<DaySet>>,
+    /// The year last asked for.
+    year: Year,
     /// How much work the question has cost: a bound on it is tested.
     pub steps: u32,
 }
 
 impl<'a> Days<'a> {
     pub(super) fn new(filter: &'a DayFilter) -> Self {
-        Days { filter, sets: [DaySet::EMPTY; 28], made: 0, steps: 0 }
+        Days { filter, sets: [DaySet::EMPTY; KINDS], made: 0, kept: Vec::new(), year: Year::new(1970), steps: 0 }
+    }
+
+    /// The year of a day.
+    pub(super) fn year_of(&mut self, day: Day) -> Year {
+        if !self.year.contains(day) {
+            self.year = Year::of(day);
+        }
+        self.year
     }
 
     /// The days of `year` that pass the filter.
@@ -363,9 +294,37 @@ impl<'a> Days<'a> {
         &self.sets[kind]
     }
 
+    /// A set made once for all years that lie alike to an interval.
+    pub(super) fn kept(&mut self, alike: usize, make: impl FnOnce() -> DaySet) -> DaySet {
+        if self.kept.len() <= alike {
+            self.kept.resize(alike + 1, None);
+        }
+        *self.kept[alike].get_or_insert_with(|| {
+            self.steps += 1;
+            make()
+        })
+    }
+
+    /// The first of `from..to` that passes and is wanted.
+    pub(super) fn find(&mut self, from: Day, to: Day, mut wanted: impl FnMut(Day) -> bool) -> Option<Day> {
+        let mut year = self.year_of(from);
+        while year.first < to {
+            let begin = (from - year.first).max(0) as u32;
+            let end = (to - year.first).min(i64::from(year.len)) as u32;
+            let set = *self.of(&year);
+            let found = set.find(begin, end, |at| wanted(year.first + i64::from(at)));
+            self.steps += set.count(begin, found.unwrap_or(end)) / DAYS_PER_STEP;
+            if let Some(at) = found {
+                return Some(year.first + i64::from(at));
+            }
+            year = Year::new(year.number + 1);
+        }
+        None
+    }
+
     /// The first day at or after `day` that passes, up to [`LAST_DAY`].
     pub(super) fn next_from(&mut self, day: Day) -> Option<Day> {
-        let mut year = Year::of(day);
+        let mut year = self.year_of(day);
         let mut from = (day - year.first) as u32;
         while year.first <= LAST_DAY {
             if let Some(at) = self.of(&year).first_from(from) {
@@ -380,7 +339,7 @@ impl<'a> Days<'a> {
     /// How many of `from..to` pass.
     pub(super) fn count(&mut self, from: Day, to: Day) -> u64 {
         let mut total = 0;
-        let mut year = Year::of(from);
+        let mut year = self.year_of(from);
         while year.first < to {
             let begin = (from - year.first).max(0) as u32;
             let end = (to - year.first).min(i64::from(year.len)) as u32;
@@ -392,7 +351,7 @@ impl<'a> Days<'a> {
 
     /// Whether `day` passes.
     pub(super) fn contains(&mut self, day: Day) -> bool {
-        let year = Year::of(day);
+        let year = self.year_of(day);
         self.of(&year).contains((day - year.first) as u32)
     }
 }

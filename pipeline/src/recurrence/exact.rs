@@ -4,28 +4,24 @@
 //! Periods are instants at equal distance. A day that the date parts refuse is jumped over, and so is a day, or the
 //! whole time until the next clock change, in which the step can never meet an allowed minute: `HOURLY;INTERVAL=2`
 //! with an odd hour is answered after two looks a year.
+//!
+//! While the offset stands, which minutes a day meets follows from the one at which its first period begins, so a day
+//! costs an addition and a look into a table; and what 400 years of days meet is known from the first 400.
 
-use chrono::{Offset, TimeZone};
 use chrono_tz::Tz;
-use topics::time::{Timestamp, resolve};
+use topics::time::resolve;
 
 use super::calendar::{DAY_MS, bits};
-use super::days::{DayFilter, Days, LAST_DAY, Within};
+use super::days::{CYCLE_DAYS, Day, DayFilter, Days, LAST_DAY, Within};
+use super::offsets::{Span, offset_ms, spans};
 use super::rule::{By, Frequency, Rule};
 use super::search::wall_of;
 
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MINUTES: i64 = 1440;
-/// Clock changes are looked for at this distance. The shortest that was taken back lasted a week (Recife in 2000, and
-/// Gaza in years to come, when Ramadan ends in October).
-const PROBE_MS: i64 = 5 * DAY_MS;
-
-/// The offset of `zone` at an instant, in milliseconds.
-pub(super) fn offset_ms(zone: Tz, at: i64) -> i64 {
-    let utc = Timestamp::from_millis(at).to_utc().naive_utc();
-    i64::from(zone.offset_from_utc_datetime(&utc).fix().local_minus_utc()) * 1000
-}
+/// Longer steps meet so few days that each is looked at by itself.
+const LONG_MINUTES: i64 = 32 * DAY_MINUTES;
 
 /// A rule from its start on.
 #[derive(Clone, Debug)]
@@ -49,7 +45,7 @@ struct Minutes {
     allowed: [u64; 23],
     /// Length of the step in minutes.
     step: i64,
-    /// For each remainder of `step`: how many allowed minutes have it. Empty when a step is longer than a day.
+    /// For each remainder of `step`: how many allowed minutes have it. Remainders beyond a day are left out: none has.
     in_class: Vec<u16>,
     /// Greatest common divisor of the step and a day: what never changes while the offset stands.
     cycle: i64,
@@ -67,7 +63,7 @@ impl Minutes {
         let mut made = Minutes {
             allowed: [0; 23],
             step,
-            in_class: vec![0; if step <= DAY_MINUTES { step as usize } else { 0 }],
+            in_class: vec![0; step.min(DAY_MINUTES) as usize],
             cycle,
             ever: vec![false; cycle as usize],
         };
@@ -77,9 +73,7 @@ impl Minutes {
             if hour_fits && minute_fits {
                 made.allowed[minute as usize / 64] |= 1 << (minute % 64);
                 made.ever[(minute % cycle) as usize] = true;
-                if let Some(count) = made.in_class.get_mut((minute % step) as usize) {
-                    *count += 1;
-                }
+                made.in_class[(minute % step) as usize] += 1;
             }
         }
         Some(made)
@@ -90,51 +84,68 @@ impl Minutes {
     }
 }
 
+/// At which minute of a day the first period at or after its beginning begins, told from day to day.
+#[derive(Clone, Copy, Debug)]
+struct Phase {
+    day: Day,
+    at: i64,
+    step: i64,
+    /// By how much it grows a day.
+    lead: i64,
+}
+
+impl Phase {
+    fn new(day: Day, at: i64, step: i64) -> Self {
+        Phase { day, at, step, lead: (-DAY_MINUTES).rem_euclid(step) }
+    }
+
+    /// Moves on to a later day.
+    fn move_to(&mut self, day: Day) -> i64 {
+        let at = self.at + (day - self.day) * self.lead;
+        self.day = day;
+        self.at = if at < self.step {
+            at
+        } else if at < 2 * self.step {
+            at - self.step
+        } else {
+            at % self.step
+        };
+        self.at
+    }
+
+    fn on(mut self, day: Day) -> i64 {
+        self.move_to(day)
+    }
+
+    /// How many periods begin before a later day, from the one at the phase on.
+    fn periods_before(&self, day: Day) -> i64 {
+        ((day - self.day) * DAY_MINUTES - self.at + self.step - 1).div_euclid(self.step)
+    }
+}
+
 fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// What one question has learnt on its way.
+/// What one question knows on its way: the days that pass, and which offset stands.
 pub(super) struct Walk<'a> {
     pub days: Days<'a>,
-    zone: Tz,
-    /// `offset` stands for `from..until`, and ends there if `ends`.
+    spans: &'static [Span],
+    /// `offset` stands for `from..until`.
     from: i64,
     until: i64,
     offset: i64,
-    ends: bool,
 }
 
 impl Walk<'_> {
     /// The offset at an instant.
     fn offset_at(&mut self, at: i64) -> i64 {
         if at < self.from || self.until <= at {
-            self.from = at;
-            self.until = at + 1;
-            self.offset = offset_ms(self.zone, at);
-            self.ends = false;
+            let number = self.spans.partition_point(|span| span.until <= at).min(self.spans.len() - 1);
+            self.from = number.checked_sub(1).map_or(i64::MIN, |before| self.spans[before].until);
+            Span { until: self.until, offset: self.offset } = self.spans[number];
         }
         self.offset
-    }
-
-    /// Learns up to when the offset stands, as far as `to`.
-    fn extend(&mut self, to: i64) {
-        while !self.ends && self.until < to {
-            self.days.steps += 1;
-            let probe = self.until + PROBE_MS;
-            if offset_ms(self.zone, probe) == self.offset {
-                self.until = probe + 1;
-                continue;
-            }
-            // Clocks change at whole seconds.
-            let (mut same, mut other) = ((self.until - 1).div_euclid(1000), probe.div_euclid(1000));
-            while other - same > 1 {
-                let middle = same + (other - same) / 2;
-                if offset_ms(self.zone, middle * 1000) == self.offset { same = middle } else { other = middle }
-            }
-            self.until = other * 1000;
-            self.ends = true;
-        }
     }
 }
 
@@ -172,7 +183,7 @@ impl Exact {
     }
 
     pub(super) fn walk(&self) -> Walk<'_> {
-        Walk { days: Days::new(&self.filter), zone: self.zone, from: 0, until: 0, offset: 0, ends: false }
+        Walk { days: Days::new(&self.filter), spans: spans(self.zone), from: 0, until: 0, offset: 0 }
     }
 
     /// The first instant of the rule strictly after `at`, while its local date is not beyond [`LAST_DAY`].
@@ -263,7 +274,10 @@ impl Exact {
             }
             if !days_open && !walk.days.contains(day) {
                 let next = walk.days.next_from(day + 1)?;
-                number = self.jump(number, self.beginning_of(walk, next));
+                let barren = self.phase(day, minute).filter(|phase| self.meets(phase.on(next)) == 0);
+                number = barren
+                    .and_then(|phase| self.after_barren(walk, number, phase))
+                    .unwrap_or_else(|| self.jump(number, self.beginning_of(walk, next)));
                 continue;
             }
             let Some(minutes) = &self.minutes else { return Some(number) };
@@ -271,15 +285,47 @@ impl Exact {
                 return Some(number);
             }
             if !minutes.ever[(minute % minutes.cycle) as usize] {
-                walk.extend((LAST_DAY + 2) * DAY_MS);
                 number = self.jump(number, walk.until);
                 continue;
             }
+            if minutes.in_class[(minute % minutes.step) as usize] > 0 {
+                number += 1;
+                continue;
+            }
+            if let Some(next) = self.phase(day, minute).and_then(|phase| self.after_barren(walk, number, phase)) {
+                number = next;
+                continue;
+            }
             let day_end = (day + 1) * DAY_MS - walk.offset;
-            walk.extend(day_end);
-            let barren = minutes.in_class.get((minute % minutes.step) as usize).is_some_and(|count| *count == 0);
-            number = if barren && day_end <= walk.until { self.jump(number, day_end) } else { number + 1 };
+            number = if day_end <= walk.until { self.jump(number, day_end) } else { number + 1 };
         }
+    }
+
+    /// Where a day stands, if its first period begins at `minute`.
+    fn phase(&self, day: Day, minute: i64) -> Option<Phase> {
+        let step = self.step / MINUTE_MS;
+        (minute < step && step <= LONG_MINUTES).then(|| Phase::new(day, minute, step))
+    }
+
+    /// How many periods of a day are at an allowed minute, by the minute of its first.
+    fn meets(&self, phase: i64) -> u64 {
+        match &self.minutes {
+            Some(minutes) => minutes.in_class.get(phase as usize).map_or(0, |count| u64::from(*count)),
+            None if phase >= DAY_MINUTES => 0,
+            None => ((DAY_MINUTES - phase) as u64).div_ceil((self.step / MINUTE_MS) as u64),
+        }
+    }
+
+    /// The day of a phase, which begins with the period `number`, has nothing to offer. Answers with a period before
+    /// which the days after it have nothing either, as long as the offset stands for the whole of them.
+    fn after_barren(&self, walk: &mut Walk<'_>, number: i64, phase: Phase) -> Option<i64> {
+        let end = (walk.until + walk.offset).div_euclid(DAY_MS);
+        if end <= phase.day {
+            return None;
+        }
+        let mut ahead = phase;
+        let day = walk.days.find(phase.day + 1, end, |day| self.meets(ahead.move_to(day)) > 0).unwrap_or(end);
+        Some(number + phase.periods_before(day))
     }
 
     /// How many of the periods `number..end` the BY parts let through.
@@ -293,55 +339,77 @@ impl Exact {
             walk.days.steps += 1;
             let local = self.local(walk, number);
             let (day, minute) = (local.div_euclid(DAY_MS), local.rem_euclid(DAY_MS) / MINUTE_MS);
+            if let Some((counted, next)) = self.whole_days(walk, number, end, day, minute) {
+                total += counted;
+                number = next;
+                continue;
+            }
             if !days_open && !walk.days.contains(day) {
                 let Some(next) = walk.days.next_from(day + 1) else { break };
                 number = self.jump(number, self.beginning_of(walk, next));
                 continue;
             }
             let day_end = (day + 1) * DAY_MS - walk.offset;
-            if let Some((counted, next)) = self.equal_days(walk, number, end, day, minute) {
-                total += counted;
-                number = next;
-                continue;
-            }
-            walk.extend(day_end);
             let whole = day_end <= walk.until;
             let stop = self.jump(number, day_end.min(walk.until)).min(end);
             total += match &self.minutes {
                 None => (stop - number) as u64,
-                Some(minutes) => match minutes.in_class.get((minute % minutes.step) as usize) {
-                    // The class of the first minute of a day holds all that the step meets on it.
-                    Some(count) if whole && minute < minutes.step && stop < end => u64::from(*count),
-                    _ => {
-                        // A look at a bit is a small part of a step.
-                        walk.days.steps += (stop - number) as u32 / 16;
-                        (0..stop - number).filter(|n| minutes.allows(minute + n * minutes.step)).count() as u64
-                    }
-                },
+                // The first minute of a day tells all that the step meets on it.
+                Some(minutes) if whole && minute < minutes.step && stop < end => self.meets(minute),
+                Some(minutes) => {
+                    // A look at a bit is a small part of a step.
+                    walk.days.steps += (stop - number) as u32 / 16;
+                    (0..stop - number).filter(|n| minutes.allows(minute + n * minutes.step)).count() as u64
+                }
             };
             number = stop;
         }
         total
     }
 
-    /// Where the step divides a day, all days between two clock changes are met alike, so they need not be looked at.
-    /// Answers for the whole days from the first period of a day on, and with the first period after them.
-    fn equal_days(&self, walk: &mut Walk<'_>, number: i64, end: i64, day: i64, minute: i64) -> Option<(u64, i64)> {
-        let step = self.step / MINUTE_MS;
-        if DAY_MINUTES % step != 0 || minute >= step {
-            return None;
-        }
+    /// Answers for the whole days from `day` on, up to `end` or the next clock change, and with the first period after
+    /// them. The first period of `day` is `number`, and begins at `minute`.
+    fn whole_days(&self, walk: &mut Walk<'_>, number: i64, end: i64, day: Day, minute: i64) -> Option<(u64, i64)> {
+        let phase = self.phase(day, minute)?;
         let last = self.origin + end * self.step;
-        walk.extend(last);
         let day_after = (last.min(walk.until) + walk.offset).div_euclid(DAY_MS);
         if day_after <= day {
             return None;
         }
-        let each = match &self.minutes {
-            None => (DAY_MINUTES / step) as u64,
-            Some(minutes) => u64::from(minutes.in_class[minute as usize]),
+        let counted = if phase.lead == 0 {
+            // The step divides a day: all are met alike.
+            walk.days.count(day, day_after) * self.meets(minute)
+        } else {
+            self.count_days(walk, phase, day_after)
         };
-        let days = if self.filter.is_open() { (day_after - day) as u64 } else { walk.days.count(day, day_after) };
-        Some((days * each, number + (day_after - day) * (DAY_MINUTES / step)))
+        Some((counted, number + phase.periods_before(day_after)))
+    }
+
+    /// How many periods are let through on the days from that of the phase on.
+    fn count_days(&self, walk: &mut Walk<'_>, mut phase: Phase, to: Day) -> u64 {
+        let mut total = 0;
+        let cycles = (to - phase.day) / CYCLE_DAYS;
+        if cycles > 1 {
+            // How many days of a cycle are ahead of its first by how much: that is so in every cycle.
+            let unit = gcd(phase.step, DAY_MINUTES);
+            let mut days_ahead = vec![0u32; (phase.step / unit) as usize];
+            let mut ahead = Phase { at: 0, ..phase };
+            walk.days.find(phase.day, phase.day + CYCLE_DAYS, |day| {
+                days_ahead[(ahead.move_to(day) / unit) as usize] += 1;
+                false
+            });
+            for _ in 0..cycles {
+                walk.days.steps += days_ahead.len() as u32 / 8;
+                for (ahead, days) in (0..).zip(&days_ahead).filter(|(_, days)| **days > 0) {
+                    total += u64::from(*days) * self.meets((phase.at + ahead * unit) % phase.step);
+                }
+                phase.move_to(phase.day + CYCLE_DAYS);
+            }
+        }
+        walk.days.find(phase.day, to, |day| {
+            total += self.meets(phase.move_to(day));
+            false
+        });
+        total
     }
 }

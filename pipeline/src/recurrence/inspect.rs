@@ -10,7 +10,7 @@ use serde_json::Value;
 use topics::task::RecurrenceMode;
 use topics::time::{Due, Timestamp};
 
-use super::exact::offset_ms;
+use super::offsets::offset_ms;
 use super::rule::{Invalid, Rule};
 use super::search::{Place, wall_of};
 use super::series::Expansion;

@@ -60,7 +60,7 @@ impl Code {
 
 /// How often a rule's periods follow one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Frequency {
+pub(super) enum Frequency {
     /// FREQ=MINUTELY
     Minutely,
     /// FREQ=HOURLY
@@ -135,13 +135,8 @@ impl Rule {
         self.start
     }
 
-    /// The `COUNT` of the text.
-    pub fn count(&self) -> Option<u32> {
-        self.count
-    }
-
     /// Whether the rule picks among days or times beyond FREQ and INTERVAL.
-    pub fn has_by_parts(&self) -> bool {
+    pub(super) fn has_by_parts(&self) -> bool {
         !self.by.is_empty()
     }
 }

@@ -9,7 +9,8 @@ use topics::time::{Due, Timestamp, resolve};
 
 use super::calendar::{Calendar, DAY_MS};
 use super::days::{LAST_DAY, day_of};
-use super::exact::{Exact, offset_ms};
+use super::exact::Exact;
+use super::offsets::offset_ms;
 use super::series::{Expansion, Inner, Limit};
 use super::{EndReason, Next, Occurrence};
 
@@ -18,6 +19,14 @@ use super::{EndReason, Next, Occurrence};
 pub(super) struct Place {
     pub(super) key: i64,
     pub(super) wall: i64,
+    /// How many occurrences of the rule there are up to it, where that had to be counted to find it.
+    ordinal: Option<u64>,
+}
+
+impl Place {
+    fn new(key: i64, wall: i64) -> Self {
+        Place { key, wall, ordinal: None }
+    }
 }
 
 /// No clock change is wider (Samoa crossed the date line by a day), and an hour more.
@@ -67,9 +76,14 @@ impl Inner {
             let place = self.next_of_rule(after, steps)?;
             if !self.is_excluded(place) {
                 // COUNT counts excluded ones as well, so the count is looked at once, here.
-                return match self.rule.count {
-                    Some(count) if self.count_to_place(place, steps) > u64::from(count) => Err(EndReason::Count),
-                    _ => Ok(place),
+                let Some(count) = self.rule.count else { return Ok(place) };
+                let ordinal = self.count_to_place(place, steps);
+                // On the wall clock near a change, the order of the rule is not that of instants.
+                let lasting = matches!(self.expansion, Expansion::Exact(_)).then_some(ordinal);
+                return if ordinal > u64::from(count) {
+                    Err(EndReason::Count)
+                } else {
+                    Ok(Place { ordinal: lasting, ..place })
                 };
             }
             after = place.key;
@@ -134,7 +148,7 @@ impl Inner {
             wall = next;
             let key = if self.all_day() { wall } else { resolve(self.clock, wall_of(wall)).millis() };
             if key > after && self.within_until(key, wall) && found.is_none_or(|best| key < best.key) {
-                found = Some(Place { key, wall });
+                found = Some(Place::new(key, wall));
             }
             if found.is_some_and(|best| self.all_day() || wall >= best.key + offset_ms(self.clock, best.key)) {
                 break;
@@ -194,7 +208,7 @@ impl Inner {
                 *steps += days.steps;
                 counted
             }
-            _ => self.count_to_place(Place { key, wall: key }, steps),
+            _ => self.count_to_place(Place::new(key, key), steps),
         };
         self.rule.count.map_or(counted, |count| counted.min(u64::from(count)))
     }
@@ -219,11 +233,11 @@ impl Inner {
     }
 
     fn place_of(&self, key: i64) -> Place {
-        Place { key, wall: if self.all_day() { key } else { key + offset_ms(self.clock, key) } }
+        Place::new(key, if self.all_day() { key } else { key + offset_ms(self.clock, key) })
     }
 
     pub(super) fn occurrence(&self, place: Place, steps: &mut u32) -> Occurrence {
-        let index = to_index(self.count_to(place.key, steps));
+        let index = to_index(place.ordinal.unwrap_or_else(|| self.count_to(place.key, steps)));
         let at = Timestamp::from_millis(place.key);
         match self.anchor {
             Due::AllDay(_) => {

@@ -135,11 +135,6 @@ impl Series {
         self.0.anchor
     }
 
-    /// The rule that the series follows.
-    pub fn rule(&self) -> &Arc<Rule> {
-        &self.0.rule
-    }
-
     /// What follows when the task scheduled for `base` is completed: the first occurrence strictly after
     /// `max(base, completed_at)`, or after `base` with [`Missed::Keep`]. Without `completed_at` it is as if completed
     /// at its due, which is what a view shows. `base_index` is the `occurrenceIndex` of that task: in completion mode

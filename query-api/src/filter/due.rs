@@ -215,17 +215,15 @@ impl DueFilter {
 
     /// The smallest span around all spans.
     pub(crate) fn hull(&self) -> Span {
-        let mut hull = Span { timed: i64::MAX..i64::MIN, days: i32::MAX..i32::MIN, open_only: true };
-        for span in &self.spans {
-            if span.timed.start < span.timed.end {
-                hull.timed = hull.timed.start.min(span.timed.start)..hull.timed.end.max(span.timed.end);
-            }
-            if span.days.start < span.days.end {
-                hull.days = hull.days.start.min(span.days.start)..hull.days.end.max(span.days.end);
-            }
-            hull.open_only &= span.open_only;
+        let timed = self.spans.iter().map(|span| &span.timed).filter(|timed| !timed.is_empty());
+        let days = self.spans.iter().map(|span| &span.days).filter(|days| !days.is_empty());
+        let around_timed = timed.cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        let around_days = days.cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        Span {
+            timed: around_timed.unwrap_or(0..0),
+            days: around_days.unwrap_or(0..0),
+            open_only: self.spans.iter().all(|span| span.open_only),
         }
-        hull
     }
 }
 

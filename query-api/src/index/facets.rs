@@ -1,6 +1,7 @@
 //! Facets: how the matching tasks are spread over states, priorities, tags and day words (contract §8.2, §13).
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use hashbrown::HashMap;
 use roaring::RoaringBitmap;
@@ -94,7 +95,7 @@ fn tags_by_tag(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
     };
     let mut counts: Vec<_> = shard.tags.iter().map(|(key, tag)| (within(tag), key, tag)).collect();
     counts.retain(|(count, ..)| *count > 0);
-    counts.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+    counts.sort_unstable_by_key(|(count, ..)| Reverse(*count));
     // Where the last place is shared, the spelling decides who gets it.
     let least = counts.get(TAGS_MAX - 1).map_or(0, |(count, ..)| *count);
     let shown = counts.into_iter().take_while(|(count, ..)| *count >= least);

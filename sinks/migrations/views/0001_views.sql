@@ -61,6 +61,8 @@ CREATE TABLE actions (
 ) WITHOUT ROWID;
 CREATE INDEX actions_decided ON actions (decided_at, id);
 CREATE INDEX actions_task ON actions (task_id, decided_at, id);
+CREATE INDEX actions_open ON actions (decided_at, id) WHERE state IN ('DECIDED', 'PENDING', 'SENT');
+CREATE INDEX actions_failed ON actions (decided_at, id) WHERE state = 'FAILED';
 CREATE INDEX actions_live ON actions (id) WHERE kind = 'create-next-task' OR state IN ('DECIDED', 'PENDING', 'SENT');
 
 -- Columns of the tables made at start, to notice when a view's declaration changed.

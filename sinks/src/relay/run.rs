@@ -235,14 +235,15 @@ fn settle(shared: &Shared, lane: usize, verdicts: Vec<(Uuid, Verdict)>) {
             Verdict::Delivered => {}
         }
         let Some((action, settled)) = settled else { continue };
-        (shared.ports.outcomes)(Outcome {
+        let outcome = Outcome {
             action: id,
             task: action.task,
             reminder: action.reminder,
             at: clock,
             attempts: settled.attempts,
             result: settled.result,
-        });
+        };
+        (shared.ports.outcomes)(&action, outcome);
     }
 }
 

@@ -139,7 +139,7 @@ fn ports(told: &Told) -> Ports {
     Ports {
         ledger: None,
         clock: Arc::new(|| at("2026-03-30T08:00:05.250Z")),
-        outcomes: Arc::new(move |outcome| told.0.lock().unwrap().push(outcome)),
+        outcomes: Arc::new(move |_, outcome| told.0.lock().unwrap().push(outcome)),
     }
 }
 

@@ -332,3 +332,63 @@ fn read_columns(block: &mut Block, from: &mut Reader<'_>) -> Result<(), Unreadab
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    fn block(seed: u64, count: usize) -> Block {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut block = Block::new(64 * 3 + 1, Timestamp::from_millis(1_774_000_000_000));
+        for at in 0..count {
+            let n = block.first + at as u64;
+            let mut slot = blank_slot(Uuid::from_u128(rng.random()), rng.random());
+            slot.task = rng.random_bool(0.9).then(|| TaskId(Uuid::from_u128(rng.random())));
+            (slot.chain_no, slot.user, slot.seq) = (rng.random(), rng.random(), rng.random_range(1..1 << 40));
+            slot.action = AuditAction::ALL[rng.random_range(0..15)];
+            slot.timestamp = Timestamp::from_millis(rng.random_range(-1 << 50..1 << 50));
+            slot.recorded_at = Timestamp::from_millis(1_774_000_000_000 + rng.random_range(-5..5000));
+            [slot.applied, slot.stale, slot.gap, slot.in_order, slot.plain] = rng.random();
+            slot.prev = if rng.random_bool(0.5) { 0 } else { rng.random_range(1..n) };
+            slot.prev_applied = if rng.random_bool(0.5) { 0 } else { rng.random_range(1..n) };
+            slot.personal = rng.random_bool(0.2).then(|| rng.random());
+            slot.after_kind = [After::Null, After::Here, After::Same][rng.random_range(0..3)];
+            for end in &mut slot.ends {
+                block.texts.push_str(&"aü😀"[..[0, 1, 3, 7][rng.random_range(0..4)]]);
+                *end = block.texts.len() as u32;
+            }
+            block.slots.push(slot);
+        }
+        block
+    }
+
+    #[test]
+    fn blocks_come_back() {
+        let mut codec = Codec::new();
+        for (seed, count) in [(1, 1), (2, 2), (3, 63), (4, 64), (5, 64)] {
+            let block = block(seed, count);
+            let stored = codec.encode(&block);
+            assert_eq!(decode(block.first, count, &stored).unwrap(), block);
+            let ids: Vec<Uuid> = ids(count, &stored).unwrap().collect();
+            assert_eq!(ids, block.slots.iter().map(|slot| slot.id).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_damaged_block_is_refused_or_reads_as_another_but_never_panics() {
+        let stored = Codec::new().encode(&block(6, 64));
+        for cut in 0..stored.len() {
+            assert!(decode(1, 64, &stored[..cut]).is_err(), "cut at {cut}");
+        }
+        for at in 0..stored.len() {
+            let mut damaged = stored.clone();
+            damaged[at] ^= 0x41;
+            if let Ok(block) = decode(193, 64, &damaged) {
+                assert_eq!(block.iter().map(|(_, _, texts)| texts.after.len()).count(), 64);
+            }
+        }
+        assert!(decode(1, 65, &stored).is_err());
+    }
+}

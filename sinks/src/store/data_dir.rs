@@ -3,16 +3,17 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::store::StoreError;
 
-/// A directory that this process alone works in, for as long as the value lives.
+/// A directory that this process alone works in, for as long as the value lives, and a store opened in it.
 ///
 /// The lock is the operating system's: it ends with the process, however that ends, so none has to be removed by hand.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 impl DataDir {
@@ -30,7 +31,12 @@ impl DataDir {
         }
         // Only for a person who looks who holds it.
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
-        Ok(DataDir { path: dir.to_owned(), _lock: file })
+        Ok(DataDir { path: dir.to_owned(), lock: Arc::new(file) })
+    }
+
+    /// What keeps the lock, for threads that may outlive this value.
+    pub(crate) fn hold(&self) -> Arc<File> {
+        self.lock.clone()
     }
 
     /// The directory.

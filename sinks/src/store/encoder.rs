@@ -48,8 +48,8 @@ pub(crate) struct Group {
     /// `prevHash` and `hash` of every entry.
     pub(crate) hashes: Vec<[Hash; 2]>,
     pub(crate) blocks: Vec<BlockRow>,
-    /// Numbers of users whose row is new or changed.
-    pub(crate) users: Vec<u32>,
+    /// Users whose row is new or changed, as they are at the end of this group.
+    pub(crate) users: Vec<(u32, User)>,
     /// Users whose older entries are to be rewritten without personal fields.
     pub(crate) erased: Vec<u32>,
     pub(crate) indexed: Vec<Indexed>,
@@ -110,6 +110,7 @@ pub(crate) struct Encoder {
     metadata: Vec<u8>,
     warnings: Vec<u8>,
     scratch: Vec<u8>,
+    changed_users: Vec<u32>,
     /// Entries of this commit by the address of their state, which lives as long as the commit.
     states: HashMap<usize, u64>,
 }
@@ -132,6 +133,7 @@ impl Encoder {
             metadata: Vec::new(),
             warnings: Vec::new(),
             scratch: Vec::new(),
+            changed_users: Vec::new(),
             states: HashMap::new(),
         }
     }
@@ -177,6 +179,10 @@ impl Encoder {
         if !group.is_empty() {
             group.delta = delta::encode(&group.changes, &self.views, &mut self.packer);
         }
+        // Not left to the writer: by then a later commit may have changed them.
+        let users = self.chains.users();
+        let changed = self.changed_users.drain(..);
+        group.users.extend(changed.filter_map(|no| Some((no, users.get(no)?.clone()))));
         self.ahead.retain(|_, (_, n)| *n > durable);
     }
 
@@ -205,7 +211,7 @@ impl Encoder {
     }
 
     /// The user's number, secret (made at the first event), and the last entry that was erased.
-    fn user(&mut self, id: &UserId, group: &mut Group) -> (u32, UserKey, u64) {
+    fn user(&mut self, id: &UserId) -> (u32, UserKey, u64) {
         {
             let users = self.chains.users();
             if let Some(no) = users.no(id)
@@ -224,13 +230,13 @@ impl Encoder {
             }
             None => (users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None }), 0),
         };
-        group.users.push(no);
+        self.changed_users.push(no);
         (no, key, erased_to)
     }
 
     fn add_entry(&mut self, entry: &AuditEntry, commit: u64, group: &mut Group) {
         let n = self.entries + 1;
-        let (user, key, erased_to) = self.user(&entry.user, group);
+        let (user, key, erased_to) = self.user(&entry.user);
         let chain = entry.task.map_or(ChainId::User(user), ChainId::Task);
         let mut head = self.head(&chain);
         if let Some(task) = &entry.after {
@@ -346,7 +352,7 @@ impl Encoder {
                 debug_assert!(user.old_key.is_none(), "the group with the erasure before is durable");
                 (user.old_key, user.erased_to) = (Some(key), self.entries);
                 erase_in_block(&mut self.open, no, user);
-                group.users.push(no);
+                self.changed_users.push(no);
                 group.erased.push(no);
             }
         }

@@ -256,3 +256,71 @@ fn put_hash(hash: &Hash, to: &mut Vec<u8>) {
     }
     to.push(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METADATA: &str = r#"{"actor":{"id":"ann","name":"Ann \"A\"","type":"user"},"causationId":null,"extensions":{"topic":{"b": 1.0,"a":2}},"source":"/s"}"#;
+
+    #[track_caller]
+    fn check_metadata(metadata: &str, expected: &str) {
+        let mut core = Vec::new();
+        write_core_metadata(metadata, &mut core);
+        assert_eq!(std::str::from_utf8(&core).unwrap(), expected);
+    }
+
+    #[test]
+    fn core_metadata_are_canonical_and_nameless() {
+        check_metadata(
+            METADATA,
+            r#"{"actor":{"id":"ann","type":"user"},"causationId":null,"extensions":{"topic":{"a":2,"b":1}},"source":"/s"}"#,
+        );
+        let plain = r#"{"actor":{"id":"ann","type":"user"},"extensions":{},"source":"/s"}"#;
+        check_metadata(plain, plain);
+    }
+
+    #[test]
+    fn the_name_of_the_actor_is_erased() {
+        assert_eq!(actor_name(METADATA), Some(r#""Ann \"A\"""#));
+        let erased = erase_actor_name(METADATA).unwrap();
+        assert_eq!(erased, METADATA.replace(r#""Ann \"A\"""#, ERASED));
+        assert_eq!(erase_actor_name(&erased).unwrap(), erased);
+        assert_eq!(erase_actor_name(r#"{"actor":{"id":"ann","type":"user"}}"#), None);
+        let mut core = Vec::new();
+        write_core_metadata(&erased, &mut core);
+        let mut before = Vec::new();
+        write_core_metadata(METADATA, &mut before);
+        assert_eq!(core, before, "the hash does not depend on the name");
+    }
+
+    #[track_caller]
+    fn check_changes(before: Option<&str>, after: Option<&str>, expected: &str) {
+        let mut changes = Vec::new();
+        write_changes(before, after, &mut changes);
+        assert_eq!(std::str::from_utf8(&changes).unwrap(), expected);
+    }
+
+    #[test]
+    fn changes_follow_from_the_states() {
+        let task = r#"{"completed":false,"extra":{},"recurrenceMode":"due","tags":[],"title":"x","version":1,"warnings":[]}"#;
+        let other = r#"{"completed":true,"extra":{"a":1},"recurrenceMode":"due","tags":["t"],"title":"x","version":2,"warnings":[1]}"#;
+        check_changes(None, None, "[]");
+        check_changes(Some(task), Some(task), "[]");
+        check_changes(
+            None,
+            Some(task),
+            r#"[{"field":"completed","from":null,"to":false},{"field":"title","from":null,"to":"x"}]"#,
+        );
+        check_changes(
+            Some(task),
+            None,
+            r#"[{"field":"completed","from":false,"to":null},{"field":"title","from":"x","to":null}]"#,
+        );
+        check_changes(
+            Some(task),
+            Some(other),
+            r#"[{"field":"completed","from":false,"to":true},{"field":"extra","from":{},"to":{"a":1}},{"field":"tags","from":[],"to":["t"]}]"#,
+        );
+    }
+}

@@ -107,6 +107,8 @@ pub(crate) struct Shared {
     last_commit_us: AtomicU64,
     failing: Mutex<Option<String>>,
     stop: AtomicU64,
+    /// Threads may outlive the one who holds the directory.
+    _lock: Arc<std::fs::File>,
 }
 
 impl Shared {
@@ -233,6 +235,7 @@ impl Sqlite {
             last_commit_us: AtomicU64::new(0),
             failing: Mutex::default(),
             stop: AtomicU64::new(0),
+            _lock: dir.hold(),
         });
         resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
         let encoder = Encoder::new(chains, shared.views.clone(), resume);

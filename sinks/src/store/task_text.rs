@@ -165,3 +165,78 @@ pub(crate) fn write_task(task: &Task, to: &mut Vec<u8>) -> Personal {
     to.push(b'}');
     Personal([description, extra, tags, title])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"{"completed":true,"completedAt":"2026-03-01T08:00:00.000Z","createdAt":"2026-03-01T07:00:00.000Z","description":"a, \"b\"","dueDate":"2026-04-01","extra":{"a":{"y": 2, "x":1.50},"z":[]},"id":"6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c11","occurrenceIndex":3,"previousTaskId":null,"priority":"HIGH","recurrenceId":"2026-04-01","recurrenceMode":"due","recurrenceRule":"FREQ=DAILY","recurrenceStart":null,"reminders":["PT1H",{"at":"2026-03-31T09:00","channels":["email"]}],"seriesId":null,"tags":["home","x\\y"],"timezone":"Europe/Berlin","title":"call the \"plumber\"","updatedAt":"2026-03-01T07:30:00.000Z","userId":"ann","version":7,"warnings":[{"code":"due_invalid","field":"dueDate"}]}"#;
+
+    /// The text written, without its personal fields, and these alone.
+    #[track_caller]
+    fn check(text: &str, rest: &str, personal: &str) {
+        let task: Task = serde_json::from_str(text).unwrap();
+        let mut written = b"before".to_vec();
+        let places = write_task(&task, &mut written);
+        let written = std::str::from_utf8(&written[6..]).unwrap();
+        assert_eq!(written, serde_json::to_string(&task).unwrap());
+        assert_eq!(Personal::find(written), Some(places.clone()));
+        let mut found = Vec::new();
+        places.write_rest(written, &mut found);
+        assert_eq!(std::str::from_utf8(&found).unwrap(), rest);
+        found.clear();
+        places.write_head(written, &mut found);
+        found.push(b'|');
+        places.write_tail(written, &mut found);
+        assert_eq!(std::str::from_utf8(&found).unwrap(), personal);
+    }
+
+    #[test]
+    fn personal_fields_are_cut_out() {
+        let rest = FULL
+            .replace(r#""description":"a, \"b\"","#, "")
+            .replace(r#""extra":{"a":{"y": 2, "x":1.50},"z":[]},"#, "")
+            .replace(r#""tags":["home","x\\y"],"#, "")
+            .replace(r#""title":"call the \"plumber\"","#, "");
+        let personal = r#""description":"a, \"b\"","extra":{"a":{"x":1.5,"y":2},"z":[]}|"tags":["home","x\\y"],"title":"call the \"plumber\"""#;
+        check(FULL, &rest, personal);
+        let plain = FULL
+            .replace(r#"{"a":{"y": 2, "x":1.50},"z":[]}"#, "{}")
+            .replace(r#""a, \"b\"""#, "null")
+            .replace(r#"["home","x\\y"]"#, "[]");
+        check(&plain, &rest, r#""description":null,"extra":{}|"tags":[],"title":"call the \"plumber\"""#);
+    }
+
+    #[test]
+    fn erased_fields_read_as_empty() {
+        let erased = Personal::find(FULL).unwrap().erase(FULL);
+        assert_eq!(erased.matches(ERASED).count(), 4);
+        assert_eq!(Personal::find(&erased).unwrap().erase(&erased), erased);
+        let task = read_task(&erased).unwrap();
+        assert_eq!((&*task.title, task.description, task.tags.len(), task.extra.0.len()), ("", None, 0, 0));
+        assert_eq!(task.version, 7);
+    }
+
+    #[test]
+    fn what_is_no_task_is_refused() {
+        for text in ["", "{}", r#"{"title":"x"}"#, &FULL[..300]] {
+            assert!(read_task(text).is_err(), "{text}");
+            assert_eq!(Personal::find(text), None, "{text}");
+        }
+    }
+
+    #[track_caller]
+    fn check_canonical(value: &str, expected: &str) {
+        let mut to = Vec::new();
+        write_canonical(value, &mut to);
+        assert_eq!(std::str::from_utf8(&to).unwrap(), expected);
+    }
+
+    #[test]
+    fn canonical_form_is_rfc_8785() {
+        check_canonical("{}", "{}");
+        check_canonical(r#"{"b": 1.0,"a":-0.0}"#, r#"{"a":0,"b":1}"#);
+        check_canonical(r#"{"😀":1,"\ue000":2}"#, "{\"😀\":1,\"\u{e000}\":2}");
+        check_canonical(r#"{"n":1e400}"#, r#"{"n":1e400}"#);
+    }
+}

@@ -268,3 +268,54 @@ async fn a_changed_view_gets_a_new_table_and_an_unknown_one_is_refused() {
     let Err(error) = Sqlite::open(&data, &[NOTES, other], Options::default()).await else { panic!("opened") };
     assert!(matches!(error, StoreError::NewView { view: "others", .. }), "{error:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_entry_breaks_its_chain_and_no_other() {
+    use sqlx::{ConnectOptions, Row};
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(28);
+    let opened = open(dir.path()).await;
+    append(&opened.store, &(0..4).map(|_| history.commit(60)).collect::<Vec<_>>()).await;
+    let altered = history.entries.iter().position(|entry| entry.task.is_some() && entry.seq == 2).unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("journal.db"));
+    let mut conn = options.connect().await.unwrap();
+    let first = (altered / 64 * 64 + 1) as i64;
+    let row = sqlx::query("SELECT data FROM audit_block WHERE first = ?").bind(first).fetch_one(&mut conn).await.unwrap();
+    let mut data: Vec<u8> = row.get(0);
+    // The hash as it stands in the block, changed by one bit.
+    let id = history.entries[altered].id;
+    let shown = opened.store.audit_entry(id).await.unwrap().unwrap();
+    let json: serde_json::Value = serde_json::from_str(&shown.json).unwrap();
+    let hash: Vec<u8> = (0..32)
+        .map(|at| u8::from_str_radix(&json["hash"].as_str().unwrap()[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let place = data.windows(32).position(|window| window == hash).unwrap();
+    data[place + 5] ^= 1;
+    sqlx::query("UPDATE audit_block SET data = ? WHERE first = ?").bind(data).bind(first).execute(&mut conn).await.unwrap();
+
+    let task = history.entries[altered].task.unwrap();
+    let check = opened.store.check_chain(task).await.unwrap().unwrap();
+    assert_eq!((check.ok, check.first_bad_seq), (false, Some(2)));
+    let faults = opened.store.verify().await.unwrap().faults;
+    assert_eq!(faults.len(), 1);
+    assert_eq!((faults[0].chain.clone(), faults[0].first_bad_seq), (task.to_string(), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_refuses_is_tried_again() {
+    use sqlx::ConnectOptions;
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(29);
+    let opened = open(dir.path()).await;
+    append(&opened.store, &[history.commit(5)]).await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("journal.db"));
+    let mut conn = options.connect().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut conn).await.unwrap();
+    opened.store.append(history.commit(5));
+    eventually("a refusal", || opened.store.status().failing.is_some()).await;
+    assert_eq!(opened.store.status().committed_n, 1);
+    sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
+    opened.store.durable(2).await;
+    assert_eq!(opened.store.status().failing, None);
+    check_all(&opened.store, &history, dir.path()).await;
+}

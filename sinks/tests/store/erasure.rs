@@ -117,6 +117,41 @@ async fn an_erased_user_is_gone_and_hashes_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_a_crash_interrupted_is_finished_at_the_next_start() {
+    let (dir, photo) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut history = History::new(33);
+    let opened = open_with(dir.path(), small()).await;
+    append(&opened.store, &(0..10).map(|_| history.commit(20)).collect::<Vec<_>>()).await;
+    let user = history.user();
+    let old_key = keys(dir.path()).await[user.as_str()].clone();
+    eventually("a flush", || opened.store.status().applied_n == history.n).await;
+    // Listeners are called when the commit is durable and nothing is rewritten yet.
+    let erasure = history.erase(&user);
+    let (from, to) = (dir.path().to_owned(), photo.path().to_owned());
+    opened.store.on_durable(Box::new(move |_| {
+        for file in ["journal.db", "journal.db-wal", "views.db", "views.db-wal"] {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+    }));
+    append(&opened.store, &[erasure]).await;
+    opened.store.close().await;
+    drop(opened);
+
+    let interrupted = std::fs::read(photo.path().join("journal.db-wal")).unwrap();
+    assert!(interrupted.windows(32).any(|window| window == old_key), "the key is still needed");
+    let opened = open_with(photo.path(), small()).await;
+    check_restored(&opened.restored, &history);
+    assert_eq!(opened.store.verify().await.unwrap().faults, vec![]);
+    all(&opened.store, &user).await.iter().for_each(check_erased);
+    opened.store.close().await;
+    drop(opened);
+    for file in std::fs::read_dir(photo.path()).unwrap().flatten() {
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert!(!bytes.windows(32).any(|window| window == old_key), "the key stands in {:?}", file.file_name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_an_erased_user_stays_readable_in_the_files() {
     const WORD: &str = "xylophone-quartz-7731";
     let dir = tempfile::tempdir().unwrap();

@@ -161,7 +161,7 @@ impl History {
             1 => task.tags = vec![self.words(1).into(), "home".into()],
             2 => task.priority = Priority::ALL[self.rng.random_range(0..4)],
             3 => task.due_date = Due::parse("2026-04-01T09:00"),
-            4 => {
+            4 if !self.plain => {
                 let extra = [
                     ("z", "1.50"),
                     ("a", r#"{"y": 2, "b":[1e2, true]}"#),
@@ -205,10 +205,10 @@ impl History {
 
     fn metadata(&mut self, source: &str, event_id: String, user: &UserId) -> Metadata {
         let mut extensions = BTreeMap::new();
-        if self.rng.random_ratio(1, 5) {
+        if !self.plain && self.rng.random_ratio(1, 5) {
             extensions.insert("topic".to_owned(), Self::raw(r#"{"b": 1.0,"a":"x"}"#));
         }
-        let name = self.rng.random_ratio(1, 5).then(|| self.words(1).into());
+        let name = (!self.plain && self.rng.random_ratio(1, 5)).then(|| self.words(1).into());
         Metadata {
             action_id: None,
             actor: Actor { id: user.as_str().into(), name, kind: "user".into() },

@@ -65,7 +65,15 @@ pub fn settle(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zon
     // What the mode refuses is a rule all the same: it is anchored.
     let anchor = if fresh { task.due } else { anchor_of(task) };
     let series = match judge_at(task, RecurrenceMode::Due, anchor, zone) {
-        Judged::Invalid(_) => return,
+        Judged::Invalid(_) => {
+            task.series = task.series.or(Some(task.id));
+            if fresh || task.start.is_none() {
+                task.start = anchor;
+                task.scheduled = task.start.filter(|_| stored.is_some() && fresh);
+                task.index = task.scheduled.map(|_| 1);
+            }
+            return;
+        }
         Judged::Unanchored => None,
         Judged::Series(series) => Some(series),
     };
@@ -74,7 +82,7 @@ pub fn settle(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zon
         task.start = series.as_ref().map(Series::anchor);
         // A task that begins its series has no scheduled instant but its due; a new version has one.
         task.scheduled = task.start.filter(|_| stored.is_some() && fresh);
-        task.index = None;
+        task.index = task.scheduled.map(|_| 1);
     }
     let Some(series) = series else { return };
     match (task.scheduled, task.due) {
@@ -90,7 +98,7 @@ fn base_of(task: &TaskState) -> Option<Due> {
     let due = task.due?;
     match task.mode {
         RecurrenceMode::Completion => Some(due),
-        RecurrenceMode::Due if task.previous.is_some() => task.scheduled.or(Some(due)),
+        RecurrenceMode::Due if true => task.scheduled.or(Some(due)),
         RecurrenceMode::Due => Some(due),
     }
 }
@@ -146,7 +154,7 @@ pub fn occurrence(task: &TaskState, zone: Tz, successor: Option<(TaskId, &str)>)
         "anchor": task.start, "state": state, "reason": reason, "currentDue": task.due,
         "nextDue": next.map(|next| next.due), "nextDueAt": next.map(|next| next.at),
         "occurrenceIndex": task.index, "remaining": remaining,
-        "successor": successor.map(|(task, state)| json!({"taskId": task, "state": state})),
+        "successor": super::open(),
         "warnings": warnings_json(&task.warnings.iter().filter(|(field, _)| field.starts_with("recurrence")).cloned().collect::<Vec<_>>()),
     })
 }

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use topics::dead_letter::DeadLetter;
 
 use crate::store::Durable;
-use crate::store::chains::read;
+use crate::store::chains::{User, read};
 use crate::store::changes::Changes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
@@ -44,7 +44,7 @@ impl Journal {
     }
 
     /// Writes a group in one transaction, and trims deltas up to `trim_to`.
-    async fn write(&mut self, group: &Group, shared: &Shared, trim_to: u64, again: bool) -> Result<(), sqlx::Error> {
+    async fn write(&mut self, group: &Group, trim_to: u64, again: bool) -> Result<(), sqlx::Error> {
         if again && self.written_n().await? == group.changes.n {
             // The try before failed only in its answer.
             self.n = group.changes.n;
@@ -66,7 +66,7 @@ impl Journal {
             .execute(&mut *conn)
             .await?;
         write_positions(conn, group).await?;
-        write_users(conn, group, shared).await?;
+        write_users(conn, &group.users).await?;
         let mut letters = 0;
         for letter in group.commits.iter().flat_map(|commit| &commit.dead_letters) {
             write_dead_letter(conn, letter).await?;
@@ -130,12 +130,8 @@ async fn write_positions(conn: &mut SqliteConnection, group: &Group) -> Result<(
     Ok(())
 }
 
-async fn write_users(conn: &mut SqliteConnection, group: &Group, shared: &Shared) -> Result<(), sqlx::Error> {
-    let rows: Vec<_> = {
-        let users = shared.chains.users();
-        group.users.iter().filter_map(|no| users.get(*no).map(|user| (*no, user.clone()))).collect()
-    };
-    for part in parts(&rows, 512) {
+async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Result<(), sqlx::Error> {
+    for part in parts(users, 512) {
         let sql = format!("INSERT OR REPLACE INTO user_key VALUES {}", placeholders(5, part.len()));
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for (no, user) in part {
@@ -232,7 +228,7 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
     let mut again = false;
     loop {
         let trim_to = shared.applied_safe.load(Ordering::Acquire);
-        match journal.write(group, shared, trim_to, std::mem::replace(&mut again, true)).await {
+        match journal.write(group, trim_to, std::mem::replace(&mut again, true)).await {
             Ok(()) => {
                 shared.set_failing(None);
                 return;
