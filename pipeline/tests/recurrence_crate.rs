@@ -154,6 +154,24 @@ const DEPARTURES: &[Departure] = &[
         },
         example: ["20260107T091500", "FREQ=YEARLY;BYWEEKNO=20"],
     },
+    Departure {
+        name: "long intervals",
+        why: "an interval has 16 bits",
+        is_of: |rule| rule.interval > 65_535,
+        example: ["20260105T091500", "FREQ=DAILY;INTERVAL=65536"],
+    },
+    Departure {
+        name: "minutes of some hours",
+        why: "a step over hours that BYHOUR refuses loses its phase",
+        is_of: |rule| rule.frequency == "MINUTELY",
+        example: ["20231230T194500", "FREQ=MINUTELY;INTERVAL=90;BYHOUR=0,1,3,17,19"],
+    },
+    Departure {
+        name: "rare minutes",
+        why: "the search gives up before 2040, which looks as if the rule had ended",
+        is_of: |rule| rule.frequency == "MINUTELY",
+        example: ["19800101T000000", "FREQ=MINUTELY;INTERVAL=7;BYHOUR=3;BYMINUTE=7;BYDAY=MO;BYYEARDAY=366"],
+    },
 ];
 
 #[test]

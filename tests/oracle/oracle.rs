@@ -433,7 +433,9 @@ impl State {
             let (mut after, firsts) = task::after(change, &meeting);
             let zone = self.zone(after.zone, &user);
             let fields = change.snapshot.as_ref().or(change.changes.as_ref());
-            let mut given = fields.is_some_and(|fields| fields.recurrence_start.as_value().is_some());
+            let said = fields.and_then(|fields| fields.recurrence_start.as_value().copied());
+            // A client that sends back what it was told says nothing new.
+            let mut given = said.is_some() && said != before.as_ref().and_then(|task| task.start);
             if change.action == TaskAction::Created
                 && let Some(create) = self.confirm(event, &after)
                 && before.is_none()

@@ -82,5 +82,5 @@ fn test(steps: &mut Steps, rest: &[String]) {
 }
 
 fn lint() -> anyhow::Result<()> {
-    cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
 }

@@ -59,7 +59,7 @@ impl Steps {
             counts.failed += self.done.iter().filter(unseen).count();
             let ignored = match counts.ignored {
                 0 => String::new(),
-                count => format!(", {count} ignored"),
+                count => format!(", {count} skipped"),
             };
             println!("{} passed, {} failed{ignored}", counts.passed, counts.failed);
         }

@@ -17,10 +17,10 @@ pub(crate) struct Counts {
     pub(crate) failing: Vec<String>,
 }
 
-/// Runs `cargo test --workspace`, showing its output as it comes.
+/// Runs `cargo test --workspace --all-features`, showing its output as it comes.
 pub(crate) fn run(rest: &[String], environment: &[(&str, OsString)], counts: &mut Counts) -> anyhow::Result<()> {
     let mut running = cargo_command()
-        .args(["test", "--workspace", "--no-fail-fast", "--"])
+        .args(["test", "--workspace", "--all-features", "--no-fail-fast", "--"])
         .args(rest)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::piped())

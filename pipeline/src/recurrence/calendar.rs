@@ -154,7 +154,7 @@ impl Calendar {
         if self.interval == 1 || set.is_empty() {
             return set;
         }
-        let into = self.into_interval(year);
+        let into = self.place_in_interval(year);
         let kept = match self.frequency {
             Frequency::Yearly if into == 0 => return set,
             Frequency::Yearly => DaySet::EMPTY,
@@ -170,7 +170,7 @@ impl Calendar {
     }
 
     /// How far into an interval a year begins: in days, or in months or years where the frequency counts those.
-    fn into_interval(&self, year: &Year) -> i64 {
+    fn place_in_interval(&self, year: &Year) -> i64 {
         let (at, interval) = match self.frequency {
             Frequency::Yearly => (i64::from(year.number) - self.first.number, self.interval),
             Frequency::Monthly => (i64::from(year.number) * 12 - self.first.number, self.interval),

@@ -194,7 +194,7 @@ pub fn align(
             }
             (Status::Cancelled, Some(asked)) if row.kind != Kind::Snooze && !row.wanted => {
                 let silenced = matches!(row.reason, Some("dismissed" | "snoozed"));
-                if (!silenced || row.due_left) && asked.trigger >= earliest {
+                if (!silenced || (row.due_left && row.kind == Kind::Relative)) && asked.trigger >= earliest {
                     row.status = Status::Pending;
                     row.reason = None;
                     row.trigger = asked.trigger;

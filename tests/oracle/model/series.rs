@@ -42,29 +42,34 @@ pub fn judge(task: &TaskState, zone: Tz) -> Judged {
     judge_at(task, task.mode, anchor_of(task), zone)
 }
 
-/// `recurrenceStart`, in the kind of the due; else the due.
+/// `recurrenceStart`, else the due.
 fn anchor_of(task: &TaskState) -> Option<Due> {
-    match (task.start, task.due) {
-        (Some(start), Some(due)) if !start.same_kind(due) => Some(due),
-        (Some(start), _) => Some(start),
-        (None, due) => due,
-    }
+    task.start.or(task.due)
 }
 
 /// Gives an event's task its series fields. `stored` is the task before; `given` tells that the event itself (or the
-/// ledger) brought a `recurrenceStart`.
+/// ledger) brought another `recurrenceStart` than the stored one.
 pub fn settle(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: Tz) {
-    let Some(text) = &task.rule else { return };
-    let readable = Rule::parse(text).is_ok();
-    let changed = stored.and_then(|stored| stored.rule.as_ref()) != Some(text);
-    let other_kind = matches!((task.start, task.due), (Some(start), Some(due)) if !start.same_kind(due));
-    let fresh = readable && ((changed && !given) || other_kind);
+    let Some(text) = task.rule.clone() else { return };
+    // What the mode refuses is a rule all the same: it is anchored.
+    if Rule::parse(&text).is_ok() {
+        anchor(task, stored, given, zone, &text);
+    }
     if let Judged::Invalid(_) = judge(task, zone) {
         task.warnings.push(("recurrenceRule".into(), "rrule_invalid".into()));
     }
-    // What the mode refuses is a rule all the same: it is anchored.
+}
+
+fn anchor(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: Tz, text: &str) {
+    let changed = stored.and_then(|stored| stored.rule.as_deref()) != Some(text);
+    let other_kind = matches!((task.start, task.due), (Some(start), Some(due)) if !start.same_kind(due));
+    let fresh = (changed && !given) || (other_kind && stored.is_some());
     let anchor = if fresh { task.due } else { anchor_of(task) };
-    let series = match judge_at(task, RecurrenceMode::Due, anchor, zone) {
+    let judged = match judge_at(task, task.mode, anchor, zone) {
+        Judged::Invalid("mode") => judge_at(task, RecurrenceMode::Due, anchor, zone),
+        judged => judged,
+    };
+    let series = match judged {
         Judged::Invalid(_) => {
             task.series = task.series.or(Some(task.id));
             if fresh || task.start.is_none() {
@@ -95,10 +100,11 @@ pub fn settle(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zon
 
 /// The instant or date that the next occurrence is counted from.
 fn base_of(task: &TaskState) -> Option<Due> {
+    if let Some(scheduled) = task.scheduled && task.mode == RecurrenceMode::Due { return Some(scheduled); }
     let due = task.due?;
     match task.mode {
         RecurrenceMode::Completion => Some(due),
-        RecurrenceMode::Due if true => task.scheduled.or(Some(due)),
+        RecurrenceMode::Due if task.previous.is_some() => task.scheduled.or(Some(due)),
         RecurrenceMode::Due => Some(due),
     }
 }
@@ -118,7 +124,7 @@ pub fn successor(task: &TaskState, zone: Tz) -> Option<Successor> {
     let Judged::Series(series) = judge_at(task, task.mode, Some(anchor), zone) else { return None };
     let base = base_of(task).unwrap_or(Due::Instant(completed_at));
     match series.next_after(base, task.index.unwrap_or(1), Some(completed_at), Missed::Skip) {
-        Next::Due(next) => Some(Successor { start: series.anchor(), next }),
+        Next::Due(next) => Some(Successor { start: anchor, next }),
         Next::Ended(_) => None,
     }
 }
@@ -134,11 +140,12 @@ pub fn completes(task: &TaskState, stored: Option<&TaskState>, action: TaskActio
 
 /// The occurrence resource of a task with a rule.
 pub fn occurrence(task: &TaskState, zone: Tz, successor: Option<(TaskId, &str)>) -> Value {
-    let (mut state, mut reason, mut next, mut remaining) = ("NONE", None, None, None);
+    let (mut state, mut reason, mut next, mut remaining, mut anchor) = ("NONE", None, None, None, task.start);
     match judge(task, zone) {
         Judged::Invalid(code) => (state, reason) = ("INVALID", Some(code)),
         Judged::Unanchored => {}
         Judged::Series(series) => {
+            anchor = task.start.map(|_| series.anchor());
             remaining = task.index.and_then(|index| series.remaining(index));
             if let Some(base) = base_of(task) {
                 match series.next_after(base, task.index.unwrap_or(1), None, Missed::Keep) {
@@ -151,7 +158,7 @@ pub fn occurrence(task: &TaskState, zone: Tz, successor: Option<(TaskId, &str)>)
     json!({
         "taskId": task.id, "seriesId": task.series, "userId": task.user, "rule": task.rule,
         "mode": match task.mode { RecurrenceMode::Due => "due", RecurrenceMode::Completion => "completion" },
-        "anchor": task.start, "state": state, "reason": reason, "currentDue": task.due,
+        "anchor": anchor, "state": state, "reason": reason, "currentDue": task.due,
         "nextDue": next.map(|next| next.due), "nextDueAt": next.map(|next| next.at),
         "occurrenceIndex": task.index, "remaining": remaining,
         "successor": super::open(),

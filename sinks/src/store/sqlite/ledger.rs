@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use topics::action::{Action, ActionState, Progress};
+use topics::ids::UserId;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
@@ -17,11 +18,28 @@ use crate::store::{ActionQuery, ShownAction, StoreError};
 /// Durable changes of actions that the table lacks, each with the commit that it came with.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    ahead: Mutex<HashMap<Uuid, (u64, ActionChange)>>,
+    ahead: Mutex<Ahead>,
+}
+
+#[derive(Debug, Default)]
+struct Ahead {
+    actions: HashMap<Uuid, (u64, ActionChange)>,
+    /// Users whose rows in the table are to be erased.
+    erased: Vec<(u64, UserId)>,
+}
+
+impl Ahead {
+    /// The action as it stands in the table, as readers may see it.
+    fn visible(&self, action: Arc<Action>) -> Arc<Action> {
+        match self.erased.iter().any(|(_, user)| *user == action.user) {
+            true => Arc::new(erased_action(&action)),
+            false => action,
+        }
+    }
 }
 
 impl Ledger {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (u64, ActionChange)>> {
+    fn lock(&self) -> MutexGuard<'_, Ahead> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -32,14 +50,15 @@ impl Ledger {
         }
         let mut ahead = self.lock();
         for (id, change) in &changes.actions {
-            let slot = ahead.entry(*id).or_insert_with(|| (0, change.clone()));
+            let slot = ahead.actions.entry(*id).or_insert_with(|| (0, change.clone()));
             slot.0 = changes.n;
             slot.1.progress = change.progress.clone();
             if change.decided.is_some() {
                 slot.1.decided = change.decided.clone();
             }
         }
-        for (_, change) in ahead.values_mut() {
+        ahead.erased.extend(changes.erased.iter().map(|user| (changes.n, user.clone())));
+        for (_, change) in ahead.actions.values_mut() {
             if let Some(action) = change.decided.as_mut().filter(|action| changes.erased.contains(&action.user)) {
                 *action = Arc::new(erased_action(action));
             }
@@ -48,12 +67,14 @@ impl Ledger {
 
     /// The table has everything up to commit `n`.
     pub(crate) fn flushed(&self, n: u64) {
-        self.lock().retain(|_, (of, _)| *of > n);
+        let mut ahead = self.lock();
+        ahead.actions.retain(|_, (of, _)| *of > n);
+        ahead.erased.retain(|(of, _)| *of > n);
     }
 
     /// One action.
     pub(crate) async fn get(&self, id: Uuid, pool: &SqlitePool, db: &Db) -> Result<Option<ShownAction>, StoreError> {
-        let ahead = self.lock().get(&id).map(|(_, change)| change.clone());
+        let ahead = self.lock().actions.get(&id).map(|(_, change)| change.clone());
         if let Some(ActionChange { decided: Some(action), progress }) = &ahead {
             return Ok(Some(ShownAction { action: action.clone(), progress: progress.clone() }));
         }
@@ -66,6 +87,7 @@ impl Ledger {
         if let Some(ahead) = ahead {
             found.progress = ahead.progress;
         }
+        found.action = self.lock().visible(found.action);
         Ok(Some(found))
     }
 
@@ -77,8 +99,12 @@ impl Ledger {
         db: &Db,
     ) -> Result<Vec<ShownAction>, StoreError> {
         // Taken first: what is flushed after this is in the table no older than here.
-        let ahead: HashMap<Uuid, ActionChange> =
-            self.lock().iter().map(|(id, (_, change))| (*id, change.clone())).collect();
+        let (ahead, erased) = {
+            let ahead = self.lock();
+            let actions: HashMap<Uuid, ActionChange> =
+                ahead.actions.iter().map(|(id, (_, change))| (*id, change.clone())).collect();
+            (actions, Ahead { erased: ahead.erased.clone(), ..Ahead::default() })
+        };
         let mut page = Vec::new();
         let moved: Vec<Uuid> = ahead.iter().filter(|(_, change)| change.decided.is_none()).map(|(id, _)| *id).collect();
         for part in parts(&moved, 512) {
@@ -87,7 +113,7 @@ impl Ledger {
             for row in bound.fetch_all(pool).await.map_err(db.failed("read actions"))? {
                 let action = read_action(&row, db)?.action;
                 let progress = ahead[&action.id].progress.clone();
-                page.push(ShownAction { action, progress });
+                page.push(ShownAction { action: erased.visible(action), progress });
             }
         }
         for change in ahead.values() {
@@ -104,7 +130,7 @@ impl Ledger {
             after = rows.last().map(|shown| key(shown)).or(after);
             for shown in rows.into_iter().filter(|shown| !ahead.contains_key(&shown.action.id)) {
                 from_table += 1;
-                page.push(shown);
+                page.push(ShownAction { action: erased.visible(shown.action), ..shown });
             }
             if !full {
                 break;
@@ -191,6 +217,10 @@ pub(crate) fn read_action(row: &SqliteRow, db: &Db) -> Result<ShownAction, Store
 
 /// Applies changes of actions to the table; the caller holds the transaction.
 pub(crate) async fn put_actions(conn: &mut SqliteConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
+    // First: what is put below was erased in memory, or was decided after the erasure.
+    for user in &dirty.erased {
+        erase_user(conn, user.as_str()).await?;
+    }
     let mut decided = Vec::new();
     let mut moved = Vec::new();
     for (id, change) in &dirty.actions {
@@ -233,9 +263,6 @@ pub(crate) async fn put_actions(conn: &mut SqliteConnection, dirty: &Changes) ->
                 .bind(progress.delivered_at.map(Timestamp::millis))
         });
         query.execute(&mut *conn).await?;
-    }
-    for user in &dirty.erased {
-        erase_user(conn, user.as_str()).await?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use futures::TryStreamExt;
 use hashbrown::{HashMap, HashSet};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
+use topics::action::{Action, ActionKind, Progress};
 use topics::commit::{NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::ids::{TaskId, UserId};
 use topics::record::SourceTopic;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use crate::store::block::{BLOCK, Block, block_of, decode};
 use crate::store::chains::{ChainId, Chains, Head, User};
-use crate::store::changes::{ActionChange, Changes};
+use crate::store::changes::{ActionChange, Changes, erased_action};
 use crate::store::delta::{self, DeltaError};
 use crate::store::encoder::{Indexed, Resume, id_key};
 use crate::store::sqlite::db::{Db, close};
@@ -274,12 +275,37 @@ pub(crate) async fn restore(
     mark: Mark,
     newer: &Changes,
 ) -> Result<(Restored, u32), StoreError> {
-    let (tasks, last_no) = tasks(views_db, views_conn, chains, newer).await?;
+    // Everything large is read and parsed on threads of its own.
+    let last: Option<i64> = sqlx::query_scalar("SELECT max(no) FROM tasks")
+        .fetch_one(&mut *views_conn)
+        .await
+        .map_err(views_db.failed("read tasks"))?;
+    let last = last.unwrap_or(0);
+    let changed: Arc<HashSet<u32>> = Arc::new(newer.tasks.keys().copied().collect());
+    let halves = [(1, last / 2), (last / 2 + 1, last)].map(|bounds| {
+        let (db, chains, changed) = (views_db.clone(), chains.clone(), changed.clone());
+        beside(views_db, async move |conn| read_tasks(conn, &db, &chains, &changed, bounds).await)
+    });
+    let stored: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let (db, view) = (views_db.clone(), *view);
+            beside(views_db, async move |conn| read_rows(conn, &db, &view).await)
+        })
+        .collect();
     user_heads(views_conn, views_db, chains).await?;
+    let users = user_rows(views_conn, views_db, newer).await?;
+    let actions = actions(views_conn, views_db, newer).await?;
+    let mut tasks: Vec<TaskRow> = Vec::new();
+    for half in halves {
+        let read = finished(half, views_db).await?;
+        if tasks.is_empty() { tasks = read } else { tasks.extend(read) }
+    }
+    let last_no = add_newer_tasks(&mut tasks, last as u32, chains, newer);
     let mut rows = Vec::new();
-    for (number, view) in views.iter().enumerate() {
+    for (number, stored) in stored.into_iter().enumerate() {
         let number = number as u8;
-        let stored = read_rows(views_conn, views_db, view).await?;
+        let stored = finished(stored, views_db).await?;
         let stored = stored.into_iter().filter(|(key, _)| !newer.rows.contains_key(&(number, *key)));
         rows.extend(stored.map(|(key, row)| RowChange { view: number, key, after: Some(row) }));
     }
@@ -292,52 +318,68 @@ pub(crate) async fn restore(
         positions: positions(journal_conn, journal_db).await?,
         tasks,
         rows,
-        users: user_rows(views_conn, views_db, newer).await?,
-        actions: actions(views_conn, views_db, newer).await?,
+        users,
+        actions,
         identities: Vec::new(),
     };
     Ok((restored, last_no))
 }
 
-/// Half of the tasks' table: a thread reads and parses it beside the other half.
-fn read_tasks(
+/// Reads with a connection of its own on a thread of its own.
+fn beside<T: Send + 'static>(
+    db: &Db,
+    work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+) -> tokio::task::JoinHandle<Result<T, StoreError>> {
+    let db = db.clone();
+    tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| StoreError::Directory { dir: db.path.clone(), source })?;
+        runtime.block_on(async {
+            let mut conn = db.reading().row_buffer_size(1000).connect().await.map_err(db.failed("read"))?;
+            let read = work(&mut conn).await;
+            close(conn).await;
+            read
+        })
+    })
+}
+
+/// What a thread read.
+async fn finished<T>(thread: tokio::task::JoinHandle<Result<T, StoreError>>, db: &Db) -> Result<T, StoreError> {
+    thread.await.map_err(|error| db.damaged(format!("reading it ended early ({error})")))?
+}
+
+/// A part of the tasks' table.
+async fn read_tasks(
+    conn: &mut SqliteConnection,
     db: &Db,
     chains: &Chains,
     newer: &HashSet<u32>,
     (from, to): (i64, i64),
 ) -> Result<Vec<TaskRow>, StoreError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| StoreError::Directory { dir: db.path.clone(), source })?;
-    runtime.block_on(async {
-        let failed = db.failed("read tasks");
-        let mut conn = db.reading().row_buffer_size(1000).connect().await.map_err(&failed)?;
-        let mut stream = sqlx::query(
-            "SELECT t.no, t.id, t.body, t.memory, h.seq, h.hash, h.last, h.applied FROM tasks t \
-             LEFT JOIN task_heads h ON h.no = t.no WHERE t.no BETWEEN ? AND ? ORDER BY t.no",
-        )
-        .bind(from)
-        .bind(to)
-        .fetch(&mut conn);
-        let mut tasks = Vec::new();
-        while let Some(row) = stream.try_next().await.map_err(&failed)? {
-            let no = row.get::<i64, _>(0) as u32;
-            let id = TaskId(uuid_at(&row, 1, db)?);
-            chains.set_head(ChainId::Task(id), read_head(no, &row, 4));
-            if newer.contains(&no) {
-                continue;
-            }
-            let after = match row.get::<Option<&str>, _>(2) {
-                None => None,
-                Some(text) => Some(Arc::new(
-                    read_task(text).map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
-                )),
-            };
-            tasks.push(TaskRow { id, before: None, after, memory: row.get::<&[u8], _>(3).into() });
+    let mut stream = sqlx::query(
+        "SELECT t.no, t.id, t.body, t.memory, h.seq, h.hash, h.last, h.applied FROM tasks t \
+         LEFT JOIN task_heads h ON h.no = t.no WHERE t.no BETWEEN ? AND ? ORDER BY t.no",
+    )
+    .bind(from)
+    .bind(to)
+    .fetch(conn);
+    let mut tasks = Vec::with_capacity(usize::try_from(to - from + 1).unwrap_or(0));
+    while let Some(row) = stream.try_next().await.map_err(db.failed("read tasks"))? {
+        let no = row.get::<i64, _>(0) as u32;
+        let id = TaskId(uuid_at(&row, 1, db)?);
+        chains.set_head(ChainId::Task(id), read_head(no, &row, 4));
+        if newer.contains(&no) {
+            continue;
         }
-        drop(stream);
-        close(conn).await;
-        Ok(tasks)
-    })
+        let after = match row.get::<Option<&str>, _>(2) {
+            None => None,
+            Some(text) => Some(Arc::new(
+                read_task(text).map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
+            )),
+        };
+        tasks.push(TaskRow { id, before: None, after, memory: row.get::<&[u8], _>(3).into() });
+    }
+    Ok(tasks)
 }
 
 fn read_head(no: u32, row: &SqliteRow, at: usize) -> Head {
@@ -347,26 +389,8 @@ fn read_head(no: u32, row: &SqliteRow, at: usize) -> Head {
     Head { no, seq: seq as u64, hash, last: last as u64, applied: applied as u64, state: 0 }
 }
 
-async fn tasks(
-    db: &Db,
-    conn: &mut SqliteConnection,
-    chains: &Arc<Chains>,
-    newer: &Changes,
-) -> Result<(Vec<TaskRow>, u32), StoreError> {
-    let last: Option<i64> =
-        sqlx::query_scalar("SELECT max(no) FROM tasks").fetch_one(conn).await.map_err(db.failed("read tasks"))?;
-    let last = last.unwrap_or(0);
-    let changed: Arc<HashSet<u32>> = Arc::new(newer.tasks.keys().copied().collect());
-    let halves = [(1, last / 2), (last / 2 + 1, last)].map(|bounds| {
-        let (db, chains, changed) = (db.clone(), chains.clone(), changed.clone());
-        tokio::task::spawn_blocking(move || read_tasks(&db, &chains, &changed, bounds))
-    });
-    let mut tasks = Vec::new();
-    for half in halves {
-        let read = half.await.map_err(|error| db.damaged(format!("reading tasks ended early ({error})")))?;
-        if tasks.is_empty() { tasks = read? } else { tasks.extend(read?) }
-    }
-    let mut last_no = last as u32;
+/// Adds the tasks that changed since, and returns the highest number.
+fn add_newer_tasks(tasks: &mut Vec<TaskRow>, mut last_no: u32, chains: &Chains, newer: &Changes) -> u32 {
     for (no, change) in &newer.tasks {
         last_no = last_no.max(*no);
         let chain = ChainId::Task(change.id);
@@ -376,7 +400,7 @@ async fn tasks(
         let (after, memory) = (change.after.clone(), change.memory.clone());
         tasks.push(TaskRow { id: change.id, before: None, after, memory });
     }
-    Ok((tasks, last_no))
+    last_no
 }
 
 async fn user_heads(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
@@ -408,15 +432,20 @@ async fn actions(
     conn: &mut SqliteConnection,
     db: &Db,
     newer: &Changes,
-) -> Result<Vec<(Arc<topics::action::Action>, topics::action::Progress)>, StoreError> {
+) -> Result<Vec<(Arc<Action>, Progress)>, StoreError> {
     let wanted = "kind = 'create-next-task' OR state IN ('DECIDED', 'PENDING', 'SENT')";
     let sql =
         format!("SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE {wanted}");
+    // What the table still has of users that were erased since.
+    let visible = |action: Arc<Action>| match newer.erased.contains(&action.user) {
+        true => Arc::new(erased_action(&action)),
+        false => action,
+    };
     let mut found = HashMap::new();
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read actions"))? {
         let shown = read_action(&row, db)?;
-        found.insert(shown.action.id, (shown.action, shown.progress));
+        found.insert(shown.action.id, (visible(shown.action), shown.progress));
     }
     drop(rows);
     for (id, ActionChange { decided, progress }) in &newer.actions {
@@ -429,7 +458,7 @@ async fn actions(
                     "SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE id = ?";
                 let row = sqlx::query(sql).bind(id.as_bytes().to_vec()).fetch_optional(&mut *conn).await;
                 match row.map_err(db.failed("read actions"))? {
-                    Some(row) => read_action(&row, db)?.action,
+                    Some(row) => visible(read_action(&row, db)?.action),
                     None => continue,
                 }
             }
@@ -439,7 +468,7 @@ async fn actions(
     let mut actions: Vec<_> = found
         .into_values()
         .filter(|(action, progress)| {
-            action.kind == topics::action::ActionKind::CreateNextTask || progress.state.is_open()
+            action.kind == ActionKind::CreateNextTask || progress.state.is_open()
         })
         .collect();
     actions.sort_by_key(|(action, _)| (action.decided_at, action.id));
