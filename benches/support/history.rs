@@ -131,7 +131,7 @@ impl Held {
         let mut draw = Draw::new(u64::from(self.text));
         if draw.chance(65) {
             put.push_str("\",\"description\":\"");
-            let count = 4 + draw.below(12);
+            let count = 3 + draw.below(8);
             words::push_text(&mut draw, count, put);
         }
         let _ = write!(

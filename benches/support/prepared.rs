@@ -14,7 +14,7 @@ use super::history::History;
 use super::options::Options;
 
 /// Changes with what a seed gives, so that older logs are made anew.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const EVENTS_AN_APPEND: u64 = 5000;
 /// Tasks of which the description knows the title.
 const SAMPLES: usize = 200;

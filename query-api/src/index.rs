@@ -177,9 +177,9 @@ impl Index {
         let state = self.read();
         let search = Search::new(&state.shard, query);
         let hits = search.run();
-        let facets = hits.all.as_ref().map(|slots| {
-            let counted = query.facets.iter().map(|facet| (*facet, facets::count(&state.shard, query, *facet, slots)));
-            counted.collect()
+        let facets = hits.all.as_ref().map(|all| {
+            let gathered = query.facets.iter().map(|facet| (*facet, facets::gather(&state.shard, *facet, all)));
+            gathered.collect::<Vec<_>>()
         });
         let last = hits.page.last().filter(|_| hits.more);
         let last = last.map(|(numbers, task)| PageKey::new(&query.sort, *numbers, task.id, &task.title));
@@ -192,6 +192,8 @@ impl Index {
         let next = last.map(|key| Cursor::encode(query.digest, query.as_of, now, &key));
         let total = hits.total;
         drop(state);
+        let counted = |(facet, gathered): (Facet, facets::Gathered)| (facet, gathered.finish(query));
+        let facets = facets.map(|facets| facets.into_iter().map(counted).collect());
         TaskPage { items, included, next, total, facets, as_of: query.as_of, freshness }
     }
 

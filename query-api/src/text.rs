@@ -9,8 +9,10 @@
 //! A word of a spaced script matches from the start of a segment on; one of an unspaced script matches anywhere.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use caseless::Caseless;
+use compact_str::CompactString;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
@@ -20,7 +22,12 @@ use unicode_normalization::char::is_combining_mark;
 /// assert_eq!(query_api::text::fold("Größe İstanbul ｷﾛ"), "grosse istanbul キロ");
 /// ```
 pub fn fold(text: &str) -> String {
-    if text.is_ascii() { text.to_ascii_lowercase() } else { folded(text).collect() }
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    let mut out = String::with_capacity(text.len());
+    each_folded(text, |c| out.push(c));
+    out
 }
 
 /// The folded runs of `text`, joined by one space: the form that words and phrases are looked for in.
@@ -53,7 +60,7 @@ pub fn runs_into(text: &str, out: &mut String) {
         return;
     }
     let mut gap = true;
-    for c in folded(text) {
+    each_folded(text, |c| {
         // A kept mark belongs to the letter before it; without one it separates like any other sign.
         if c.is_alphanumeric() || (!gap && is_combining_mark(c)) {
             if gap && !out.is_empty() {
@@ -64,7 +71,7 @@ pub fn runs_into(text: &str, out: &mut String) {
         } else {
             gap = true;
         }
-    }
+    });
 }
 
 /// Calls `token` with every token of folded runs: each spaced segment, and of unspaced segments each character and
@@ -250,6 +257,56 @@ pub fn title_rank(title: &str) -> u64 {
     head(fold(title).as_bytes())
 }
 
+/// Calls `each` with every character of the folded text.
+///
+/// Normalising costs much, and most characters do not need it: those of [`is_plain`] fold each by itself, unless a mark
+/// or a letter that joins the one before it follows. Only the stretches between them go the general way.
+fn each_folded(text: &str, mut each: impl FnMut(char)) {
+    let mut odd = None;
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        if !is_plain(c) {
+            odd.get_or_insert(at);
+            continue;
+        }
+        // Nothing before a plain character joins it.
+        if let Some(start) = odd.take() {
+            folded(&text[start..at]).for_each(&mut each);
+        }
+        match c {
+            '\0'..='\x7f' => each(c.to_ascii_lowercase()),
+            '\u{80}'..ALPHABETS_END => ALPHABETS[c as usize].chars().for_each(&mut each),
+            _ if chars.peek().is_none_or(|(_, next)| is_plain(*next)) => each(c),
+            _ => odd = Some(at),
+        }
+    }
+    if let Some(start) = odd {
+        folded(&text[start..]).for_each(each);
+    }
+}
+
+/// The end of the Latin, Greek, Cyrillic and Armenian blocks. All marks that join their letters are diacritics, which
+/// folding removes; so each letter folds the same wherever it stands.
+const ALPHABETS_END: char = '\u{590}';
+
+/// What each character below [`ALPHABETS_END`] folds to.
+static ALPHABETS: LazyLock<Vec<CompactString>> =
+    LazyLock::new(|| ('\0'..ALPHABETS_END).map(|c| folded(c.encode_utf8(&mut [0; 4])).collect()).collect());
+
+/// Whether `c` folds by itself when another plain character follows, and never joins the one before it. Beyond the
+/// alphabets these are signs that fold to themselves.
+fn is_plain(c: char) -> bool {
+    matches!(c,
+        '\0'..='\u{2ff}' | '\u{370}'..='\u{482}' | '\u{48a}'..='\u{58f}'
+        // Dashes and quotes.
+        | '\u{2013}'..='\u{2016}' | '\u{2018}'..='\u{201f}'
+        // Ideographic comma and full stop, kana, Han, Hangul.
+        | '\u{3001}'..='\u{3002}' | '\u{3041}'..='\u{3096}' | '\u{30a1}'..='\u{30fa}' | '\u{30fc}'
+        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}'
+        // Pictures.
+        | '\u{1f300}'..='\u{1faff}')
+}
+
 fn folded(text: &str) -> impl Iterator<Item = char> {
     // Decomposed first, so that case folding meets the bare letters; composed last, so that Hangul and the
     // marks that stay have one form.
@@ -286,6 +343,8 @@ pub fn is_unspaced(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+
     use super::*;
 
     #[track_caller]
@@ -310,6 +369,58 @@ mod tests {
         check_runs("☀\u{fe0f} 🎉", "");
         check_runs("", "");
         check_runs(" - ", "");
+    }
+
+    /// Both ways of folding and of making runs, against the one way that knows no shortcut.
+    #[track_caller]
+    fn check_ways(text: &str) {
+        let general: String = folded(text).collect();
+        let mut quick = String::new();
+        each_folded(text, |c| quick.push(c));
+        assert_eq!(quick, general, "{text:?}");
+        assert_eq!(fold(text), general, "{text:?}");
+        let mut words = String::new();
+        for c in general.chars() {
+            if c.is_alphanumeric() || (is_combining_mark(c) && !words.is_empty() && !words.ends_with(' ')) {
+                words.push(c);
+            } else if !words.is_empty() && !words.ends_with(' ') {
+                words.push(' ');
+            }
+        }
+        assert_eq!(runs(text), words.trim_end_matches(' '), "{text:?}");
+    }
+
+    #[test]
+    fn the_quick_ways_agree_with_the_general_one() {
+        let mut random = rand::rngs::StdRng::seed_from_u64(11);
+        for _ in 0..5000 {
+            let ascii: String = (0..random.random_range(0..40)).map(|_| random.random_range('\0'..='\x7f')).collect();
+            check_ways(&ascii);
+            // Letters, marks and joining letters of every kind side by side.
+            let any: String = (0..random.random_range(0..12))
+                .map(|_| match random.random_range(0..10) {
+                    0 => random.random_range('a'..='z'),
+                    1 => random.random_range('\u{80}'..'\u{590}'),
+                    2 => random.random_range('\u{300}'..='\u{36f}'),
+                    3 => random.random_range('\u{590}'..='\u{11ff}'),
+                    4 => random.random_range('\u{1e00}'..='\u{2fff}'),
+                    5 => random.random_range('\u{3000}'..='\u{30ff}'),
+                    6 => ['\u{3099}', '\u{309a}', '\u{ff9e}', '\u{ff9f}'][random.random_range(0..4)],
+                    7 => random.random_range('\u{ac00}'..='\u{d7ff}'),
+                    8 => random.random_range('\u{f900}'..='\u{ffff}'),
+                    _ => random.random(),
+                })
+                .collect();
+            check_ways(&any);
+        }
+    }
+
+    #[test]
+    fn every_plain_character_folds_by_itself() {
+        for c in ('\0'..=char::MAX).filter(|c| is_plain(*c)) {
+            check_ways(c.encode_utf8(&mut [0; 4]));
+            check_ways(&format!("か{c}x"));
+        }
     }
 
     #[track_caller]

@@ -24,6 +24,9 @@ const PARTITIONS: i32 = 12;
 /// Most tasks that a strand begins by itself.
 const TASKS_MAX: usize = 6;
 
+/// Fields of a series that a client may know.
+const SERIES: [&str; 4] = ["recurrenceStart", "recurrenceId", "seriesId", "occurrenceIndex"];
+
 /// What a history may hold.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -364,18 +367,17 @@ impl Strand {
         for gone in ["id", "correlationId", "causationId"] {
             fields.remove(gone);
         }
-        let series = ["recurrenceStart", "recurrenceId", "seriesId", "occurrenceIndex"];
         let (mut own_id, mut correlate) = (id, self.rng.random_bool(0.5));
         match self.rng.random_range(0..6) {
             0 | 1 => {
-                series.iter().for_each(|name| drop(fields.remove(*name)));
+                SERIES.iter().for_each(|name| drop(fields.remove(*name)));
                 fields.remove("previousTaskId");
             }
             2 => own_id = uuid(&mut self.rng),
             3 if create.correlation.is_some() => {
                 own_id = uuid(&mut self.rng);
                 correlate = true;
-                series.iter().for_each(|name| drop(fields.remove(*name)));
+                SERIES.iter().for_each(|name| drop(fields.remove(*name)));
                 fields.remove("previousTaskId");
             }
             _ => {}
@@ -510,8 +512,12 @@ impl Strand {
     }
 }
 
-/// `null` and absent are the same for a client.
+/// `null` and absent are the same for a client. One that changes the rule or the due forgets what it was told of the
+/// series: whether an old `recurrenceStart` may come back under a new rule is not said.
 fn set(fields: &mut Map<String, Value>, field: &str, value: Value) {
+    if matches!(field, "recurrenceRule" | "dueDate") {
+        SERIES.iter().for_each(|name| drop(fields.remove(*name)));
+    }
     if value.is_null() {
         fields.remove(field);
     } else {

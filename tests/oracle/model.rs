@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod order;
+pub mod reading;
 pub mod reminders;
 pub mod series;
 pub mod task;

@@ -29,6 +29,7 @@ use uuid::Uuid;
 use history::{History, RecordSpec, Step};
 use model::audit::{Entry, Fact};
 use model::order::Order;
+use model::reading::DELETION_FORGETS_SUCCESSOR;
 use model::reminders::{self, Defaults, Kind, Reminder, Status};
 use model::series;
 use model::task::{self, Firsts, Meeting, TaskState};
@@ -80,6 +81,8 @@ pub struct Known {
     pub firsts: Firsts,
     pub version: u64,
     pub seq: u64,
+    /// Whether it had its successor when it was last deleted.
+    pub decided_before_deletion: bool,
 }
 
 /// A row of outbox and ledger.
@@ -360,7 +363,8 @@ impl State {
 
     fn occurrence(&self, task: &TaskState) -> Value {
         let successor = ids::successor(task.id);
-        let made = self.actions.get(&successor.0).map(|action| (successor, action.state));
+        let forgotten = DELETION_FORGETS_SUCCESSOR && self.tasks[&task.id].decided_before_deletion;
+        let made = self.actions.get(&successor.0).filter(|_| !forgotten).map(|action| (successor, action.state));
         series::occurrence(task, self.zone(task.zone, &task.user), made)
     }
 
@@ -415,6 +419,7 @@ impl State {
             firsts: Firsts { created: event.time, completed: None },
             version: 0,
             seq: 0,
+            decided_before_deletion: false,
         });
         entry.gap = known.order.is_gap(change);
         known.order.applied(event, change);
@@ -423,6 +428,7 @@ impl State {
         let mut completes = false;
         if change.action == TaskAction::Deleted {
             known.live = None;
+            known.decided_before_deletion = self.actions.contains_key(&ids::successor(id).0);
         } else {
             let meeting = Meeting {
                 task: id,

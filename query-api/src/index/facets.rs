@@ -10,13 +10,13 @@ use topics::TaskId;
 use topics::task::Priority;
 
 use super::shard::{Shard, Tag};
-use crate::filter::{DueFilter, DueWord, Facet, TaskQuery};
+use crate::filter::{DueFilter, DueKey, DueWord, Facet, TaskQuery};
 use crate::text;
 
 /// Most values of the facet `tags`.
 const TAGS_MAX: usize = 50;
 /// Up to this many tasks, tags are counted task by task; beyond, tag by tag. (Tests have few tasks.)
-const TASKS_READ: usize = if cfg!(test) { 100 } else { 20_000 };
+const TASKS_READ: u64 = if cfg!(test) { 100 } else { 20_000 };
 
 /// A value of a facet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,37 +27,53 @@ pub struct FacetValue {
     pub count: u64,
 }
 
-/// Counts one facet over `slots`: values with none left out, by count, then by value.
-pub(super) fn count(shard: &Shard, query: &TaskQuery, facet: Facet, slots: &[u32]) -> Vec<FacetValue> {
-    let mut values = match facet {
+/// A facet as far as the lock is needed for it.
+pub(super) enum Gathered {
+    Values(Vec<FacetValue>),
+    /// The due of each matching task, and whether it is completed.
+    Dues(Vec<(DueKey, bool)>),
+}
+
+/// Takes from the shard what one facet over the slots `all` needs.
+pub(super) fn gather(shard: &Shard, facet: Facet, all: &RoaringBitmap) -> Gathered {
+    Gathered::Values(match facet {
         Facet::Status => {
-            let completed = slots.iter().filter(|slot| shard.rows[**slot].completed()).count() as u64;
-            named([("open", slots.len() as u64 - completed), ("completed", completed)])
+            let counts = shard.status.each_ref().map(|bitmap| bitmap.intersection_len(all));
+            named(["open", "completed"].into_iter().zip(counts))
         }
-        Facet::Priority => {
-            let mut counts = [0; 4];
-            slots.iter().for_each(|slot| counts[usize::from(shard.rows[*slot].priority())] += 1);
-            named(Priority::ALL.map(|priority| (priority.name(), counts[priority as usize])))
-        }
+        Facet::Priority => named(Priority::ALL.map(|priority| {
+            (priority.name(), shard.priority[priority as usize].intersection_len(all))
+        })),
         Facet::Due => {
-            let words = DueWord::FACETS.map(|word| (word, DueFilter::of_word(word, query.as_of, query.zone)));
-            let mut counts = [0; DueWord::FACETS.len()];
-            for slot in slots {
-                let row = &shard.rows[*slot];
-                for (count, (_, filter)) in counts.iter_mut().zip(&words) {
-                    *count += u64::from(filter.holds(row.due(), row.completed()));
-                }
-            }
-            named(words.map(|(word, _)| word.name()).into_iter().zip(counts))
+            let rows = all.iter().map(|slot| &shard.rows[slot]);
+            return Gathered::Dues(rows.map(|row| (row.due(), row.completed())).collect());
         }
-        Facet::Tags if slots.len() <= TASKS_READ => tags_by_task(shard, slots),
-        Facet::Tags => tags_by_tag(shard, slots),
-    };
-    values.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.value.cmp(&b.value)));
-    if facet == Facet::Tags {
+        Facet::Tags if all.len() <= TASKS_READ => tags_by_task(shard, all),
+        Facet::Tags => tags_by_tag(shard, all),
+    })
+}
+
+impl Gathered {
+    /// The counts: values with none left out, by count, then by value.
+    pub(super) fn finish(self, query: &TaskQuery) -> Vec<FacetValue> {
+        let mut values = match self {
+            Gathered::Values(values) => values,
+            Gathered::Dues(dues) => {
+                let words = DueWord::FACETS.map(|word| (word, DueFilter::of_word(word, query.as_of, query.zone)));
+                let mut counts = [0; DueWord::FACETS.len()];
+                for (due, completed) in dues {
+                    for (count, (_, filter)) in counts.iter_mut().zip(&words) {
+                        *count += u64::from(filter.holds(due, completed));
+                    }
+                }
+                named(words.map(|(word, _)| word.name()).into_iter().zip(counts))
+            }
+        };
+        values.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.value.cmp(&b.value)));
+        // Of the other facets no one has as many values.
         values.truncate(TAGS_MAX);
+        values
     }
-    values
 }
 
 fn named<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<FacetValue> {
@@ -66,11 +82,11 @@ fn named<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<FacetValue
 }
 
 /// A tag is spelled as in the matching task with the smallest id.
-fn tags_by_task(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
+fn tags_by_task(shard: &Shard, slots: &RoaringBitmap) -> Vec<FacetValue> {
     // Spellings are counted as they are, and only the few different ones are folded.
     let mut spellings: HashMap<&str, (u64, TaskId)> = HashMap::new();
     for slot in slots {
-        let row = &shard.rows[*slot];
+        let row = &shard.rows[slot];
         for tag in &row.task().tags {
             let seen = spellings.entry(tag).or_insert((0, row.id));
             *seen = (seen.0 + 1, seen.1.min(row.id));
@@ -87,10 +103,9 @@ fn tags_by_task(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
     counts.into_values().map(|(count, _, tag)| FacetValue { value: tag.to_owned(), count }).collect()
 }
 
-fn tags_by_tag(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
-    let all: RoaringBitmap = slots.iter().copied().collect();
+fn tags_by_tag(shard: &Shard, all: &RoaringBitmap) -> Vec<FacetValue> {
     let within = |tag: &Tag| match &tag.posting {
-        super::posting::Posting::Many(bitmap) => bitmap.intersection_len(&all),
+        super::posting::Posting::Many(bitmap) => bitmap.intersection_len(all),
         few => few.iter().filter(|slot| all.contains(*slot)).count() as u64,
     };
     let mut counts: Vec<_> = shard.tags.iter().map(|(key, tag)| (within(tag), key, tag)).collect();
@@ -99,7 +114,7 @@ fn tags_by_tag(shard: &Shard, slots: &[u32]) -> Vec<FacetValue> {
     // Where the last place is shared, the spelling decides who gets it.
     let least = counts.get(TAGS_MAX - 1).map_or(0, |(count, ..)| *count);
     let shown = counts.into_iter().take_while(|(count, ..)| *count >= least);
-    let spelled = shown.map(|(count, key, tag)| FacetValue { value: spelling(shard, &all, key, tag), count });
+    let spelled = shown.map(|(count, key, tag)| FacetValue { value: spelling(shard, all, key, tag), count });
     spelled.collect()
 }
 

@@ -29,7 +29,7 @@ pub(super) fn load(restored: &Restored, views: &[ViewSpec], zone: Tz) -> Shard {
                 let slot = shard.reserve(row.id);
                 let user = shard.user_or_new(&task.user_id);
                 let zone = shard.users[user as usize].zone.unwrap_or(zone);
-                shard.rows[slot] = Row::new(Arc::clone(task), user, zone);
+                shard.rows[slot] = Row::new(Arc::clone(task), user, zone, &shard.rows[slot]);
             }
             // A second state of one task would be a fault of the store; the last one holds, as in commits.
             _ => shard.set_task(row, &mut Vec::new()),

@@ -150,40 +150,70 @@ impl ViewTable {
         self.rows.get(&key).map(|held| &held.row)
     }
 
-    /// Puts a row in place of the one with its key, or takes that one away; gives the row that was there.
+    /// Puts a row in place of the one with its key, or takes that one away; gives the row that was there. Only the sets
+    /// in which it stands elsewhere now are touched.
     pub(super) fn set(&mut self, key: Uuid, row: Option<Arc<dyn ViewRow>>) -> Option<Arc<dyn ViewRow>> {
-        let old = self.rows.remove(&key);
-        if let Some(old) = &old {
+        let Some(row) = row else {
+            let old = self.rows.remove(&key)?;
             self.parts[usize::from(old.part)].remove(&(old.at, key));
-            if let Some(places) = self.by_user.get_mut(old.row.user()) {
-                places.remove(&(old.at, key));
-                if places.is_empty() {
-                    self.by_user.remove(old.row.user());
-                }
-            }
-            if let Some(task) = old.row.task()
-                && let Some(keys) = self.by_task.get_mut(&task)
-            {
-                keys.retain(|held| *held != key);
-                if keys.is_empty() {
-                    self.by_task.remove(&task);
-                }
-            }
-        }
-        let old = old.map(|held| held.row);
-        let Some(row) = row else { return old };
+            self.leave_user(old.row.user(), (old.at, key));
+            self.leave_task(old.row.task(), key);
+            return Some(old.row);
+        };
         let at = match row.column(self.spec.sort_column) {
             Value::At(at) => at.millis(),
             _ => LAST,
         };
         let part = self.part_of(&*row);
-        self.parts[usize::from(part)].insert((at, key));
-        self.by_user.get_or_insert_with(row.user().clone(), BTreeSet::new).insert((at, key));
-        if let Some(task) = row.task() {
-            self.by_task.get_or_insert_with(task, || Vec::with_capacity(1)).push(key);
+        let replaced = self.rows.insert(key, Held { row: Arc::clone(&row), at, part });
+        let old = replaced.as_ref();
+        if old.map(|held| (held.part, held.at)) != Some((part, at)) {
+            if let Some(old) = old {
+                self.parts[usize::from(old.part)].remove(&(old.at, key));
+            }
+            self.parts[usize::from(part)].insert((at, key));
         }
-        self.rows.insert(key, Held { row, at, part });
-        old
+        if old.map(|held| (held.row.user(), held.at)) != Some((row.user(), at)) {
+            if let Some(old) = old {
+                self.leave_user(old.row.user(), (old.at, key));
+            }
+            match self.by_user.get_mut(row.user()) {
+                Some(places) => {
+                    places.insert((at, key));
+                }
+                None => {
+                    self.by_user.insert(row.user().clone(), BTreeSet::from([(at, key)]));
+                }
+            }
+        }
+        let was = old.and_then(|held| held.row.task());
+        if was != row.task() {
+            self.leave_task(was, key);
+            if let Some(task) = row.task() {
+                self.by_task.get_or_insert_with(task, || Vec::with_capacity(1)).push(key);
+            }
+        }
+        replaced.map(|held| held.row)
+    }
+
+    fn leave_user(&mut self, user: &UserId, place: Place) {
+        if let Some(places) = self.by_user.get_mut(user) {
+            places.remove(&place);
+            if places.is_empty() {
+                self.by_user.remove(user);
+            }
+        }
+    }
+
+    fn leave_task(&mut self, task: Option<TaskId>, key: Uuid) {
+        if let Some(task) = task
+            && let Some(keys) = self.by_task.get_mut(&task)
+        {
+            keys.retain(|held| *held != key);
+            if keys.is_empty() {
+                self.by_task.remove(&task);
+            }
+        }
     }
 
     fn part_of(&self, row: &dyn ViewRow) -> u8 {

@@ -18,10 +18,11 @@ mod top;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
 use topics::Task;
 
 use super::order::Days;
-use super::posting::Posting;
+use super::posting::{Posting, bitmap_of};
 use super::shard::{COMPLETED, RECURRING, Row, Shard, UNTAGGED};
 use crate::filter::{DueKey, Numbers, PageKey, SortBy, Sortable, Status, TagsMode, TaskQuery, due_number};
 use plan::Candidates;
@@ -53,6 +54,8 @@ pub(super) struct Search<'a> {
     outside: Vec<&'a Posting>,
     /// Whether the sets leave something of `q` to be looked up in the text.
     text_open: bool,
+    /// The score that sorts first, where scores are sorted by.
+    best_score: Option<i64>,
     /// The key after which the page begins, its title made whole.
     after: Option<(PageKey, String)>,
 }
@@ -64,7 +67,7 @@ pub(super) struct Hits<'a> {
     /// Whether more follow.
     pub(super) more: bool,
     /// All matching slots, when they were asked for.
-    pub(super) all: Option<Vec<u32>>,
+    pub(super) all: Option<RoaringBitmap>,
     /// How many match, when asked for.
     pub(super) total: Option<u64>,
 }
@@ -83,6 +86,7 @@ impl<'a> Search<'a> {
             sets: Vec::new(),
             outside: Vec::new(),
             text_open: false,
+            best_score: best_score(query),
             after: query.after.clone().map(|key| {
                 let title = whole_title(shard, &key);
                 (key, title)
@@ -152,29 +156,30 @@ impl<'a> Search<'a> {
         let wants_all = !self.query.facets.is_empty();
         let wants_total = self.query.counts;
         if self.nothing {
-            let all = wants_all.then(Vec::new);
+            let all = wants_all.then(RoaringBitmap::new);
             return Hits { page: Vec::new(), more: false, all, total: wants_total.then_some(0) };
         }
-        let counted = if wants_total && !wants_all { self.count_by_sets() } else { None };
+        let mut all = if wants_all || wants_total { self.all_by_sets() } else { None };
+        let unknown = (wants_all || wants_total) && all.is_none();
         let mut top = Top::new(self);
-        if (wants_all || (wants_total && counted.is_none())) || !self.walk(&mut top) {
-            let mut all = Vec::new();
-            let mut total = 0;
+        if unknown || !self.walk(&mut top) {
+            let mut slots = Vec::new();
             let scanned = self.scan(|slot, row| {
-                total += 1;
-                if wants_all {
-                    all.push(slot);
+                if unknown {
+                    slots.push(slot);
                 }
                 top.offer(slot, row);
                 true
             });
             debug_assert!(scanned);
-            let (page, more) = top.finish();
-            let total = wants_total.then(|| counted.unwrap_or(total));
-            return Hits { page, more, all: wants_all.then_some(all), total };
+            if unknown {
+                slots.sort_unstable();
+                all = Some(bitmap_of(slots));
+            }
         }
         let (page, more) = top.finish();
-        Hits { page, more, all: None, total: counted }
+        let total = all.as_ref().filter(|_| wants_total).map(RoaringBitmap::len);
+        Hits { page, more, all: all.filter(|_| wants_all), total }
     }
 
     /// Calls `each` with every matching slot, in no order, until it says no.
@@ -235,12 +240,20 @@ impl<'a> Search<'a> {
     }
 
     fn numbers(&self, row: &Row) -> Numbers {
-        let sort = &self.query.sort;
         let score = match &self.query.text {
-            Some(text) if sort.uses(SortBy::Relevance) => text.score(row.task()),
+            Some(text) if self.best_score.is_some() => text.score(row.task()),
             _ => 0,
         };
-        sort.numbers(&Sortable {
+        self.numbers_with(row, score)
+    }
+
+    /// The numbers of a row at its best: no text has to be read for them. `None` where the text plays no part.
+    fn numbers_at_best(&self, row: &Row) -> Option<Numbers> {
+        self.best_score.map(|score| self.numbers_with(row, score))
+    }
+
+    fn numbers_with(&self, row: &Row, score: i64) -> Numbers {
+        self.query.sort.numbers(&Sortable {
             due: match row.due() {
                 DueKey::None => None,
                 due => due_number(due, |day| self.days.start(day)),
@@ -264,6 +277,13 @@ impl<'a> Search<'a> {
         let titles = || (row.task().title.as_str(), title.as_str());
         self.query.sort.compare(numbers, &key.numbers, titles, || (row.id, key.id)) == Ordering::Greater
     }
+}
+
+fn best_score(query: &TaskQuery) -> Option<i64> {
+    let text = query.text.as_ref()?;
+    let key = query.sort.0.iter().find(|key| key.by == SortBy::Relevance)?;
+    let needles = text.groups.iter().filter(|group| !group.excluded).flat_map(|group| group.any.iter().flatten());
+    Some(if key.reversed { 0 } else { 6 * needles.count() as i64 })
 }
 
 /// The title of the cursor's task: looked up when the cursor holds only its beginning.

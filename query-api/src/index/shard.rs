@@ -20,7 +20,7 @@ use super::order::DueTrees;
 use super::posting::Posting;
 use super::rows::ViewTable;
 use super::table::{Slab, SlotTable, SplitMap};
-use super::tokens::{Tokens, Words, same_text};
+use super::tokens::{Tokens, WordChange, same_text};
 use crate::filter::{DueKey, is_recurring};
 use crate::text;
 
@@ -54,7 +54,8 @@ const DATED: u16 = 1 << 5;
 const PRIORITY_SHIFT: u16 = 6;
 
 impl Row {
-    pub(super) fn new(task: Arc<Task>, user: u32, user_zone: Tz) -> Row {
+    /// The row of a task, which stood in `before`.
+    pub(super) fn new(task: Arc<Task>, user: u32, user_zone: Tz, before: &Row) -> Row {
         let due = DueKey::of(task.due_date, task.timezone.unwrap_or(user_zone));
         let floats = matches!(task.due_date, Some(Due::Floating(_))) && task.timezone.is_none();
         let (due, kind) = match due {
@@ -71,12 +72,17 @@ impl Row {
         ] {
             flags |= if set { flag } else { 0 };
         }
+        // A title has to be folded for its rank.
+        let title_rank = match &before.task {
+            Some(known) if known.title == task.title => before.title_rank,
+            _ => text::title_rank(&task.title),
+        };
         Row {
             id: task.id,
             due,
             created: task.created_at.millis(),
             updated: task.updated_at.millis(),
-            title_rank: text::title_rank(&task.title),
+            title_rank,
             user,
             flags,
             task: Some(task),
@@ -142,7 +148,7 @@ pub(super) struct Shard {
     gone: SplitMap<TaskId, Option<UserId>>,
     pub(super) views: Vec<ViewTable>,
     pub(super) zone: Tz,
-    scratch: (Words, Words),
+    scratch: WordChange,
 }
 
 impl Shard {
@@ -193,12 +199,13 @@ impl Shard {
     }
 
     pub(super) fn user_or_new(&mut self, id: &UserId) -> u32 {
-        let next = self.users.len() as u32;
-        let at = *self.user_ids.get_or_insert_with(id.clone(), || next);
-        if at == next {
-            self.users.push(User { zone: None, slots: Posting::default() });
+        if let Some(known) = self.user(id) {
+            return known;
         }
-        at
+        let next = self.users.len() as u32;
+        self.user_ids.insert(id.clone(), next);
+        self.users.push(User { zone: None, slots: Posting::default() });
+        next
     }
 
     /// Applies the rows of a commit. What is replaced goes to `replaced`, to be freed after the lock; rows of views that
@@ -271,7 +278,7 @@ impl Shard {
         let new = task.map(|task| {
             let user = self.user_or_new(&task.user_id);
             let zone = self.users[user as usize].zone.unwrap_or(self.zone);
-            Row::new(task, user, zone)
+            Row::new(task, user, zone, &self.rows[slot])
         });
         let mut old = std::mem::take(&mut self.rows[slot]);
         let id = old.id;
@@ -327,18 +334,20 @@ impl Shard {
         let no_tags: &[CompactString] = &[];
         let (was, is) = (before.map_or(no_tags, |t| &t.tags), after.map_or(no_tags, |t| &t.tags));
         if was != is {
-            was.iter().for_each(|tag| self.remove_tag(tag, slot));
-            is.iter().for_each(|tag| self.tags.entry_ref(&*text::tag_key(tag)).or_default().insert(tag, slot));
+            // A tag in two spellings, or twice, has one place in its set: then all tags leave before all come back.
+            let plain = are_different(was) && are_different(is);
+            let stays = |tag: &CompactString| plain && was.contains(tag) && is.contains(tag);
+            was.iter().filter(|tag| !stays(tag)).for_each(|tag| self.remove_tag(tag, slot));
+            for tag in is.iter().filter(|tag| !stays(tag)) {
+                self.tags.entry_ref(&*text::tag_key(tag)).or_default().insert(tag, slot);
+            }
         }
         if let (Some(before), Some(after)) = (before, after)
             && same_text(before, after)
         {
             return;
         }
-        let (old, new) = &mut self.scratch;
-        old.read(before);
-        new.read(after);
-        self.tokens.change(slot, old, new);
+        self.tokens.change(slot, before, after, &mut self.scratch);
     }
 
     fn remove_tag(&mut self, tag: &CompactString, slot: u32) {
@@ -365,6 +374,11 @@ impl Tag {
             None => self.spellings.push((spelling.clone(), 1)),
         }
     }
+}
+
+/// Whether no two of `tags` are the same but for case.
+fn are_different(tags: &[CompactString]) -> bool {
+    tags.iter().enumerate().all(|(at, tag)| tags[..at].iter().all(|other| text::tag_key(other) != text::tag_key(tag)))
 }
 
 fn move_bit(bitmaps: &mut [RoaringBitmap], slot: u32, was: Option<usize>, is: Option<usize>) {

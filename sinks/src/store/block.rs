@@ -386,7 +386,7 @@ mod tests {
             let mut damaged = stored.clone();
             damaged[at] ^= 0x41;
             if let Ok(block) = decode(193, 64, &damaged) {
-                assert_eq!(block.iter().map(|(_, _, texts)| texts.after.len()).count(), 64);
+                assert!(block.iter().map(|(_, _, texts)| texts.after.len()).sum::<usize>() <= block.texts.len());
             }
         }
         assert!(decode(1, 65, &stored).is_err());

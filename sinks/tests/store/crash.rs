@@ -62,7 +62,7 @@ async fn a_journal_cut_within_its_last_transaction_opens_and_goes_on() {
     }
     eventually("the last photograph", || moments.lock().unwrap().len() == 4).await;
     opened.store.close().await;
-    let moments = moments.lock().unwrap();
+    let moments = std::mem::take(&mut *moments.lock().unwrap());
     let (before, last) = (&moments[moments.len() - 2], &moments[moments.len() - 1]);
     assert_eq!((before.n, last.n), (3, 4));
     let (start, end) = (len(&before.dir, "journal.db-wal"), len(&last.dir, "journal.db-wal"));

@@ -96,7 +96,7 @@ async fn a_history_comes_back() {
     }
     // What listeners hear is what readers see.
     let all = expected(&history, dir.path()).await;
-    let heard = heard.lock().unwrap();
+    let heard = std::mem::take(&mut *heard.lock().unwrap());
     assert_eq!(heard.len(), all.len());
     for ((entry, [prev, hash]), (_, json)) in heard.iter().zip(&all) {
         assert_eq!(&serde_json::from_str::<Json>(&shown_entry(entry, prev, hash).json).unwrap(), json);

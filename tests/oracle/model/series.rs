@@ -9,6 +9,7 @@ use topics::event::TaskAction;
 use topics::task::RecurrenceMode;
 use topics::{Due, TaskId, Timestamp};
 
+use super::reading::{MISFIT_IS_ANCHORED, SCHEDULED_IS_ALWAYS_BASE, SCHEDULED_OUTLIVES_DUE, VERSION_BEGINS_WITH_ONE};
 use super::task::{TaskState, warnings_json};
 
 /// What a rule with its task comes to.
@@ -65,29 +66,22 @@ fn anchor(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: T
     let other_kind = matches!((task.start, task.due), (Some(start), Some(due)) if !start.same_kind(due));
     let fresh = (changed && !given) || (other_kind && stored.is_some());
     let anchor = if fresh { task.due } else { anchor_of(task) };
-    let judged = match judge_at(task, task.mode, anchor, zone) {
-        Judged::Invalid("mode") => judge_at(task, RecurrenceMode::Due, anchor, zone),
-        judged => judged,
-    };
-    let series = match judged {
-        Judged::Invalid(_) => {
-            task.series = task.series.or(Some(task.id));
-            if fresh || task.start.is_none() {
-                task.start = anchor;
-                task.scheduled = task.start.filter(|_| stored.is_some() && fresh);
-                task.index = task.scheduled.map(|_| 1);
-            }
-            return;
-        }
-        Judged::Unanchored => None,
-        Judged::Series(series) => Some(series),
+    let judged = judge_at(task, task.mode, anchor, zone);
+    let counted = !matches!(judged, Judged::Invalid(_));
+    // What the mode refuses is a rule all the same: it is anchored.
+    let judged = if counted { judged } else { judge_at(task, RecurrenceMode::Due, anchor, zone) };
+    let (start, series) = match judged {
+        Judged::Invalid(_) if !MISFIT_IS_ANCHORED => return,
+        Judged::Invalid(_) => (anchor, None),
+        Judged::Unanchored => (None, None),
+        Judged::Series(series) => (Some(series.anchor()), Some(series).filter(|_| counted)),
     };
     task.series = task.series.or(Some(task.id));
     if fresh || task.start.is_none() {
-        task.start = series.as_ref().map(Series::anchor);
+        task.start = start;
         // A task that begins its series has no scheduled instant but its due; a new version has one.
-        task.scheduled = task.start.filter(|_| stored.is_some() && fresh);
-        task.index = task.scheduled.map(|_| 1);
+        task.scheduled = start.filter(|_| stored.is_some() && fresh);
+        task.index = task.scheduled.map(|_| 1).filter(|_| VERSION_BEGINS_WITH_ONE);
     }
     let Some(series) = series else { return };
     match (task.scheduled, task.due) {
@@ -100,12 +94,11 @@ fn anchor(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: T
 
 /// The instant or date that the next occurrence is counted from.
 fn base_of(task: &TaskState) -> Option<Due> {
-    if let Some(scheduled) = task.scheduled && task.mode == RecurrenceMode::Due { return Some(scheduled); }
-    let due = task.due?;
-    match task.mode {
-        RecurrenceMode::Completion => Some(due),
-        RecurrenceMode::Due if task.previous.is_some() => task.scheduled.or(Some(due)),
-        RecurrenceMode::Due => Some(due),
+    let of_version = task.previous.is_some() || SCHEDULED_IS_ALWAYS_BASE;
+    let scheduled = task.scheduled.filter(|_| task.mode == RecurrenceMode::Due && of_version);
+    match task.due {
+        Some(due) => scheduled.or(Some(due)),
+        None => scheduled.filter(|_| SCHEDULED_OUTLIVES_DUE),
     }
 }
 
@@ -147,7 +140,7 @@ pub fn occurrence(task: &TaskState, zone: Tz, successor: Option<(TaskId, &str)>)
         Judged::Series(series) => {
             anchor = task.start.map(|_| series.anchor());
             remaining = task.index.and_then(|index| series.remaining(index));
-            if let Some(base) = base_of(task) {
+            if let Some(base) = task.due.and(base_of(task)) {
                 match series.next_after(base, task.index.unwrap_or(1), None, Missed::Keep) {
                     Next::Due(found) => (state, next) = ("ACTIVE", Some(found)),
                     Next::Ended(why) => (state, reason) = ("ENDED", Some(why.name())),
@@ -161,7 +154,7 @@ pub fn occurrence(task: &TaskState, zone: Tz, successor: Option<(TaskId, &str)>)
         "anchor": anchor, "state": state, "reason": reason, "currentDue": task.due,
         "nextDue": next.map(|next| next.due), "nextDueAt": next.map(|next| next.at),
         "occurrenceIndex": task.index, "remaining": remaining,
-        "successor": super::open(),
+        "successor": successor.map(|(task, state)| json!({"taskId": task, "state": state})),
         "warnings": warnings_json(&task.warnings.iter().filter(|(field, _)| field.starts_with("recurrence")).cloned().collect::<Vec<_>>()),
     })
 }

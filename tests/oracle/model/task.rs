@@ -9,6 +9,8 @@ use topics::reminder::ReminderEntry;
 use topics::task::RecurrenceMode;
 use topics::{Due, TaskId, Timestamp};
 
+use super::reading::CREATED_AGAIN_WHILE_OPEN;
+
 /// A warning: field, code.
 pub type Warning = (String, String);
 
@@ -61,8 +63,7 @@ pub struct Meeting<'a> {
 /// snapshot or the stored task.
 pub fn after(change: &TaskChange, meeting: &Meeting<'_>) -> (TaskState, Firsts) {
     let mut firsts = match meeting.stored {
-        // `CREATED` again: `createdAt` is of that event.
-        Some((_, firsts)) if change.action == TaskAction::Created => Firsts { created: meeting.time, ..firsts.clone() },
+        Some((_, firsts)) if change.action == TaskAction::Created && CREATED_AGAIN_WHILE_OPEN => Firsts { created: meeting.time, ..firsts.clone() },
         Some((_, firsts)) => firsts.clone(),
         None => Firsts { created: meeting.time, completed: None },
     };

@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use roaring::RoaringBitmap;
-use topics::task::Priority;
+use roaring::{MultiOps, RoaringBitmap};
 
 use super::{RECURRING, SMALL, Search, TINY, UNTAGGED};
 use crate::filter::Status;
@@ -154,8 +153,8 @@ impl<'a> Search<'a> {
             && self.due_steps().into_iter().flatten().nth(SMALL as usize).is_none()
     }
 
-    /// The number of matching tasks, where sets alone tell it.
-    pub(super) fn count_by_sets(&self) -> Option<u64> {
+    /// All matching slots, where sets alone tell them.
+    pub(super) fn all_by_sets(&self) -> Option<RoaringBitmap> {
         let (query, shard) = (self.query, self.shard);
         let ranged = query.due.is_some() || query.created.is_set() || query.updated.is_set();
         if ranged || self.text_open || self.user.is_some() || self.sets.iter().any(|set| set.len <= SMALL) {
@@ -181,10 +180,11 @@ impl<'a> Search<'a> {
         if !self.outside.is_empty() {
             bitmap -= union(self.outside.iter().copied());
         }
-        let chosen = Priority::ALL.iter().filter(|priority| self.priorities >> **priority as u8 & 1 == 1);
-        if self.priorities == 0b1111 {
-            return Some(bitmap.len());
+        if self.priorities != 0b1111 {
+            let bitmaps = shard.priority.iter().enumerate();
+            let chosen = bitmaps.filter(|(at, _)| self.priorities >> at & 1 == 1).map(|(_, chosen)| chosen);
+            bitmap &= chosen.union();
         }
-        Some(chosen.map(|priority| bitmap.intersection_len(&shard.priority[*priority as usize])).sum())
+        Some(bitmap)
     }
 }

@@ -33,11 +33,17 @@ impl<'s, 'a> Top<'s, 'a> {
     }
 
     pub(super) fn offer(&mut self, slot: u32, row: &Row) {
+        let too_late = |offered: &(Numbers, u32)| {
+            self.worst.as_ref().is_some_and(|worst| self.search.compare(offered, worst) == Ordering::Greater)
+        };
+        if self.worst.is_some()
+            && self.search.numbers_at_best(row).is_some_and(|numbers| too_late(&(numbers, slot)))
+        {
+            return;
+        }
         let numbers = self.search.numbers(row);
         let offered = (numbers, slot);
-        if !self.search.is_after(&numbers, row)
-            || self.worst.as_ref().is_some_and(|worst| self.search.compare(&offered, worst) == Ordering::Greater)
-        {
+        if !self.search.is_after(&numbers, row) || too_late(&offered) {
             return;
         }
         self.kept.push(offered);

@@ -127,7 +127,7 @@ impl Ledger {
         while from_table < query.limit {
             let rows = table_page(query, after, pool, db).await?;
             let full = rows.len() == query.limit;
-            after = rows.last().map(|shown| key(shown)).or(after);
+            after = rows.last().map(key).or(after);
             for shown in rows.into_iter().filter(|shown| !ahead.contains_key(&shown.action.id)) {
                 from_table += 1;
                 page.push(ShownAction { action: erased.visible(shown.action), ..shown });

@@ -135,13 +135,12 @@ fn uuid_at(row: &SqliteRow, at: usize, db: &Db) -> Result<Uuid, StoreError> {
 
 /// Users and their keys.
 pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
-    let mut users = chains.users_mut();
     let mut rows = sqlx::query("SELECT no, user_id, key, erased_to, old_key FROM user_key ORDER BY no").fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         let id = UserId::parse(row.get(1)).ok_or_else(|| db.damaged("a user in it has no id"))?;
         let erased_to: i64 = row.get(3);
-        let no = users.add(User { id, key: key(2), erased_to: erased_to as u64, old_key: key(4) });
+        let no = chains.users_mut().add(User { id, key: key(2), erased_to: erased_to as u64, old_key: key(4) });
         if i64::from(no) != row.get::<i64, _>(0) {
             return Err(db.damaged(format!("user number {no} is missing")));
         }
