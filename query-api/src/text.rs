@@ -167,39 +167,29 @@ pub fn has_phrase(field: &str, phrase: &str) -> bool {
 /// As [`find`] for one ASCII word in a raw ASCII field, without folding it first: most titles are ASCII.
 pub fn find_ascii_word(field: &[u8], word: &[u8]) -> Found {
     let mut best = Found::Not;
-    let mut at = 0;
-    while at + word.len() <= field.len() {
-        if field[at].is_ascii_alphanumeric() {
-            if field[at..at + word.len()].eq_ignore_ascii_case(word) {
-                if field.get(at + word.len()).is_none_or(|b| !b.is_ascii_alphanumeric()) {
-                    return Found::Whole;
-                }
-                best = Found::Start;
+    for at in word_starts(field, word) {
+        let Some(head) = field.get(at..at + word.len()) else { break };
+        if head.eq_ignore_ascii_case(word) {
+            if field.get(at + word.len()).is_none_or(|byte| !byte.is_ascii_alphanumeric()) {
+                return Found::Whole;
             }
-            while field.get(at).is_some_and(u8::is_ascii_alphanumeric) {
-                at += 1;
-            }
+            best = Found::Start;
         }
-        at += 1;
     }
     best
 }
 
 /// As [`has_phrase`] for an ASCII phrase in a raw ASCII field, without folding it first.
 pub fn has_ascii_phrase(field: &[u8], phrase: &[u8]) -> bool {
-    let mut at = 0;
-    while at < field.len() {
-        if field[at].is_ascii_alphanumeric() {
-            if begins_with_phrase(&field[at..], phrase) {
-                return true;
-            }
-            while field.get(at).is_some_and(u8::is_ascii_alphanumeric) {
-                at += 1;
-            }
-        }
-        at += 1;
-    }
-    false
+    word_starts(field, phrase).any(|at| begins_with_phrase(&field[at..], phrase))
+}
+
+/// Where in `field` words begin that have the first byte of `needle` (folded): few are left to be compared.
+fn word_starts<'a>(field: &'a [u8], needle: &[u8]) -> impl Iterator<Item = usize> + use<'a> {
+    let first = needle.first().copied();
+    let begins = move |at: usize| at == 0 || !field[at - 1].is_ascii_alphanumeric();
+    let alike = field.iter().enumerate().filter(move |(_, byte)| Some(byte.to_ascii_lowercase()) == first);
+    alike.map(|(at, _)| at).filter(move |at| begins(*at))
 }
 
 fn begins_with_phrase(field: &[u8], phrase: &[u8]) -> bool {

@@ -53,7 +53,7 @@ pub type OnDurable = Box<dyn Fn(&Durable) + Send + Sync>;
 /// Where commits go and where audit, ledger and dead letters are read from.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Takes the next commit. Blocks while too much is on its way to the disk.
+    /// Takes the next commit. Blocks while too much is on its way to the disk. After [`Store::close`] it is dropped.
     fn append(&self, commit: Arc<Commit>);
 
     /// Has `f` called with every commit that becomes durable from now on.

@@ -15,12 +15,10 @@ use topics::event::Limits;
 use topics::{TaskId, Timestamp};
 use uuid::Uuid;
 
-use super::Oracle;
+use super::{Oracle, PARTITIONS};
 use super::history::{History, Item, RecordSpec, Step};
 use super::model::reminders::Status;
 
-/// Partitions of `task-events`.
-const PARTITIONS: i32 = 12;
 /// Most tasks that a strand begins by itself.
 const TASKS_MAX: usize = 6;
 

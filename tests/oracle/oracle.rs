@@ -8,6 +8,7 @@ pub mod history;
 pub mod model;
 pub mod generate;
 pub mod compare;
+pub mod cases;
 #[cfg(test)]
 mod tests;
 
@@ -16,11 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use chrono::NaiveTime;
 use chrono_tz::Tz;
+use pipeline::source::log::records_of_body;
 use serde_json::{Map, Value, json};
 use topics::dead_letter::Reason;
 use topics::event::{
     Decoded, EventBody, Field, Limits, SkipReason, TaskAction, TaskChange, TaskEvent, UserSettings, decode,
 };
+use topics::partition::partition_of;
 use topics::record::SourceTopic;
 use topics::reminder::{Channel, Offset};
 use topics::{Position, Record, TaskId, Timestamp, ids};
@@ -33,6 +36,9 @@ use model::reading::DELETION_FORGETS_SUCCESSOR;
 use model::reminders::{self, Defaults, Kind, Reminder, Status};
 use model::series;
 use model::task::{self, Firsts, Meeting, TaskState};
+
+/// Partitions of `task-events`.
+pub const PARTITIONS: i32 = 12;
 
 /// A list that a reader can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -751,5 +757,52 @@ fn exact_numbers(value: &mut Value) {
         Value::Array(list) => list.iter_mut().for_each(exact_numbers),
         Value::Object(fields) => fields.values_mut().for_each(exact_numbers),
         _ => {}
+    }
+}
+
+/// The oracle in the product's place, so that cases can be held against it.
+impl compare::Product for Oracle {
+    fn append(&mut self, records: &[RecordSpec]) {
+        records.iter().for_each(|record| self.apply(record));
+        self.fire();
+    }
+
+    fn post(&mut self, content_type: &str, body: Vec<u8>) -> u16 {
+        let Ok(records) = records_of_body(Some(content_type), body.into(), None, self.now) else { return 415 };
+        for record in records {
+            let spec = RecordSpec {
+                partition: partition_of(record.key.as_deref(), PARTITIONS),
+                key: record.key.map(|key| String::from_utf8_lossy(&key).into_owned()),
+                headers: record.headers.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value).into_owned())).collect(),
+                value: record.value.map(|value| value.to_vec()),
+            };
+            self.apply(&spec);
+        }
+        self.fire();
+        202
+    }
+
+    fn advance(&mut self, to: Timestamp) {
+        Oracle::advance(self, to);
+    }
+
+    fn restart(&mut self) {}
+
+    fn kill(&mut self) {}
+
+    fn rows(&mut self, view: View) -> Vec<Value> {
+        Oracle::rows(self, view)
+    }
+
+    fn counter(&mut self, name: &str) -> Option<f64> {
+        let count = match name {
+            "tasktide_duplicates_total" => self.duplicates(),
+            "tasktide_stale_total" => self.stale(),
+            _ => {
+                let reason = name.split('"').nth(1)?;
+                self.skipped.get(reason).copied().unwrap_or_default()
+            }
+        };
+        Some(count as f64)
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -232,10 +231,90 @@ impl InProcess {
         }
     }
 
-    /// Where its data is.
-    pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().to_owned()
+    /// Key, headers and value of the first record of the topic of dead letters.
+    pub fn first_dead_letter(&self) -> (Option<String>, BTreeMap<String, String>, String) {
+        let log = &self.running.as_ref().expect("it runs").parts().log;
+        let topic = "task-events-dlq";
+        let readable = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        for (partition, end) in log.ends(topic) {
+            if end > 0 {
+                let records = self.client.runtime.block_on(log.read(topic, partition, 0, 1)).expect("the log can be read");
+                let record = records.first().expect("the partition is not empty");
+                let headers = record.headers.iter().map(|(name, value)| (name.to_string(), readable(value)));
+                return (record.key.as_deref().map(readable), headers.collect(), readable(record.value.as_deref().unwrap_or_default()));
+            }
+        }
+        panic!("there is no dead letter");
     }
+
+    /// Headers and first line of a stream.
+    pub fn stream_head(&self, path: &str) -> (BTreeMap<String, String>, String) {
+        let url = format!("http://{}{path}", self.client.addr);
+        self.client.runtime.block_on(async {
+            let mut response = self.client.http.get(url).send().await.expect("an answer");
+            let headers = response.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+            let headers = headers.collect();
+            let mut text = String::new();
+            while !text.contains('\n') {
+                let chunk = response.chunk().await.expect("the stream goes on").expect("the stream is open");
+                text.push_str(&String::from_utf8_lossy(&chunk));
+            }
+            (headers, text.lines().next().unwrap_or_default().to_owned())
+        })
+    }
+
+    /// Events of a stream: reads until `ready`, does `then`, and reads on until `done` or for `patience`.
+    pub fn stream(
+        &mut self,
+        path: &str,
+        last_id: Option<&str>,
+        patience: Duration,
+        ready: impl Fn(&Events) -> bool,
+        then: impl FnOnce(&mut InProcess),
+        done: impl Fn(&Events) -> bool,
+    ) -> Events {
+        let deadline = Instant::now() + patience;
+        let url = format!("http://{}{path}", self.client.addr);
+        let mut request = self.client.http.get(url);
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let mut response = self.client.runtime.block_on(request.send()).expect("an answer");
+        assert_eq!(response.status().as_u16(), 200);
+        let mut text = Vec::new();
+        let mut then = Some(then);
+        loop {
+            let events = events_of(&text);
+            if then.is_some() && ready(&events) {
+                then.take().expect("not yet done")(self);
+            }
+            if then.is_none() && done(&events) {
+                return events;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.client.runtime.block_on(async { tokio::time::timeout(left, response.chunk()).await }) {
+                Err(_) => return events,
+                Ok(chunk) => text.extend_from_slice(&chunk.expect("the stream goes on").expect("the stream is open")),
+            }
+        }
+    }
+}
+
+/// Events of a stream as (event, id, data).
+pub type Events = Vec<(String, Option<String>, Value)>;
+
+/// The whole events of a text of Server-Sent Events.
+fn events_of(text: &[u8]) -> Events {
+    let text = String::from_utf8_lossy(text);
+    let mut blocks: Vec<&str> = text.split("\n\n").collect();
+    // The last one has not ended.
+    blocks.pop();
+    let events = blocks.into_iter().filter_map(|block| {
+        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|rest| rest.trim_start().to_owned()));
+        let data = field("data").and_then(|data| serde_json::from_str(&data).ok()).unwrap_or_default();
+        Some((field("event")?, field("id"), data))
+    });
+    events.collect()
 }
 
 impl Drop for InProcess {

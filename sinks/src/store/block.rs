@@ -179,6 +179,12 @@ pub(crate) fn ids(count: usize, data: &[u8]) -> Result<impl Iterator<Item = Uuid
     Ok(ids.as_chunks::<16>().0.iter().map(|id| Uuid::from_bytes(*id)))
 }
 
+thread_local! {
+    /// Its buffers are larger than a block.
+    static UNPACKER: std::cell::RefCell<zstd::bulk::Decompressor<'static>> =
+        zstd::bulk::Decompressor::new().expect("there is memory for a decompressor").into();
+}
+
 /// Reads a stored block of `count` entries.
 pub(crate) fn decode(first: u64, count: usize, data: &[u8]) -> Result<Block, Unreadable> {
     let mut reader = Reader::new(data);
@@ -192,7 +198,8 @@ pub(crate) fn decode(first: u64, count: usize, data: &[u8]) -> Result<Block, Unr
     if len > TEXTS_MAX {
         return Err(Unreadable);
     }
-    let mut columns = zstd::bulk::decompress(reader.rest(), len as usize).map_err(|_| Unreadable)?;
+    let mut columns =
+        UNPACKER.with_borrow_mut(|unpacker| unpacker.decompress(reader.rest(), len as usize)).map_err(|_| Unreadable)?;
     let mut reader = Reader::new(&columns);
     let mut block = Block { first, high_water, slots: Vec::with_capacity(count), texts: String::new() };
     for (id, hash) in ids.iter().zip(hashes) {

@@ -243,9 +243,11 @@ impl Sqlite {
         let threads = vec![
             thread("store-encode", encode(encoder, shared.clone(), options.clone())),
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
-            thread("store-tables", views::run(views_conn, shared.clone(), views_db.clone(), options.clone(), newer)),
-            thread("store-index", index_runs(runs_conn, shared.clone(), runs_db)),
+            thread("store-tables", views::run(shared.clone(), views_db.clone(), options, newer)),
+            thread("store-index", index_runs(shared.clone(), runs_db)),
         ];
+        close(views_conn).await;
+        close(runs_conn).await;
         let store = Sqlite {
             shared,
             runtime: tokio::runtime::Handle::current(),
@@ -301,6 +303,32 @@ fn thread(name: &str, work: impl Future<Output = ()> + Send + 'static) -> JoinHa
     std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("the store needs four threads")
 }
 
+/// What projections of the journal cost must not be taken from those who wait for a commit. The threads of SQLite that
+/// this thread starts are as it is.
+fn lower_priority() {
+    const NICE: i32 = 5;
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "a background thread keeps its priority");
+    }
+}
+
+/// Opens a file that was open before, for a thread of its own; tries until it works or the store is closed.
+async fn open_again(shared: &Shared, db: &Db) -> Option<sqlx::SqliteConnection> {
+    loop {
+        match db.open_plain().await {
+            Ok(conn) => return Some(conn),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a file cannot be opened again; will retry");
+                shared.set_failing(Some(error.to_string()));
+            }
+        }
+        if shared.stop.load(Ordering::Acquire) != 0 {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 /// The encoding thread.
 async fn encode(mut encoder: Encoder, shared: Arc<Shared>, options: Options) {
     let mut next = Instant::now();
@@ -341,7 +369,9 @@ fn wait_for_erasure(shared: &Shared, n: u64) {
 }
 
 /// The thread that writes and merges runs.
-async fn index_runs(mut conn: sqlx::SqliteConnection, shared: Arc<Shared>, db: Db) {
+async fn index_runs(shared: Arc<Shared>, db: Db) {
+    lower_priority();
+    let Some(mut conn) = open_again(&shared, &db).await else { return };
     while shared.stop.load(Ordering::Acquire) == 0 {
         match runs::advance(&mut conn, &shared.index).await {
             Ok(true) => continue,

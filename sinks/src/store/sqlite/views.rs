@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
-use crate::store::sqlite::{Options, Shared, ledger};
+use crate::store::sqlite::{Options, Shared, ledger, lower_priority, open_again};
 use crate::store::task_text::write_task;
 
 /// The log beside `views.db` is moved into it when it has grown to this size.
@@ -104,7 +104,9 @@ impl Pending {
 }
 
 /// The flushing thread.
-pub(crate) async fn run(mut conn: SqliteConnection, shared: Arc<Shared>, db: Db, options: Options, restored: Changes) {
+pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored: Changes) {
+    lower_priority();
+    let Some(mut conn) = open_again(&shared, &db).await else { return shared.pending.close() };
     let mut dirty = restored;
     let mut next = Instant::now();
     let mut log_moved = true;
