@@ -203,7 +203,11 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let already_sent = if restored.n == 0 { rebuild::deliveries(&log).await? } else { Vec::new() };
     let target = targets::target(&options.actions, &settings, &log);
     let (outcomes, outcome_batches) = Outcomes::new();
-    let relay = Relay::start(target, targets::relay_settings(&settings)?, targets::ports(&store, &clock, metrics.clone(), outcomes))?;
+    let relay = Relay::start(
+        target,
+        targets::relay_settings(&settings)?,
+        targets::ports(&store, &clock, metrics.clone(), outcomes),
+    )?;
     relay.restore(restored.actions.clone());
     let (dead_letters, dead_letters_done) = dead_letters::copy_to_topic(&log, &store, clock.clone()).await?;
 

@@ -124,9 +124,7 @@ impl Settings {
     pub fn read(given: BTreeMap<String, Value>) -> Result<Settings, SettingError> {
         let mut from = Given { given, known: Vec::new() };
         let mut config = pipeline::Config::default();
-        if let Some(zone) =
-            from.text("timezone", "an IANA zone name", "Europe/Berlin", topics::time::parse_zone)?
-        {
+        if let Some(zone) = from.text("timezone", "an IANA zone name", "Europe/Berlin", topics::time::parse_zone)? {
             config.timezone = zone;
         }
         if let Some(offsets) =

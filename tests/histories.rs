@@ -3,10 +3,14 @@
 //! `TASKTIDE_SEEDS=1000 cargo test --test histories` runs that many strands; `TASKTIDE_SEED=17` begins at another seed.
 //! A failure prints the seed, the smallest history found that still differs, and the rows.
 
+#[allow(dead_code, reason = "two test targets share it, and neither uses all")]
 #[path = "oracle/oracle.rs"]
 mod oracle;
+#[allow(dead_code, reason = "two test targets share it, and neither uses all")]
 #[path = "oracle/product.rs"]
 mod product;
+#[path = "oracle/tests.rs"]
+mod tests;
 
 use oracle::compare::{report, run, shrink};
 use oracle::generate::{self, Options};

@@ -1,7 +1,9 @@
 //! Cases of public bug reports against the whole product, over HTTP and by its commands.
 
+#[allow(dead_code, reason = "two test targets share it, and neither uses all")]
 #[path = "oracle/oracle.rs"]
 mod oracle;
+#[allow(dead_code, reason = "two test targets share it, and neither uses all")]
 #[path = "oracle/product.rs"]
 mod product;
 
@@ -26,7 +28,8 @@ const NOT_RUN: [(u64, &str); 7] = [
 ];
 
 /// Kinds whose cases are events, queries and steps.
-const BY_VIEWS: [&str; 9] = ["recurrence", "reminder", "filter", "search", "paging", "audit", "envelope", "outbox", "broker"];
+const BY_VIEWS: [&str; 9] =
+    ["recurrence", "reminder", "filter", "search", "paging", "audit", "envelope", "outbox", "broker"];
 
 fn number(case: &Value) -> u64 {
     case["n"].as_u64().expect("cases are numbered")
@@ -52,7 +55,8 @@ fn views_and_queries() {
 
 #[test]
 fn every_case_is_run_or_named() {
-    let elsewhere = |case: &Value| case.get("rule").is_some() || matches!(number(case), 142 | 156 | 158 | 160 | 162 | 167);
+    let elsewhere =
+        |case: &Value| case.get("rule").is_some() || matches!(number(case), 142 | 156 | 158 | 160 | 162 | 167);
     let missed: Vec<u64> = cases::load()
         .iter()
         .filter(|case| !is_by_views(case) && !elsewhere(case) && !NOT_RUN.iter().any(|(n, _)| *n == number(case)))
@@ -81,14 +85,20 @@ fn rules_in_a_batch() {
         .expect("the program starts");
     child.stdin.take().expect("it is piped").write_all(lines.join("\n").as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
-    let answers: Vec<Value> =
-        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let answers: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON line"))
+        .collect();
     assert_eq!(answers.len(), rules.len());
     let mut wrong = Vec::new();
     for (case, answer) in rules.iter().zip(&answers) {
         let expect = &case["expect"];
         let times = |list: &Value| -> Vec<String> {
-            list.as_array().into_iter().flatten().map(|at| at.as_str().unwrap_or_default().replace(".000Z", "Z")).collect()
+            list.as_array()
+                .into_iter()
+                .flatten()
+                .map(|at| at.as_str().unwrap_or_default().replace(".000Z", "Z"))
+                .collect()
         };
         let next = if expect["dates"].is_array() { &expect["dates"] } else { &expect["next"] };
         let right = answer["id"] == case["n"]
@@ -140,19 +150,33 @@ fn a_stream_resumes_at_every_id() {
         .to_string()
     };
     let lines: Vec<String> = (1..=3).map(changes).collect();
-    let all = product.stream(path, None, NOT_LONG, until_live, |product| {
-        assert_eq!(product.post("application/x-ndjson", lines.join("\n").into_bytes()), 202);
-    }, |events: &Events| events.iter().filter(|(name, ..)| name == "task.upsert").count() >= 6);
+    let all = product.stream(
+        path,
+        None,
+        NOT_LONG,
+        until_live,
+        |product| {
+            assert_eq!(product.post("application/x-ndjson", lines.join("\n").into_bytes()), 202);
+        },
+        |events: &Events| events.iter().filter(|(name, ..)| name == "task.upsert").count() >= 6,
+    );
     let after_live = all.iter().position(|(name, ..)| name == "live").expect("it was awaited") + 1;
     let changed: Events = all[after_live..].to_vec();
     assert_eq!(changed.len(), 3);
     for (number, (_, id, _)) in changed.iter().enumerate() {
         let id = id.clone().expect("a change has an id");
         let rest = &changed[number + 1..];
-        let again = product.stream("/v1/stream?topics=tasks", Some(&id), Duration::from_secs(3), |_: &Events| true, |_| {}, |events: &Events| {
-            !rest.is_empty() && events.len() >= rest.len()
-        });
-        let data = |events: &[(String, Option<String>, Value)]| -> Vec<Value> { events.iter().map(|(.., data)| data.clone()).collect() };
+        let again = product.stream(
+            "/v1/stream?topics=tasks",
+            Some(&id),
+            Duration::from_secs(3),
+            |_: &Events| true,
+            |_| {},
+            |events: &Events| !rest.is_empty() && events.len() >= rest.len(),
+        );
+        let data = |events: &[(String, Option<String>, Value)]| -> Vec<Value> {
+            events.iter().map(|(.., data)| data.clone()).collect()
+        };
         assert_eq!(data(&again), data(rest), "after id {id}");
     }
 }
@@ -160,7 +184,10 @@ fn a_stream_resumes_at_every_id() {
 #[test]
 fn a_snapshot_and_what_follows_leave_no_gap() {
     let case = case(158);
-    let (created, updated) = (case["generate"]["created"].as_u64().expect("a number"), case["generate"]["updatedDuring"].as_u64().expect("a number"));
+    let (created, updated) = (
+        case["generate"]["created"].as_u64().expect("a number"),
+        case["generate"]["updatedDuring"].as_u64().expect("a number"),
+    );
     let mut product = InProcess::start(cases::clock(&case), Given::new());
     let mut first = case.clone();
     first["expect"] = json!({});
@@ -174,15 +201,23 @@ fn a_snapshot_and_what_follows_leave_no_gap() {
         })
         .collect();
     // The updates are sent as soon as the stream is open, while the snapshot is on its way.
-    let events = product.stream("/v1/stream?snapshot=true", None, NOT_LONG, |_: &Events| true, |product| {
-        assert_eq!(product.post("application/x-ndjson", lines.join("\n").into_bytes()), 202);
-    }, |events: &Events| {
-        let mut titles = std::collections::BTreeMap::new();
-        for (_, _, data) in events.iter().filter(|(name, ..)| name == "task.upsert") {
-            titles.insert(data["id"].to_string(), data["title"].as_str().unwrap_or_default().starts_with("changed"));
-        }
-        titles.values().filter(|changed| **changed).count() as u64 >= updated && until_live(events)
-    });
+    let events = product.stream(
+        "/v1/stream?snapshot=true",
+        None,
+        NOT_LONG,
+        |_: &Events| true,
+        |product| {
+            assert_eq!(product.post("application/x-ndjson", lines.join("\n").into_bytes()), 202);
+        },
+        |events: &Events| {
+            let mut titles = std::collections::BTreeMap::new();
+            for (_, _, data) in events.iter().filter(|(name, ..)| name == "task.upsert") {
+                titles
+                    .insert(data["id"].to_string(), data["title"].as_str().unwrap_or_default().starts_with("changed"));
+            }
+            titles.values().filter(|changed| **changed).count() as u64 >= updated && until_live(events)
+        },
+    );
     let mut state = std::collections::BTreeMap::new();
     for (_, _, data) in events.into_iter().filter(|(name, ..)| name == "task.upsert") {
         state.insert(data["id"].to_string(), data);
@@ -196,8 +231,18 @@ fn a_snapshot_and_what_follows_leave_no_gap() {
 #[test]
 fn a_lost_place_is_told() {
     let case = case(160);
-    let mut product = InProcess::start(cases::clock(&case), Given::from([("stream.replay".to_owned(), case["env"]["TASKTIDE_STREAM__REPLAY"].clone())]));
-    let events = product.stream("/v1/stream", Some("no such id"), NOT_LONG, |_: &Events| true, |_| {}, |events: &Events| !events.is_empty());
+    let mut product = InProcess::start(
+        cases::clock(&case),
+        Given::from([("stream.replay".to_owned(), case["env"]["TASKTIDE_STREAM__REPLAY"].clone())]),
+    );
+    let events = product.stream(
+        "/v1/stream",
+        Some("no such id"),
+        NOT_LONG,
+        |_: &Events| true,
+        |_| {},
+        |events: &Events| !events.is_empty(),
+    );
     assert_eq!(json!(events[0].0), case["expect"]["sseFirst"]);
 }
 

@@ -85,7 +85,8 @@ fn report(name: &str, mut times: Vec<Duration>, cpu: Duration) {
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
     let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
     println!("{name:<60} p50 {p50:>8.1}   p99 {p99:>9.1}   max {max:>9.1}   CPU mean {cpu:>8.1} µs");
-    let line = serde_json::json!({"bench": "index", "what": name, "p50_us": p50, "p99_us": p99, "max_us": max, "cpu_us": cpu});
+    let line =
+        serde_json::json!({"bench": "index", "what": name, "p50_us": p50, "p99_us": p99, "max_us": max, "cpu_us": cpu});
     println!("{line}");
 }
 

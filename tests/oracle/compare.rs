@@ -114,6 +114,15 @@ pub fn differences(oracle: &Oracle, product: &mut dyn Product) -> Vec<Difference
         }
         all.extend(differences_of(view, oracle.rows(view), found));
     }
+    for (name, expected) in oracle.counters() {
+        if let Some(found) = product.counter(&name).filter(|found| *found != expected as f64) {
+            all.push(Difference {
+                view: View::Audit,
+                key: name.clone(),
+                lines: vec![format!("{name}: expected {expected}, found {found}")],
+            });
+        }
+    }
     for line in product.inconsistencies() {
         all.push(Difference { view: View::Audit, key: "itself".to_owned(), lines: vec![line] });
     }

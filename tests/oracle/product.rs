@@ -238,10 +238,18 @@ impl InProcess {
         let readable = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         for (partition, end) in log.ends(topic) {
             if end > 0 {
-                let records = self.client.runtime.block_on(log.read(topic, partition, 0, 1)).expect("the log can be read");
+                let records = self
+                    .client
+                    .runtime
+                    .block_on(log.read(topic, partition, 0, 1, 1 << 20))
+                    .expect("the log can be read");
                 let record = records.first().expect("the partition is not empty");
                 let headers = record.headers.iter().map(|(name, value)| (name.to_string(), readable(value)));
-                return (record.key.as_deref().map(readable), headers.collect(), readable(record.value.as_deref().unwrap_or_default()));
+                return (
+                    record.key.as_deref().map(readable),
+                    headers.collect(),
+                    readable(record.value.as_deref().unwrap_or_default()),
+                );
             }
         }
         panic!("there is no dead letter");
@@ -252,7 +260,10 @@ impl InProcess {
         let url = format!("http://{}{path}", self.client.addr);
         self.client.runtime.block_on(async {
             let mut response = self.client.http.get(url).send().await.expect("an answer");
-            let headers = response.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+            let headers = response
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
             let headers = headers.collect();
             let mut text = String::new();
             while !text.contains('\n') {
@@ -310,7 +321,11 @@ fn events_of(text: &[u8]) -> Events {
     // The last one has not ended.
     blocks.pop();
     let events = blocks.into_iter().filter_map(|block| {
-        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|rest| rest.trim_start().to_owned()));
+        let field = |name: &str| {
+            block
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|rest| rest.trim_start().to_owned()))
+        };
         let data = field("data").and_then(|data| serde_json::from_str(&data).ok()).unwrap_or_default();
         Some((field("event")?, field("id"), data))
     });

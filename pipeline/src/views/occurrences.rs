@@ -11,7 +11,7 @@ use chrono_tz::Tz;
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use topics::Task;
-use topics::action::ActionState;
+use topics::action::{ActionKind, ActionState};
 use topics::ids::{TaskId, UserId};
 use topics::task::{RecurrenceMode, Warning};
 use topics::time::{Due, Timestamp};
@@ -229,7 +229,12 @@ pub fn occurrence_of(rules: &mut RuleCache, task: &Task, zone: Tz) -> Option<Occ
 
 /// Makes what follows the changes.
 pub(super) fn follow(_: &Config, number: u8) -> Box<dyn Follow> {
-    Box::new(Occurrences { number, rows: Sharded::with_capacity(0), rules: RuleCache::new(RULES_MAX) })
+    Box::new(Occurrences {
+        number,
+        rows: Sharded::with_capacity(0),
+        successors: Sharded::with_capacity(0),
+        rules: RuleCache::new(RULES_MAX),
+    })
 }
 
 const RULES_MAX: usize = 65_536;
@@ -237,6 +242,8 @@ const RULES_MAX: usize = 65_536;
 struct Occurrences {
     number: u8,
     rows: Sharded<Arc<Occurrence>>,
+    /// Of each task that has one; it outlives the row, since a task has one successor ever.
+    successors: Sharded<Successor>,
     rules: RuleCache,
 }
 
@@ -257,7 +264,8 @@ impl Occurrences {
             (_, _, None) => None,
         };
         let held = self.rows.get(delta.task.0);
-        let row = row.map(|row| Occurrence { successor: held.and_then(|held| held.successor), ..row });
+        let successor = self.successors.get(delta.task.0).copied();
+        let row = row.map(|row| Occurrence { successor, ..row });
         if held.map(|held| &**held) == row.as_ref() {
             return;
         }
@@ -292,14 +300,22 @@ impl Follow for Occurrences {
         for row in stored.rows.iter().filter_map(row_as::<Occurrence>) {
             self.rows.insert(row.task_id.0, row);
         }
+        for (action, progress) in stored.actions {
+            if action.kind == ActionKind::CreateNextTask {
+                let successor = Successor { state: progress.state, task_id: TaskId(action.id) };
+                self.successors.insert(action.task.0, successor);
+            }
+        }
     }
 
     fn step(&mut self, step: &Step, out: &mut Vec<Effect>) {
         match step {
             Step::Delta(delta) => self.follow_task(delta, out),
             Step::Successor { task, successor, state } => {
+                let successor = Successor { state: *state, task_id: *successor };
+                self.successors.insert(task.0, successor);
                 let Some(held) = self.rows.get(task.0) else { return };
-                let successor = Some(Successor { state: *state, task_id: *successor });
+                let successor = Some(successor);
                 if held.successor != successor {
                     let row = Occurrence { successor, ..Occurrence::clone(held) };
                     self.put(row, out);

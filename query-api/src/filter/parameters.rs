@@ -271,7 +271,8 @@ impl<'a> Reader<'a> {
             })
             .unwrap_or_default();
         let values = self.list("tags")?;
-        let mut keys: Vec<_> = values.iter().filter(|tag| !tag.is_empty()).map(|tag| text::tag_key(tag).into_owned()).collect();
+        let mut keys: Vec<_> =
+            values.iter().filter(|tag| !tag.is_empty()).map(|tag| text::tag_key(tag).into_owned()).collect();
         if !keys.is_empty() && keys.len() < values.len() {
             self.fail("tags", "has an empty tag among others; tags= alone means tasks without tags");
         }

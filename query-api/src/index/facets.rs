@@ -41,9 +41,9 @@ pub(super) fn gather(shard: &Shard, facet: Facet, all: &RoaringBitmap) -> Gather
             let counts = shard.status.each_ref().map(|bitmap| bitmap.intersection_len(all));
             named(["open", "completed"].into_iter().zip(counts))
         }
-        Facet::Priority => named(Priority::ALL.map(|priority| {
-            (priority.name(), shard.priority[priority as usize].intersection_len(all))
-        })),
+        Facet::Priority => named(
+            Priority::ALL.map(|priority| (priority.name(), shard.priority[priority as usize].intersection_len(all))),
+        ),
         Facet::Due => {
             let rows = all.iter().map(|slot| &shard.rows[slot]);
             return Gathered::Dues(rows.map(|row| (row.due(), row.completed())).collect());

@@ -198,8 +198,9 @@ pub(crate) fn decode(first: u64, count: usize, data: &[u8]) -> Result<Block, Unr
     if len > TEXTS_MAX {
         return Err(Unreadable);
     }
-    let mut columns =
-        UNPACKER.with_borrow_mut(|unpacker| unpacker.decompress(reader.rest(), len as usize)).map_err(|_| Unreadable)?;
+    let mut columns = UNPACKER
+        .with_borrow_mut(|unpacker| unpacker.decompress(reader.rest(), len as usize))
+        .map_err(|_| Unreadable)?;
     let mut reader = Reader::new(&columns);
     let mut block = Block { first, high_water, slots: Vec::with_capacity(count), texts: String::new() };
     for (id, hash) in ids.iter().zip(hashes) {

@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn changes_follow_from_the_states() {
-        let task = r#"{"completed":false,"extra":{},"recurrenceMode":"due","tags":[],"title":"x","version":1,"warnings":[]}"#;
+        let task =
+            r#"{"completed":false,"extra":{},"recurrenceMode":"due","tags":[],"title":"x","version":1,"warnings":[]}"#;
         let other = r#"{"completed":true,"extra":{"a":1},"recurrenceMode":"due","tags":["t"],"title":"x","version":2,"warnings":[1]}"#;
         check_changes(None, None, "[]");
         check_changes(Some(task), Some(task), "[]");

@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
@@ -26,16 +26,18 @@ use uuid::Uuid;
 use crate::store::chains::{Chains, write};
 use crate::store::data_dir::DataDir;
 use crate::store::encoder::{Encoder, Group, weight};
-use crate::store::queue::{Popped, Queue};
+use crate::store::queue::Queue;
 use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
 
 mod db;
+mod threads;
 mod journal;
 mod views;
 mod ledger;
 mod dead_letters;
 mod runs;
 mod candidates;
+mod page;
 mod audit;
 mod check;
 mod erase;
@@ -47,6 +49,7 @@ use journal::Journal;
 use ledger::Ledger;
 use load::Mark;
 use runs::Index;
+use threads::{encode, index_runs, thread};
 use views::Pending;
 
 /// Bounds and delays.
@@ -292,101 +295,6 @@ async fn resume_erasures(conn: &mut sqlx::SqliteConnection, shared: &Shared, db:
         users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
     };
     if open.is_empty() { Ok(()) } else { erase::run(conn, &open, shared, db).await }
-}
-
-/// Runs asynchronous work on a thread of its own.
-fn thread(name: &str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a thread of the store needs a timer and a waker").block_on(work);
-    };
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("the store needs four threads")
-}
-
-/// What projections of the journal cost must not be taken from those who wait for a commit. The threads of SQLite that
-/// this thread starts are as it is.
-fn lower_priority() {
-    const NICE: i32 = 5;
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "a background thread keeps its priority");
-    }
-}
-
-/// Opens a file that was open before, for a thread of its own; tries until it works or the store is closed.
-async fn open_again(shared: &Shared, db: &Db) -> Option<sqlx::SqliteConnection> {
-    loop {
-        match db.open_plain().await {
-            Ok(conn) => return Some(conn),
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a file cannot be opened again; will retry");
-                shared.set_failing(Some(error.to_string()));
-            }
-        }
-        if shared.stop.load(Ordering::Acquire) != 0 {
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// The encoding thread.
-async fn encode(mut encoder: Encoder, shared: Arc<Shared>, options: Options) {
-    let mut next = Instant::now();
-    loop {
-        let Popped::Item(commit) = shared.commits.pop(Duration::MAX) else { break };
-        let mut group = Group::default();
-        encoder.add(commit, &mut group);
-        loop {
-            if group.weight >= options.group_events || !group.erased.is_empty() {
-                break;
-            }
-            let left = next.saturating_duration_since(Instant::now());
-            match shared.commits.pop(left) {
-                Popped::Item(commit) => encoder.add(commit, &mut group),
-                // While the writer has one group at work and one at hand, this one may as well grow.
-                Popped::Nothing if shared.groups.weight() > 0 => next = Instant::now() + Duration::from_millis(1),
-                Popped::Nothing | Popped::Closed => break,
-            }
-        }
-        encoder.close(&mut group, shared.durable.get());
-        let last = group.commits.last().map_or(0, |commit| commit.n);
-        let erased = !group.erased.is_empty();
-        shared.groups.push(group, 1);
-        next = Instant::now() + options.linger;
-        if erased {
-            wait_for_erasure(&shared, last);
-        }
-    }
-    shared.groups.close();
-}
-
-/// Until the keys of erased users are gone: a second erasure of one of them must not find the first one's key.
-fn wait_for_erasure(shared: &Shared, n: u64) {
-    shared.durable.wait_blocking(n);
-    while shared.chains.users().iter().any(|(_, user)| user.old_key.is_some()) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// The thread that writes and merges runs.
-async fn index_runs(shared: Arc<Shared>, db: Db) {
-    lower_priority();
-    let Some(mut conn) = open_again(&shared, &db).await else { return };
-    while shared.stop.load(Ordering::Acquire) == 0 {
-        match runs::advance(&mut conn, &shared.index).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(source) => {
-                let error = db.failed("write a run")(source);
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the audit's indexes stay in memory; will retry"
-                );
-            }
-        }
-        std::thread::park_timeout(Duration::from_millis(250));
-    }
-    close(conn).await;
 }
 
 #[async_trait]

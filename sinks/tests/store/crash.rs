@@ -280,7 +280,8 @@ async fn an_altered_entry_breaks_its_chain_and_no_other() {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("journal.db"));
     let mut conn = options.connect().await.unwrap();
     let first = (altered / 64 * 64 + 1) as i64;
-    let row = sqlx::query("SELECT data FROM audit_block WHERE first = ?").bind(first).fetch_one(&mut conn).await.unwrap();
+    let row =
+        sqlx::query("SELECT data FROM audit_block WHERE first = ?").bind(first).fetch_one(&mut conn).await.unwrap();
     let mut data: Vec<u8> = row.get(0);
     // The hash as it stands in the block, changed by one bit.
     let id = history.entries[altered].id;
@@ -291,7 +292,12 @@ async fn an_altered_entry_breaks_its_chain_and_no_other() {
         .collect();
     let place = data.windows(32).position(|window| window == hash).unwrap();
     data[place + 5] ^= 1;
-    sqlx::query("UPDATE audit_block SET data = ? WHERE first = ?").bind(data).bind(first).execute(&mut conn).await.unwrap();
+    sqlx::query("UPDATE audit_block SET data = ? WHERE first = ?")
+        .bind(data)
+        .bind(first)
+        .execute(&mut conn)
+        .await
+        .unwrap();
 
     let task = history.entries[altered].task.unwrap();
     let check = opened.store.check_chain(task).await.unwrap().unwrap();

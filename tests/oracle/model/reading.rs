@@ -17,8 +17,11 @@ pub const SCHEDULED_OUTLIVES_DUE: bool = true;
 /// fields alone. True: the task is anchored at its due all the same.
 pub const MISFIT_IS_ANCHORED: bool = true;
 
-/// §6: «one successor a task, ever». True: a task that was deleted and created again shows no successor that it had.
-pub const DELETION_FORGETS_SUCCESSOR: bool = true;
+/// §6: «one successor a task, ever». False: it is shown for ever. True: a task that was deleted and created again shows no successor that it had.
+pub const DELETION_FORGETS_SUCCESSOR: bool = false;
 
 /// §13: «`CREATED` again: `createdAt` of that event». True: also for a task that was not deleted in between.
 pub const CREATED_AGAIN_WHILE_OPEN: bool = true;
+
+/// §1.2: absent series fields are kept; §6: «rule removed: `seriesId` kept». True: the others go with the rule.
+pub const REMOVED_RULE_TAKES_VERSION: bool = true;

@@ -9,7 +9,10 @@ use topics::event::TaskAction;
 use topics::task::RecurrenceMode;
 use topics::{Due, TaskId, Timestamp};
 
-use super::reading::{MISFIT_IS_ANCHORED, SCHEDULED_IS_ALWAYS_BASE, SCHEDULED_OUTLIVES_DUE, VERSION_BEGINS_WITH_ONE};
+use super::reading::{
+    MISFIT_IS_ANCHORED, REMOVED_RULE_TAKES_VERSION, SCHEDULED_IS_ALWAYS_BASE, SCHEDULED_OUTLIVES_DUE,
+    VERSION_BEGINS_WITH_ONE,
+};
 use super::task::{TaskState, warnings_json};
 
 /// What a rule with its task comes to.
@@ -51,7 +54,12 @@ fn anchor_of(task: &TaskState) -> Option<Due> {
 /// Gives an event's task its series fields. `stored` is the task before; `given` tells that the event itself (or the
 /// ledger) brought another `recurrenceStart` than the stored one.
 pub fn settle(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: Tz) {
-    let Some(text) = task.rule.clone() else { return };
+    let Some(text) = task.rule.clone() else {
+        if REMOVED_RULE_TAKES_VERSION && stored.is_some_and(|stored| stored.rule.is_some()) {
+            (task.start, task.scheduled, task.index) = (None, None, None);
+        }
+        return;
+    };
     // What the mode refuses is a rule all the same: it is anchored.
     if Rule::parse(&text).is_ok() {
         anchor(task, stored, given, zone, &text);
@@ -88,6 +96,8 @@ fn anchor(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: T
         // The ordinal of a first task follows its due.
         (None, Some(due)) => task.index = Some(series.ordinal(due)),
         (Some(scheduled), _) => task.index = task.index.or(Some(series.ordinal(scheduled))),
+        // Only a calendar can count without a due.
+        (None, None) if task.mode == RecurrenceMode::Completion => task.index = task.index.or(Some(1)),
         (None, None) => {}
     }
 }

@@ -63,7 +63,9 @@ pub struct Meeting<'a> {
 /// snapshot or the stored task.
 pub fn after(change: &TaskChange, meeting: &Meeting<'_>) -> (TaskState, Firsts) {
     let mut firsts = match meeting.stored {
-        Some((_, firsts)) if change.action == TaskAction::Created && CREATED_AGAIN_WHILE_OPEN => Firsts { created: meeting.time, ..firsts.clone() },
+        Some((_, firsts)) if change.action == TaskAction::Created && CREATED_AGAIN_WHILE_OPEN => {
+            Firsts { created: meeting.time, ..firsts.clone() }
+        }
         Some((_, firsts)) => firsts.clone(),
         None => Firsts { created: meeting.time, completed: None },
     };

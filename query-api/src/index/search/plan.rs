@@ -68,9 +68,8 @@ impl<'a> Search<'a> {
     pub(super) fn scan_cost(&self) -> f64 {
         let all = self.shard.len() as f64;
         let of_user = self.user.map(|user| self.shard.users[user as usize].slots.len() as f64 * SET_NS);
-        let of_sets = self.sets.iter().map(|set| {
-            set.len as f64 * (SET_NS + if set.postings.len() > 1 { UNION_NS } else { 0.0 })
-        });
+        let of_sets =
+            self.sets.iter().map(|set| set.len as f64 * (SET_NS + if set.postings.len() > 1 { UNION_NS } else { 0.0 }));
         let begin = of_sets.chain(of_user).fold(all * ROW_NS, f64::min);
         let text = if self.text_open { TEXT_NS } else { 0.0 };
         begin + all * self.density() * self.status_share() * (SCAN_NS + text)

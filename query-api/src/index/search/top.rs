@@ -36,9 +36,7 @@ impl<'s, 'a> Top<'s, 'a> {
         let too_late = |offered: &(Numbers, u32)| {
             self.worst.as_ref().is_some_and(|worst| self.search.compare(offered, worst) == Ordering::Greater)
         };
-        if self.worst.is_some()
-            && self.search.numbers_at_best(row).is_some_and(|numbers| too_late(&(numbers, slot)))
-        {
+        if self.worst.is_some() && self.search.numbers_at_best(row).is_some_and(|numbers| too_late(&(numbers, slot))) {
             return;
         }
         let numbers = self.search.numbers(row);

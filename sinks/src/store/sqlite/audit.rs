@@ -1,15 +1,13 @@
 //! Reading the audit: entries by number, and pages of them by task, by user, or by time.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 use sqlx::Row;
 use sqlx::sqlite::SqlitePool;
-use topics::audit::{AuditAction, AuditKey, AuditQuery, ShownEntry};
+use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::ids::TaskId;
-use topics::time::Timestamp;
 use uuid::Uuid;
 
 use crate::store::StoreError;
@@ -17,9 +15,9 @@ use crate::store::block::{After, BLOCK, Block, Slot, Texts, block_of, decode, id
 use crate::store::chains::{ChainId, Chains};
 use crate::store::encoder::id_key;
 use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
-use crate::store::json;
 use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::db::Db;
+use crate::store::sqlite::page::{Best, Wanted};
 use crate::store::sqlite::runs::{Index, Key, Kind};
 use crate::store::task_text::Personal;
 
@@ -386,96 +384,4 @@ impl Audit {
 
 fn erase_state(text: &str) -> String {
     Personal::find(text).map_or_else(String::new, |personal| personal.erase(text))
-}
-
-/// A query made ready for comparing with entries.
-struct Wanted<'a> {
-    query: &'a AuditQuery,
-    user: Option<u32>,
-    /// As JSON.
-    actor: Option<String>,
-    /// As JSON.
-    correlation: Option<String>,
-    /// First and last millisecond, the cursor included.
-    from: i64,
-    to: i64,
-}
-
-impl<'a> Wanted<'a> {
-    /// `None` when nothing can match.
-    fn new(query: &'a AuditQuery, chains: &Chains) -> Option<Self> {
-        let user = match &query.user {
-            Some(user) => Some(chains.users().no(user)?),
-            None => None,
-        };
-        let quote = |text: &String| serde_json::to_string(text).expect("text is JSON");
-        let mut from = query.from.unwrap_or(Timestamp::MIN).millis();
-        let mut to = query.to.map_or(i64::MAX, |to| to.millis().saturating_sub(1));
-        if let Some(after) = query.after.filter(|_| query.task.is_none()) {
-            match query.ascending {
-                true => from = from.max(after.timestamp.millis()),
-                false => to = to.min(after.timestamp.millis()),
-            }
-        }
-        let (actor, correlation) = (query.actor.as_ref().map(quote), query.correlation_id.as_ref().map(quote));
-        (from <= to).then_some(Wanted { query, user, actor, correlation, from, to })
-    }
-
-    fn matches(&self, slot: &Slot, metadata: &str) -> bool {
-        let query = self.query;
-        let has = |actions: &[AuditAction]| actions.is_empty() || actions.contains(&slot.action);
-        (self.from..=self.to).contains(&slot.timestamp.millis())
-            && has(&query.actions)
-            && query.stale.is_none_or(|stale| stale == slot.stale)
-            && self.user.is_none_or(|user| user == slot.user)
-            && self.actor.as_deref().is_none_or(|actor| {
-                json::field(metadata, "actor").and_then(|found| json::field(found, "id")) == Some(actor)
-            })
-            && self.correlation.as_deref().is_none_or(|id| json::field(metadata, "correlationId") == Some(id))
-    }
-}
-
-/// The best entries so far in the order asked for.
-struct Best {
-    ascending: bool,
-    limit: usize,
-    after: Option<AuditKey>,
-    found: BTreeMap<AuditKey, u64>,
-}
-
-impl Best {
-    fn new(query: &AuditQuery) -> Self {
-        Best { ascending: query.ascending, limit: query.limit, after: query.after, found: BTreeMap::new() }
-    }
-
-    fn offer(&mut self, key: AuditKey, n: u64) {
-        let behind = self.after.is_none_or(|after| if self.ascending { key > after } else { key < after });
-        if behind {
-            self.found.insert(key, n);
-            if self.found.len() > self.limit {
-                if self.ascending {
-                    self.found.pop_last()
-                } else {
-                    self.found.pop_first()
-                };
-            }
-        }
-    }
-
-    /// Whether nothing at `at` or beyond can join.
-    fn ends_before(&self, at: i64) -> bool {
-        if self.found.len() < self.limit {
-            return false;
-        }
-        let worst = if self.ascending { self.found.last_key_value() } else { self.found.first_key_value() };
-        worst.is_some_and(|(worst, _)| {
-            let worst = worst.timestamp.millis();
-            if self.ascending { at > worst } else { at < worst }
-        })
-    }
-
-    fn numbers(self) -> Vec<u64> {
-        let numbers = self.found.into_values();
-        if self.ascending { numbers.collect() } else { numbers.rev().collect() }
-    }
 }

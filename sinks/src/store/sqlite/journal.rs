@@ -279,9 +279,10 @@ fn finish(group: Group, shared: &Shared, started: Instant) -> Option<Changes> {
     let n = commits.last().map_or(0, |commit| commit.n);
     shared.unwritten.fetch_sub(weight as u64, Ordering::Relaxed);
     let durable = Durable { commits, hashes, n };
-    shared.durable.set(n);
     for listener in read(&shared.listeners).iter() {
         listener(&durable);
     }
+    // Who waits for a commit finds that the relay and the streams know of it.
+    shared.durable.set(n);
     (!empty).then_some(changes)
 }

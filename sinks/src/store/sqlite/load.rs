@@ -466,9 +466,7 @@ async fn actions(
     }
     let mut actions: Vec<_> = found
         .into_values()
-        .filter(|(action, progress)| {
-            action.kind == ActionKind::CreateNextTask || progress.state.is_open()
-        })
+        .filter(|(action, progress)| action.kind == ActionKind::CreateNextTask || progress.state.is_open())
         .collect();
     actions.sort_by_key(|(action, _)| (action.decided_at, action.id));
     Ok(actions)

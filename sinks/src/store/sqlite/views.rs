@@ -17,7 +17,8 @@ use uuid::Uuid;
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
-use crate::store::sqlite::{Options, Shared, ledger, lower_priority, open_again};
+use crate::store::sqlite::threads::{lower_priority, open_again};
+use crate::store::sqlite::{Options, Shared, ledger};
 use crate::store::task_text::write_task;
 
 /// The log beside `views.db` is moved into it when it has grown to this size.
