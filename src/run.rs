@@ -40,7 +40,6 @@ mod targets;
 pub use rate::Rate;
 
 use crate::cli::{ClockOption, RunOptions};
-use crate::run::dead_letters::Copier;
 use crate::run::targets::Outcomes;
 use crate::settings::Settings;
 use crate::{ops, reading};
@@ -83,7 +82,6 @@ pub struct Running {
     /// No more outcomes will come.
     closing: CancellationToken,
     outcomes_done: tokio::task::JoinHandle<()>,
-    dead_letters_done: tokio::task::JoinHandle<()>,
 }
 
 /// What the parts of the process share.
@@ -112,8 +110,6 @@ pub struct Parts {
     pub ready_max_lag: u64,
     /// Longest that actions are held after a start.
     hold_max: Duration,
-    /// Copies dead letters to their topic; gone once all are durable.
-    dead_letters: Mutex<Option<Copier>>,
     /// Kept for its lock.
     _held: DataDir,
     /// Whether it was that near once.
@@ -171,8 +167,6 @@ impl Running {
         let pipeline = self.pipeline;
         tokio::task::spawn_blocking(move || pipeline.stop()).await.context("the dataflow ended badly")?;
         self.parts.store.close().await;
-        self.parts.dead_letters.lock().expect("never poisoned").take();
-        self.dead_letters_done.await.context("the copier of dead letters ended badly")?;
         self.parts.log.close().await;
         Ok(())
     }
@@ -209,7 +203,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         targets::ports(&store, &clock, metrics.clone(), outcomes),
     )?;
     relay.restore(restored.actions.clone());
-    let (dead_letters, dead_letters_done) = dead_letters::copy_to_topic(&log, &store, clock.clone()).await?;
+    let dead_letters = dead_letters::Writer::new(log.clone(), tokio::runtime::Handle::current());
 
     let mut config = settings.pipeline.clone();
     config.tasks_expected = restored.tasks.len();
@@ -224,6 +218,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
             let since_arrival = commit.counts.oldest_arrival_us.map(|at| since_us(at as i64));
             metrics.observe_commit(&commit, since_arrival);
             visible.push(commit.n, replaced);
+            dead_letters.write(&commit.dead_letters, commit.committed_at);
             store.append(commit);
         })
     };
@@ -240,7 +235,6 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         rate: Rate::default(),
         ready_max_lag: settings.ready_max_lag,
         hold_max: settings.pipeline.hold_max,
-        dead_letters: Mutex::new(Some(dead_letters)),
         _held: held,
         was_near: AtomicBool::new(false),
     });
@@ -268,7 +262,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let router = query_api::router_with(api, ops::resources(&parts));
     let shutdown = CancellationToken::new();
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
-    Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done, dead_letters_done })
+    Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
 }
 
 fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
@@ -325,9 +319,6 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
                 Vec::new()
             };
             hub.publish(commit, visible.take(commit.n), &shown);
-            if let Some(copier) = &*parts.dead_letters.lock().expect("never poisoned") {
-                copier.copy(&commit.dead_letters);
-            }
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);
         }
