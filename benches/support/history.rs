@@ -117,7 +117,7 @@ impl Held {
     fn push_due(&self, to: &mut String) {
         let text = self.due.to_string();
         match self.due_kind {
-            DueKind::None => return,
+            DueKind::None => {}
             DueKind::AllDay => to.push_str(&format!(",\"dueDate\":\"{}\"", &text[..10])),
             DueKind::Floating => to.push_str(&format!(",\"dueDate\":\"{}\"", &text[..19])),
             DueKind::Instant => to.push_str(&format!(",\"dueDate\":\"{text}\"")),

@@ -30,7 +30,7 @@ pub(super) struct Lanes {
     lanes: [Lane; COMPONENTS.len()],
     held: HashMap<Uuid, Held>,
     /// Told to the pipeline as done, which has not committed it yet: the ledger still shows them as open.
-    settled: HashSet<Uuid>,
+    settled: HashMap<Uuid, ActionKind>,
     /// Closed while the ledger is being read: what is read may be older.
     closed_meanwhile: HashSet<Uuid>,
     reading: usize,
@@ -114,7 +114,7 @@ impl Lanes {
         Lanes {
             lanes: window_max.map(lane),
             held: HashMap::new(),
-            settled: HashSet::new(),
+            settled: HashMap::new(),
             closed_meanwhile: HashSet::new(),
             reading: 0,
             next: 0,
@@ -133,7 +133,7 @@ impl Lanes {
                 None
             }
             OutboxChange::Moved { id, progress, .. } if progress.state.is_open() => {
-                (!self.held.contains_key(id) && !self.settled.contains(id)).then_some(*id)
+                (!self.held.contains_key(id) && !self.settled.contains_key(id)).then_some(*id)
             }
             OutboxChange::Moved { id, .. } => {
                 self.settled.remove(id);
@@ -179,7 +179,7 @@ impl Lanes {
         from_ledger: bool,
     ) {
         let id = action.id;
-        if self.held.contains_key(&id) || self.settled.contains(&id) {
+        if self.held.contains_key(&id) || self.settled.contains_key(&id) {
             return;
         }
         let at = lane_of(&action);
@@ -260,7 +260,8 @@ impl Lanes {
         held.failures += 1;
         let attempts = held.attempts;
         let age = held.age + now.duration_since(held.taken_at);
-        let create = held.action.kind == ActionKind::CreateNextTask;
+        let kind = held.action.kind;
+        let create = kind == ActionKind::CreateNextTask;
         let result = match self.backoff.next(verdict, held.failures, age, create) {
             Next::Delivered => OutcomeResult::Delivered,
             Next::Failed { error } => OutcomeResult::Failed { error: error.into() },
@@ -289,7 +290,7 @@ impl Lanes {
         self.drop_held(id);
         // What was cancelled meanwhile is closed already; a failure of it concerns nobody.
         if !unwanted {
-            self.settled.insert(id);
+            self.settled.insert(id, kind);
         } else if matches!(result, OutcomeResult::Failed { .. }) {
             return None;
         }
@@ -333,7 +334,7 @@ impl Lanes {
 
     /// Whether the relay knows an action already, so that it need not be read.
     pub(super) fn knows(&self, id: Uuid) -> bool {
-        self.held.contains_key(&id) || self.settled.contains(&id) || self.closed_meanwhile.contains(&id)
+        self.held.contains_key(&id) || self.settled.contains_key(&id) || self.closed_meanwhile.contains(&id)
     }
 
     /// Reading the ledger begins: what closes from now on must not come back by it.
@@ -372,11 +373,12 @@ impl Lanes {
         }
     }
 
-    /// Actions held, by kind, and the time of the oldest decision.
+    /// Actions that the ledger still shows as open, by kind, and the time of the oldest decision.
     pub(super) fn pending(&self) -> ([u64; 2], Option<Timestamp>) {
         let mut by_kind = [0; 2];
-        for held in self.held.values() {
-            by_kind[held.action.kind as usize] += 1;
+        let settled = self.settled.values().copied();
+        for kind in self.held.values().map(|held| held.action.kind).chain(settled) {
+            by_kind[kind as usize] += 1;
         }
         for (lane, of) in self.lanes.iter().enumerate() {
             by_kind[usize::from(lane != 0)] += of.left_out;

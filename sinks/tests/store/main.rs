@@ -6,7 +6,6 @@ mod history;
 mod crash;
 mod erasure;
 mod paging;
-mod speed;
 mod roundtrip;
 
 use std::collections::{BTreeMap, HashMap};
