@@ -618,12 +618,12 @@ impl State {
                 series_moved: false,
                 ..row.clone()
             };
-            if !self.reminders.contains_key(&snoozed.id) {
+            self.reminders.entry(snoozed.id).or_insert_with(|| {
                 if past {
                     facts.push(("REMINDER_EXPIRED", snoozed.id));
                 }
-                self.reminders.insert(snoozed.id, snoozed);
-            }
+                snoozed
+            });
         }
         self.write_facts(id, event, facts);
         Ok(())

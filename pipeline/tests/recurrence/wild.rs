@@ -2,6 +2,125 @@
 
 use super::*;
 
+/// Rules that make other engines hang: each must be answered within the bound, from far away too.
+#[test]
+fn hostile_rules_are_answered_in_bounded_steps() {
+    let mut seen = String::new();
+    for (rule, anchor) in [
+        ("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30", "1980-01-01T00:00:00Z"),
+        ("FREQ=DAILY;BYMONTH=4;BYMONTHDAY=31", "1980-01-01T00:00:00Z"),
+        ("FREQ=DAILY;INTERVAL=7;BYDAY=TU", "1980-01-02T00:00:00Z"),
+        ("FREQ=WEEKLY;INTERVAL=2;BYMONTH=2;BYDAY=SU;BYSETPOS=2", "1980-01-01T00:00:00Z"),
+        ("FREQ=MONTHLY;INTERVAL=12;BYMONTH=3", "1980-01-01T00:00:00Z"),
+        ("FREQ=MINUTELY;BYMONTH=2;BYMONTHDAY=30", "1980-01-01T00:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=2;BYMINUTE=1", "1980-01-01T00:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=1439;BYHOUR=3;BYMINUTE=7;BYMONTH=2;BYMONTHDAY=29", "1980-01-01T00:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=7;BYHOUR=3;BYMINUTE=7;BYDAY=MO;BYYEARDAY=366", "1980-01-01T00:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=1441;BYHOUR=3;BYMINUTE=7;BYMONTHDAY=31;BYMONTH=6", "1980-01-01T00:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=10080;BYDAY=MO", "1980-01-01T00:00:00Z"),
+        ("FREQ=HOURLY;INTERVAL=168;BYDAY=MO", "1980-01-01T00:00:00Z"),
+        ("FREQ=HOURLY;INTERVAL=2;BYHOUR=8", "1980-01-01T01:00:00Z"),
+        ("FREQ=HOURLY;INTERVAL=4294967295", "1980-01-01T01:00:00Z"),
+        ("FREQ=YEARLY;INTERVAL=4294967295", "1980-01-01T01:00:00Z"),
+        ("FREQ=WEEKLY;INTERVAL=4294967295;BYDAY=MO,TU;BYSETPOS=1", "1980-01-01T01:00:00Z"),
+        ("FREQ=MINUTELY;COUNT=4294967295;BYHOUR=3", "1980-01-01T01:00:00Z"),
+        ("FREQ=DAILY;BYHOUR=1;BYSETPOS=2", "1980-01-01T01:00:00Z"),
+        ("FREQ=DAILY;INTERVAL=2;BYMONTH=1;COUNT=4294967295", "0001-01-01T01:00:00Z"),
+        ("FREQ=WEEKLY;BYDAY=MO,TU;BYSETPOS=-1;COUNT=4294967295", "0001-01-01T01:00:00Z"),
+        ("FREQ=WEEKLY;BYDAY=MO;BYSETPOS=2", "0001-01-01T01:00:00Z"),
+        ("FREQ=MONTHLY;INTERVAL=5;BYDAY=MO,TU;BYSETPOS=9", "0001-01-01T01:00:00Z"),
+        ("FREQ=HOURLY;INTERVAL=2;BYHOUR=8", "0001-01-01T01:00:00Z"),
+        ("FREQ=HOURLY;INTERVAL=35;BYDAY=TU,TH;BYHOUR=16", "0001-01-01T01:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=7;BYHOUR=3;COUNT=4294967295", "0001-01-01T01:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=7;BYDAY=MO,TU,WE,TH,FR", "0001-01-01T01:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=7;BYDAY=MO;BYHOUR=3;BYMINUTE=8", "0001-01-01T01:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=10080;BYDAY=TU", "0001-01-01T01:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=14657;BYHOUR=13;COUNT=4294967295", "0001-01-01T01:00:00Z"),
+        ("FREQ=MINUTELY;INTERVAL=46081;BYHOUR=13;BYDAY=MO;COUNT=4294967295", "0001-01-01T01:00:00Z"),
+    ] {
+        for zone in [Tz::UTC, Tz::Europe__Berlin, Tz::Australia__Lord_Howe] {
+            let series = series(rule, RecurrenceMode::Due, due(anchor), zone).unwrap();
+            for after in [Timestamp::MIN, "2026-11-24T12:00:00Z".parse().unwrap()] {
+                let steps = series.steps_after(after);
+                writeln!(seen, "{steps:6} {rule} {}", shown(&series.after(after))).unwrap();
+                assert!(steps < STEPS_MAX, "{rule} in {zone} took {steps} steps:\n{seen}");
+            }
+        }
+    }
+}
+
+/// An anchor of long ago is not counted day by day, so it is held to code that does. Before 1830 there is no change of
+/// a clock.
+#[test]
+fn ordinals_of_long_ago_are_as_plain_code_counts() {
+    let parts = |frequency, interval| oracle::Parts { frequency, interval, ..oracle::Parts::default() };
+    let start = NaiveDate::from_ymd_opt(1001, 2, 3).unwrap().and_hms_opt(13, 0, 0).unwrap();
+    let instant = |text: &str| text.parse::<Timestamp>().unwrap().millis();
+    let (first, end) = (instant("1001-02-03T13:00:00Z"), instant("1829-12-31T00:00:00Z"));
+    for parts in [
+        oracle::Parts { months: vec![2, 11], ..parts("DAILY", 3) },
+        oracle::Parts { weekdays: vec![(0, 6), (0, 0)], positions: vec![-1], ..parts("WEEKLY", 1) },
+        oracle::Parts { weekdays: vec![(0, 6), (0, 2)], week_start: 3, ..parts("WEEKLY", 3) },
+        oracle::Parts { weekdays: vec![(0, 0), (0, 4)], positions: vec![2, -2], ..parts("MONTHLY", 5) },
+        oracle::Parts { month_days: vec![29, -1], ..parts("MONTHLY", 5) },
+        oracle::Parts { weeks: vec![1, -1], weekdays: vec![(0, 0)], positions: vec![1], ..parts("YEARLY", 3) },
+        oracle::Parts { weekdays: vec![(0, 1), (0, 3)], hours: vec![16], ..parts("HOURLY", 35) },
+        oracle::Parts { months: vec![1, 2], ..parts("HOURLY", 61) },
+        oracle::Parts { hours: vec![3, 4], ..parts("MINUTELY", 1441) },
+        oracle::Parts { weekdays: vec![(0, 0)], hours: vec![3], ..parts("MINUTELY", 5003) },
+        oracle::Parts { month_days: vec![1, 2, 3], ..parts("MINUTELY", 50_000) },
+    ] {
+        let text = parts.text();
+        let expected = parts.instants(start, Tz::UTC, end);
+        let series = series(&text, RecurrenceMode::Due, due("1001-02-03T13:00:00Z"), Tz::UTC).unwrap();
+        for nth in 0..200 {
+            let probe = first + (end - first) / 200 * nth;
+            let at = Timestamp::from_millis(probe);
+            let counted = expected.partition_point(|instant| *instant <= probe);
+            assert_eq!(series.ordinal(Due::Instant(at)), counted as u32, "{text} up to {at}");
+            if let Next::Due(next) = series.after(at)
+                && let Some(wanted) = expected.get(counted)
+            {
+                assert_eq!((next.at.millis(), next.index), (*wanted, counted as u32 + 1), "{text} after {at}");
+            }
+        }
+    }
+}
+
+/// Anchors from all the years that a due may have.
+#[test]
+fn far_anchors_are_answered() {
+    for anchor in [
+        "0001-01-01T00:00:00Z",
+        "0001-01-01",
+        "1583-02-28T23:59",
+        "2099-12-31T23:59",
+        "2100-01-01",
+        "9999-12-31T23:59:59Z",
+    ] {
+        for frequency in ["YEARLY", "MONTHLY", "WEEKLY", "DAILY", "HOURLY", "MINUTELY"] {
+            for rest in ["", ";INTERVAL=3;BYMONTH=2", ";BYDAY=MO;BYSETPOS=1", ";BYHOUR=3;COUNT=100", ";UNTIL=20300101"]
+            {
+                for zone in [Tz::UTC, Tz::Australia__Lord_Howe] {
+                    let rule = format!("FREQ={frequency}{rest}");
+                    let Ok(series) = series(&rule, RecurrenceMode::Due, due(anchor), zone) else { continue };
+                    for at in [Timestamp::MIN, "2026-11-24T12:00:00Z".parse().unwrap(), Timestamp::MAX] {
+                        if let Next::Due(next) = series.after(at) {
+                            assert!(next.due.to_wall(zone).date() <= NaiveDate::from_ymd_opt(2099, 12, 31).unwrap());
+                            assert_eq!(
+                                series.ordinal(next.due),
+                                next.index,
+                                "{rule} from {anchor} in {zone} after {at}"
+                            );
+                        }
+                    }
+                    assert!(series.preview(None, 0, 3).len() <= 3);
+                }
+            }
+        }
+    }
+}
+
 const WORDS: &[&str] = &[
     "FREQ=",
     "YEARLY",
