@@ -20,6 +20,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -280,6 +281,15 @@ impl Gate {
             Wake::At(at) => at <= now,
             Wake::Again => true,
         })
+    }
+
+    /// How long until a view has something to do, if that is still to come.
+    fn due_in(&self, now: Timestamp) -> Option<Duration> {
+        let waits = self.wakes.iter().filter_map(|wait| match wait.get() {
+            Wake::At(at) if at > now => Some(at.millis() - now.millis()),
+            _ => None,
+        });
+        waits.min().map(|millis| Duration::from_millis(millis as u64))
     }
 
     fn has_more(&self) -> bool {

@@ -44,6 +44,10 @@ pub(super) fn source<'scope>(
             if gate.is_open() {
                 return;
             }
+            // Between two beats only what falls due before the next one wakes the worker.
+            if let Some(wait) = gate.due_in(clock.now()).filter(|wait| !clock.is_manual() && *wait < heartbeat) {
+                again.activate_after(wait);
+            }
             let (polled, ended) = poll(&messages, weight_max);
             let now = clock.now();
             let hold_over = hold.ends(instant, &polled);
