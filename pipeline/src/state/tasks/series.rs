@@ -82,7 +82,7 @@ pub fn settle(rules: &mut RuleCache, task: &mut Task, sources: Sources<'_>) -> O
         (task.recurrence_start, task.recurrence_id, task.occurrence_index) = (start, start, start.map(|_| 1));
         new_echo = overridden;
     } else if stored.is_none() || task.recurrence_start.is_none() {
-        let start = rules::dtstart_of(&rule, task, zone).or(task.recurrence_start).or(task.due_date);
+        let start = task.recurrence_start.or_else(|| rules::dtstart_of(&rule, task, zone)).or(task.due_date);
         task.recurrence_start = start;
     }
     match evaluate(rules, task, zone, None) {
