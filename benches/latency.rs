@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use sinks::store::Store;
 use tasktide::run::Running;
 
 #[path = "support/support.rs"]

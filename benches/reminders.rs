@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use pipeline::source::clock::Clock;
 use pipeline::source::log::{Log, NewRecord};
 use serde_json::{Value, json};
-use sinks::store::{Durable, Store};
+use sinks::store::Durable;
 use tasktide::run::Running;
 use topics::action::OutboxChange;
 use topics::view::Value as Column;

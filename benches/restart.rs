@@ -43,6 +43,7 @@ struct Ready {
     memory: u64,
     memory_peak: u64,
     committed: u64,
+    cpu_ms: u64,
 }
 
 async fn bench(options: &Options) -> anyhow::Result<()> {
@@ -64,6 +65,7 @@ async fn bench(options: &Options) -> anyhow::Result<()> {
         ensure!(status.success(), "a restarted process ended badly");
         let numbers = [
             ("ready_ms", took.as_secs_f64() * 1000.0),
+            ("cpu_ms", ready.cpu_ms as f64),
             ("memory_mb", ready.memory as f64 / 1e6),
             ("memory_peak_mb", ready.memory_peak as f64 / 1e6),
             ("bytes_per_task", ready.memory as f64 / ready.tasks as f64),
@@ -123,6 +125,7 @@ async fn start_on(dir: &Path) -> anyhow::Result<()> {
         memory: process::memory(),
         memory_peak: process::memory_peak(),
         committed: product::committed(&running),
+        cpu_ms: process::cpu().as_millis() as u64,
     };
     println!("{}", serde_json::to_string(&ready)?);
     tokio::task::spawn_blocking(|| std::io::stdin().lines().for_each(drop)).await?;

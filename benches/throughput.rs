@@ -8,7 +8,6 @@ use std::time::Instant;
 #[path = "support/support.rs"]
 mod support;
 
-use sinks::store::Store;
 use support::options::Options;
 use support::prepared::{self, Prepared};
 use support::process::{self, Taken};

@@ -19,7 +19,7 @@ use query_api::problem::{Code, Problem};
 use query_api::routes::Resource;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sinks::store::{ActionQuery, KeptDeadLetter, ShownAction, Store, StoreError};
+use sinks::store::{ActionQuery, KeptDeadLetter, ShownAction, StoreError};
 use topics::action::{ActionKind, ActionState, Outcome, OutcomeResult};
 use topics::{Position, TaskId, Timestamp};
 use tracing::{error, warn};

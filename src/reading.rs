@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chrono_tz::Tz;
 use pipeline::recurrence::RuleCache;
-use pipeline::source::Source;
 use pipeline::state::rules::{Recurrence, base_of, evaluate};
 use query_api::index::Index;
 use query_api::routes::{AuditReader, Preview, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
-use sinks::store::{ActionQuery, Sqlite, Store};
+use sinks::store::{ActionQuery, Store};
 use topics::action::{ActionKind, ActionState};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::record::SourceTopic;
@@ -22,7 +21,7 @@ use uuid::Uuid;
 use crate::run::Parts;
 
 /// The audit timeline of a store.
-pub struct StoredAudit(pub Arc<Sqlite>);
+pub struct StoredAudit(pub Arc<dyn Store>);
 
 fn unreadable(error: impl Error + Send + Sync + 'static) -> ReadError {
     Box::new(error)

@@ -89,11 +89,11 @@ pub struct Parts {
     /// The embedded log.
     pub log: Arc<Log>,
     /// The store.
-    pub store: Arc<Sqlite>,
+    pub store: Arc<dyn Store>,
     /// Into the dataflow; gone once the process stops.
     pub inputs: Mutex<Option<InputSender>>,
     /// The source that feeds it.
-    pub source: LogSource,
+    pub source: Arc<dyn Source>,
     /// What delivers actions.
     pub relay: Relay,
     /// The readers' index.
@@ -185,6 +185,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let log = Log::open(dir).await?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
     let (store, restored) = Sqlite::open(&held, &views, sinks::store::Options::default()).await?;
+    let store: Arc<dyn Store> = store;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let metrics = Arc::new(Metrics::new());
@@ -193,7 +194,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let stream =
         StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
     let hub = Hub::new(stream, restored.n, &metrics);
-    let source = LogSource::open(log.clone(), &restored.positions, false)?;
+    let source = Arc::new(LogSource::open(log.clone(), &restored.positions, false)?);
     let already_sent = if restored.n == 0 { rebuild::deliveries(&log).await? } else { Vec::new() };
     let target = targets::target(&options.actions, &settings, &log);
     let (outcomes, outcome_batches) = Outcomes::new();

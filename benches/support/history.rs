@@ -263,9 +263,9 @@ impl History {
         }
     }
 
-    /// When the event made last happened.
+    /// When the event made last happened; those beyond the plan come after the end, in the same rhythm.
     fn now(&self) -> Timestamp {
-        START.plus_millis((DAY as u64 * self.made.min(self.planned) / self.planned) as i64)
+        START.plus_millis((DAY as u64 * self.made / self.planned) as i64)
     }
 
     /// Changes a task; gives it as it is then.

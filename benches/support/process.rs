@@ -62,7 +62,7 @@ impl Taken {
 }
 
 /// Processor time of all threads so far; in steps of 10 ms.
-fn cpu() -> Duration {
+pub fn cpu() -> Duration {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Counted from after the name, which may hold anything: user and system time are the 12th and 13th.
     let after_name = stat.rsplit(')').next().unwrap_or_default();

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use pipeline::source::Source;
-use sinks::store::Store;
 use tasktide::cli::{Actions, ClockOption, RunOptions};
 use tasktide::run::{self, Running};
 use tasktide::settings::Settings;

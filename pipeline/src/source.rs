@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use tokio::sync::watch;
 use topics::Record;
 use topics::commit::NextOffset;
@@ -19,10 +20,14 @@ pub const BATCH_MAX: usize = 1000;
 /// Takes a batch of records; it may block, and the source then waits.
 pub type HandOver = Box<dyn FnMut(Vec<Record>) + Send>;
 
-/// A running source.
+/// A source, opened at the committed positions.
+#[async_trait]
 pub trait Source: Send + Sync {
     /// `kafka`, `dapr` or `log`, for the status page.
     fn mode(&self) -> &'static str;
+
+    /// Begins to hand over batches, each of at most [`BATCH_MAX`] records. Called once.
+    fn start(&self, hand_over: HandOver);
 
     /// Every partition read, with how far it is.
     fn partitions(&self) -> Vec<PartitionProgress>;
@@ -41,6 +46,9 @@ pub trait Source: Send + Sync {
 
     /// Hands over nothing more; returns at once.
     fn stop(&self);
+
+    /// Stops and waits until the batch that is being handed over is taken.
+    async fn stopped(&self);
 }
 
 /// How far a partition is.

@@ -41,6 +41,7 @@ mod tests;
 pub use backoff::Backoff;
 pub use http::Dapr;
 pub use lanes::{COMPONENTS, LaneCounts};
+pub use ledger::StoreLedger;
 pub use message::{EVENT_CONTENT_TYPE, SOURCE, Wording};
 pub use signature::{UnreadableSecret, WebhookSecret};
 

@@ -9,8 +9,8 @@ use pipeline::source::clock::Clock;
 use pipeline::source::log::{Log, NewRecord};
 use pipeline::{Input, InputSender};
 use query_api::metrics::Metrics;
-use sinks::relay::{Append, Backoff, Dapr, LogRecord, PortError, Ports, Target, WebhookSecret, Wording};
-use sinks::store::Sqlite;
+use sinks::relay::{Append, Backoff, Dapr, LogRecord, PortError, Ports, StoreLedger, Target, WebhookSecret, Wording};
+use sinks::store::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -80,10 +80,10 @@ pub(super) fn relay_settings(settings: &Settings) -> anyhow::Result<sinks::relay
 }
 
 /// What the relay is connected to.
-pub(super) fn ports(store: &Arc<Sqlite>, clock: &Clock, metrics: Arc<Metrics>, outcomes: Outcomes) -> Ports {
+pub(super) fn ports(store: &Arc<dyn Store>, clock: &Clock, metrics: Arc<Metrics>, outcomes: Outcomes) -> Ports {
     let clock = clock.clone();
     Ports {
-        ledger: Some(store.clone()),
+        ledger: Some(Arc::new(StoreLedger(store.clone()))),
         clock: Arc::new(move || clock.now()),
         outcomes: Arc::new(move |action, outcome| {
             observe(&metrics, action, &outcome);

@@ -7,7 +7,7 @@ mod steps;
 mod tests;
 mod tidy;
 mod bench;
-mod components;
+mod environment;
 
 use std::process::ExitCode;
 
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Task::Tidy => steps.run("tidy", tidy::check),
         Task::Bench { names, rest } => steps.run("bench", || bench::run(&names, &rest)),
         Task::Browser => steps.run("browser", || {
-            for (name, value) in components::environment()? {
+            for (name, value) in environment::find_all()? {
                 println!("{name}={}", value.display());
             }
             Ok(())
@@ -72,7 +72,7 @@ fn test(steps: &mut Steps, rest: &[String]) {
     steps.run("tidy", tidy::check);
     let mut environment = Vec::new();
     steps.run("components", || {
-        environment = components::environment()?;
+        environment = environment::find_all()?;
         Ok(())
     });
     let mut counts = tests::Counts::default();

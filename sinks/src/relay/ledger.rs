@@ -10,8 +10,11 @@ use uuid::Uuid;
 use super::{Ledger, PortError};
 use crate::store::{ActionQuery, Store};
 
+/// The ledger in a store.
+pub struct StoreLedger(pub Arc<dyn Store>);
+
 #[async_trait]
-impl<S: Store + ?Sized> Ledger for S {
+impl Ledger for StoreLedger {
     async fn open_actions(
         &self,
         after: Option<(Timestamp, Uuid)>,
@@ -19,12 +22,12 @@ impl<S: Store + ?Sized> Ledger for S {
     ) -> Result<Vec<(Arc<Action>, Progress)>, PortError> {
         let states = ActionState::ALL.into_iter().filter(|state| state.is_open()).collect();
         let query = ActionQuery { states, after, limit, ..ActionQuery::default() };
-        let page = self.actions(&query).await?;
+        let page = self.0.actions(&query).await?;
         Ok(page.into_iter().map(|shown| (shown.action, shown.progress)).collect())
     }
 
     async fn action(&self, id: Uuid) -> Result<Option<(Arc<Action>, Progress)>, PortError> {
-        let shown = Store::action(self, id).await?;
+        let shown = self.0.action(id).await?;
         Ok(shown.map(|shown| (shown.action, shown.progress)))
     }
 }

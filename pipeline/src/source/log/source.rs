@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, watch};
 use topics::Record;
 use topics::commit::NextOffset;
@@ -95,9 +96,15 @@ impl LogSource {
         });
         Ok(LogSource { shared, at_start, thread: Mutex::new(None) })
     }
+}
 
-    /// Begins to hand over batches, each of at most [`BATCH_MAX`] records.
-    pub fn start(&self, mut hand_over: HandOver) {
+#[async_trait]
+impl Source for LogSource {
+    fn mode(&self) -> &'static str {
+        "log"
+    }
+
+    fn start(&self, mut hand_over: HandOver) {
         let (batches, mut ready) = mpsc::channel::<Batch>(BATCHES_AHEAD);
         tokio::spawn(read_ahead(self.shared.clone(), batches));
         let shared = self.shared.clone();
@@ -114,21 +121,6 @@ impl LogSource {
             }
         });
         *self.thread.lock().expect("never poisoned") = Some(thread.expect("a thread can be started at start"));
-    }
-
-    /// Stops and waits until the batch that is being handed over is taken.
-    pub async fn stopped(&self) {
-        self.stop();
-        let thread = self.thread.lock().expect("never poisoned").take();
-        if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
-    }
-}
-
-impl Source for LogSource {
-    fn mode(&self) -> &'static str {
-        "log"
     }
 
     fn partitions(&self) -> Vec<PartitionProgress> {
@@ -171,6 +163,14 @@ impl Source for LogSource {
     fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.stop.notify_one();
+    }
+
+    async fn stopped(&self) {
+        self.stop();
+        let thread = self.thread.lock().expect("never poisoned").take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
     }
 }
 
