@@ -40,6 +40,8 @@ pub(crate) struct Changes {
     pub(crate) frontier: Timestamp,
     /// Audit entries up to and with the group.
     pub(crate) entries: u64,
+    /// Whether the log end seen at start is covered.
+    pub(crate) caught_up: bool,
     /// By the task's number.
     pub(crate) tasks: HashMap<u32, TaskChange>,
     /// By number of the view and key.
@@ -61,6 +63,7 @@ impl Changes {
     pub(crate) fn merge(&mut self, later: Changes) {
         (self.n, self.committed_at, self.frontier, self.entries) =
             (later.n, later.committed_at, later.frontier, later.entries);
+        self.caught_up = later.caught_up;
         if self.len() == 0 && self.erased.is_empty() {
             *self = later;
             return;

@@ -164,6 +164,7 @@ impl Encoder {
         changes.committed_at = commit.committed_at;
         changes.frontier = commit.frontier;
         changes.entries = self.entries;
+        changes.caught_up = commit.caught_up;
         for user in &commit.erased {
             self.erase(user, group);
         }

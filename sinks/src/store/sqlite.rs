@@ -63,6 +63,9 @@ pub struct Options {
     pub queue_events: usize,
     /// Changed rows after which the tables are brought up to date at once.
     pub flush_rows: usize,
+    /// The same while the backlog of a start is read: nobody waits for tables that are hours behind, and a row that
+    /// changes again meanwhile is written once.
+    pub backlog_rows: usize,
     /// Longest time that the tables may rest between two flushes.
     pub flush_after: Duration,
     /// Changed rows in memory, before commits wait for the tables.
@@ -78,8 +81,9 @@ impl Default for Options {
             group_events: 20_000,
             queue_events: 40_000,
             flush_rows: 300_000,
+            backlog_rows: 1_000_000,
             flush_after: Duration::from_secs(5),
-            dirty_rows_max: 1_000_000,
+            dirty_rows_max: 2_000_000,
             run_entries: 1 << 18,
         }
     }

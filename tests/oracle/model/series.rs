@@ -71,8 +71,11 @@ pub fn settle(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zon
 
 fn anchor(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: Tz, text: &str) {
     let changed = stored.and_then(|stored| stored.rule.as_deref()) != Some(text);
-    let other_kind = matches!((task.start, task.due), (Some(start), Some(due)) if !start.same_kind(due));
-    let fresh = (changed && !given) || (other_kind && stored.is_some());
+    let other_kind = match (stored, task.due) {
+        (Some(stored), Some(due)) => stored.due.or(task.start).is_some_and(|before| !before.same_kind(due)),
+        _ => false,
+    };
+    let fresh = (changed && !given) || other_kind;
     let anchor = if fresh { task.due } else { anchor_of(task) };
     let judged = judge_at(task, task.mode, anchor, zone);
     let counted = !matches!(judged, Judged::Invalid(_));
@@ -92,13 +95,15 @@ fn anchor(task: &mut TaskState, stored: Option<&TaskState>, given: bool, zone: T
         task.index = task.scheduled.map(|_| 1).filter(|_| VERSION_BEGINS_WITH_ONE);
     }
     let Some(series) = series else { return };
+    let version = |task: &TaskState| (task.rule.clone(), task.mode, task.due, task.zone, task.start, task.scheduled);
+    let moved = stored.is_none_or(|stored| version(stored) != version(task));
     match (task.scheduled, task.due) {
+        // A calendar counts for itself; of an interval only the pipeline knows how often it has passed.
+        (None, _) if task.mode == RecurrenceMode::Completion => task.index = task.index.or(Some(1)),
         // The ordinal of a first task follows its due.
-        (None, Some(due)) => task.index = Some(series.ordinal(due)),
+        (None, Some(due)) if moved || task.index.is_none() => task.index = Some(series.ordinal(due)),
         (Some(scheduled), _) => task.index = task.index.or(Some(series.ordinal(scheduled))),
-        // Only a calendar can count without a due.
-        (None, None) if task.mode == RecurrenceMode::Completion => task.index = task.index.or(Some(1)),
-        (None, None) => {}
+        (None, _) => {}
     }
 }
 

@@ -39,8 +39,10 @@ pub(crate) struct Pending {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<Changes>,
-    /// Rows waiting, and those that the flusher holds.
+    /// Rows waiting.
     rows: usize,
+    /// Rows that the flusher holds.
+    held: usize,
     closed: bool,
     oldest: Option<Instant>,
 }
@@ -57,7 +59,7 @@ impl Pending {
     /// Hands over what a group changed. Waits while too many rows are in memory.
     pub(crate) fn put(&self, changes: Changes) {
         let mut state = self.lock();
-        while state.rows >= self.rows_max && !state.closed {
+        while state.rows + state.held >= self.rows_max && !state.closed {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.rows += changes.len();
@@ -73,12 +75,19 @@ impl Pending {
 
     /// Rows that the tables lack.
     pub(crate) fn rows(&self) -> usize {
-        self.lock().rows
+        let state = self.lock();
+        state.rows + state.held
     }
 
     /// How long the oldest change has been waiting.
     pub(crate) fn age(&self) -> Duration {
         self.lock().oldest.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The flusher holds this many rows, among them all that it took.
+    fn holds(&self, rows: usize) {
+        self.lock().held = rows;
+        self.changed.notify_all();
     }
 
     /// All that is waiting, after waiting for it at most `patience`; and whether nothing will follow.
@@ -92,13 +101,15 @@ impl Pending {
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        // Until the flusher says how many are left of them once they are merged.
+        state.held += std::mem::take(&mut state.rows);
         (std::mem::take(&mut state.waiting), state.closed)
     }
 
     /// The flusher wrote everything that it had taken.
     fn flushed(&self) {
         let mut state = self.lock();
-        state.rows = state.waiting.iter().map(Changes::len).sum();
+        state.held = 0;
         state.oldest = (!state.waiting.is_empty()).then(Instant::now);
         self.changed.notify_all();
     }
@@ -116,14 +127,20 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored:
     }
     loop {
         let patience = match dirty.n > shared.applied.load(Ordering::Acquire) {
-            true => next.saturating_duration_since(Instant::now()),
+            true if dirty.caught_up => next.saturating_duration_since(Instant::now()),
+            true => IDLE,
             false if log_moved => Duration::from_secs(3600),
             false => IDLE,
         };
         let (waiting, closed) = shared.pending.take(patience);
         let idle = waiting.is_empty();
         waiting.into_iter().for_each(|changes| dirty.merge(changes));
-        let due = closed || Instant::now() >= next || dirty.len() >= options.flush_rows;
+        shared.pending.holds(dirty.len());
+        let (rows_max, in_time) = match dirty.caught_up || idle {
+            true => (options.flush_rows, Instant::now() >= next),
+            false => (options.backlog_rows, false),
+        };
+        let due = closed || in_time || dirty.len() >= rows_max;
         if dirty.n > shared.applied.load(Ordering::Acquire) && due {
             let started = Instant::now();
             let mut pause = Duration::from_millis(100);
