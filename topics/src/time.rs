@@ -94,22 +94,36 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 /// Writes `YYYY-MM-DDTHH:MM:SS.mmm` without chrono's format machinery: this is on the path of every audit entry.
 fn write_wall(f: &mut fmt::Formatter<'_>, at: NaiveDateTime) -> fmt::Result {
-    use chrono::{Datelike, Timelike};
+    use chrono::Timelike;
     let mut out = *b"0000-00-00T00:00:00.000";
-    let mut put = |at: usize, width: usize, mut value: u32| {
-        for slot in out[at..at + width].iter_mut().rev() {
-            *slot = b'0' + (value % 10) as u8;
-            value /= 10;
-        }
-    };
-    put(0, 4, at.year().clamp(0, 9999) as u32);
-    put(5, 2, at.month());
-    put(8, 2, at.day());
-    put(11, 2, at.hour());
-    put(14, 2, at.minute());
-    put(17, 2, at.second());
-    put(20, 3, (at.nanosecond() / 1_000_000).min(999));
+    put_date(&mut out, at.date());
+    put_number(&mut out[11..13], at.hour());
+    put_number(&mut out[14..16], at.minute());
+    put_number(&mut out[17..19], at.second());
+    put_number(&mut out[20..23], (at.nanosecond() / 1_000_000).min(999));
     f.write_str(std::str::from_utf8(&out).expect("only digits and separators"))
+}
+
+/// Writes `YYYY-MM-DD`.
+fn write_date(f: &mut fmt::Formatter<'_>, date: NaiveDate) -> fmt::Result {
+    let mut out = *b"0000-00-00";
+    put_date(&mut out, date);
+    f.write_str(std::str::from_utf8(&out).expect("only digits and separators"))
+}
+
+fn put_date(out: &mut [u8], date: NaiveDate) {
+    use chrono::Datelike;
+    put_number(&mut out[0..4], date.year().clamp(0, 9999) as u32);
+    put_number(&mut out[5..7], date.month());
+    put_number(&mut out[8..10], date.day());
+}
+
+/// Fills `out` with the last digits of `value`.
+fn put_number(out: &mut [u8], mut value: u32) {
+    for digit in out.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
 }
 
 /// When a task is due, in the kind in which its owner said it.
@@ -194,7 +208,7 @@ impl Due {
 impl fmt::Display for Due {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Due::AllDay(date) => write!(f, "{}", date.format("%Y-%m-%d")),
+            Due::AllDay(date) => write_date(f, *date),
             Due::Floating(wall) => write_wall(f, *wall),
             Due::Instant(at) => at.fmt(f),
         }

@@ -147,11 +147,16 @@ impl Encoder {
         let changes = &mut group.changes;
         for row in &commit.tasks {
             let chain = ChainId::Task(row.id);
-            let head = self.head(&chain);
-            self.set_head(chain, head, commit.n, changes);
+            // Usually one of its entries came just before.
+            let known = self.ahead.get(&chain).map(|(head, _)| head.no);
+            let no = known.unwrap_or_else(|| {
+                let head = self.head(&chain);
+                self.set_head(chain, head, commit.n, changes);
+                head.no
+            });
             let entry = row.after.as_ref().and_then(|task| self.states.get(&(Arc::as_ptr(task) as usize)).copied());
             let (after, memory) = (row.after.clone(), row.memory.clone());
-            changes.tasks.insert(head.no, TaskChange { id: row.id, after, memory, entry: entry.unwrap_or(0) });
+            changes.tasks.insert(no, TaskChange { id: row.id, after, memory, entry: entry.unwrap_or(0) });
         }
         for row in &commit.rows {
             changes.rows.insert((row.view, row.key), row.after.clone());

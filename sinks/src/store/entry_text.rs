@@ -155,7 +155,7 @@ impl EntryText<'_> {
         to.extend_from_slice(b",\"timestamp\":");
         put_json(&self.timestamp, to);
         to.extend_from_slice(b",\"userId\":");
-        put_json(self.user, to);
+        json::put_text(self.user, to);
         to.extend_from_slice(b",\"warnings\":");
         to.extend_from_slice(self.warnings.as_bytes());
         to.push(b'}');

@@ -48,6 +48,19 @@ pub(crate) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     fields(text).find(|f| f.key == key).map(|f| f.value)
 }
 
+/// Appends `text` as a JSON string.
+pub(crate) fn put_text(text: &str, to: &mut Vec<u8>) {
+    // Nearly no text has anything to escape, and that is seen many bytes at a time.
+    let escaped = text.bytes().fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\'));
+    if escaped {
+        return serde_json::to_writer(to, text).expect("text is JSON, and a Vec takes every byte");
+    }
+    to.reserve(text.len() + 2);
+    to.push(b'"');
+    to.extend_from_slice(text.as_bytes());
+    to.push(b'"');
+}
+
 fn end_of_string(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start + 1;
     loop {
@@ -107,6 +120,15 @@ mod tests {
         check(r#"{"q":"a\"b\\","r":"\\\""}"#, &[("q", r#""a\"b\\""#), ("r", r#""\\\"""#)]);
         check(r#"{"e":{"x": 1.0 , "y":[ ]},"f":true}"#, &[("e", r#"{"x": 1.0 , "y":[ ]}"#), ("f", "true")]);
         check(r#"{"ä":"ü","z":-1e5}"#, &[("ä", "\"ü\""), ("z", "-1e5")]);
+    }
+
+    #[test]
+    fn texts_are_written_as_serde_writes_them() {
+        for text in ["", "plain", "Ölwechsel 海风 😀", "a \"b\"", "back\\slash", "tab\tline\n", "\u{0}\u{1f}\u{7f}\u{2028}</>"] {
+            let mut written = b"before".to_vec();
+            put_text(text, &mut written);
+            assert_eq!(&written[6..], serde_json::to_vec(text).unwrap(), "{text}");
+        }
     }
 
     #[test]

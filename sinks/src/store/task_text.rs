@@ -101,12 +101,25 @@ pub(crate) fn read_task(text: &str) -> Result<Task, serde_json::Error> {
 }
 
 fn put<T: Serialize + ?Sized>(name: &str, value: &T, start: usize, to: &mut Vec<u8>) -> Range<usize> {
+    put_with(name, start, to, |to| {
+        serde_json::to_writer(to, value).expect("a task's fields have no maps with other keys than text");
+    })
+}
+
+fn put_text(name: &str, value: Option<&str>, start: usize, to: &mut Vec<u8>) -> Range<usize> {
+    put_with(name, start, to, |to| match value {
+        Some(text) => json::put_text(text, to),
+        None => to.extend_from_slice(b"null"),
+    })
+}
+
+fn put_with(name: &str, start: usize, to: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
     to.push(if to.len() == start { b'{' } else { b',' });
     let place = to.len() - start;
     to.push(b'"');
     to.extend_from_slice(name.as_bytes());
     to.extend_from_slice(b"\":");
-    serde_json::to_writer(&mut *to, value).expect("a task's fields have no maps with other keys than text");
+    value(to);
     place..to.len() - start
 }
 
@@ -142,7 +155,7 @@ pub(crate) fn write_task(task: &Task, to: &mut Vec<u8>) -> Personal {
     put("completed", completed, start, to);
     put("completedAt", completed_at, start, to);
     put("createdAt", created_at, start, to);
-    let description = put("description", description, start, to);
+    let description = put_text("description", description.as_deref(), start, to);
     put("dueDate", due_date, start, to);
     let extra = put("extra", extra, start, to);
     put("id", id, start, to);
@@ -151,15 +164,15 @@ pub(crate) fn write_task(task: &Task, to: &mut Vec<u8>) -> Personal {
     put("priority", priority, start, to);
     put("recurrenceId", recurrence_id, start, to);
     put("recurrenceMode", recurrence_mode, start, to);
-    put("recurrenceRule", recurrence_rule, start, to);
+    put_text("recurrenceRule", recurrence_rule.as_deref(), start, to);
     put("recurrenceStart", recurrence_start, start, to);
     put("reminders", reminders, start, to);
     put("seriesId", series_id, start, to);
     let tags = put("tags", tags, start, to);
     put("timezone", timezone, start, to);
-    let title = put("title", title, start, to);
+    let title = put_text("title", Some(title), start, to);
     put("updatedAt", updated_at, start, to);
-    put("userId", user_id, start, to);
+    put_text("userId", Some(user_id.as_str()), start, to);
     put("version", version, start, to);
     put("warnings", warnings, start, to);
     to.push(b'}');
