@@ -11,3 +11,4 @@ pub mod reading;
 pub mod demo;
 pub mod verify;
 pub mod commands;
+pub mod traces;

@@ -42,6 +42,7 @@ pub use rate::Rate;
 use crate::cli::{ClockOption, RunOptions};
 use crate::run::targets::Outcomes;
 use crate::settings::Settings;
+use crate::traces::Traces;
 use crate::{ops, reading};
 
 /// How long open calls may take when the process stops.
@@ -100,6 +101,8 @@ pub struct Parts {
     pub index: Arc<Index>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Where traces go, if anywhere.
+    pub traces: Option<Arc<Traces>>,
     /// The clock.
     pub clock: Clock,
     /// Where data is kept.
@@ -167,6 +170,9 @@ impl Running {
         let pipeline = self.pipeline;
         tokio::task::spawn_blocking(move || pipeline.stop()).await.context("the dataflow ended badly")?;
         self.parts.store.close().await;
+        if let Some(traces) = self.parts.traces.clone() {
+            traces.stop().await;
+        }
         self.parts.log.close().await;
         Ok(())
     }
@@ -188,6 +194,10 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let store: Arc<dyn Store> = store;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
+    let traces = match &settings.otel_endpoint {
+        Some(endpoint) => Some(Traces::start(endpoint).await?),
+        None => None,
+    };
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
@@ -201,7 +211,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let relay = Relay::start(
         target,
         targets::relay_settings(&settings)?,
-        targets::ports(&store, &clock, metrics.clone(), outcomes),
+        targets::ports(&store, &clock, metrics.clone(), traces.clone(), outcomes),
     )?;
     relay.restore(restored.actions.clone());
     let dead_letters = dead_letters::Writer::new(log.clone(), tokio::runtime::Handle::current());
@@ -231,6 +241,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         relay,
         index: index.clone(),
         metrics: metrics.clone(),
+        traces,
         clock,
         data_dir: dir.clone(),
         rate: Rate::default(),
@@ -319,6 +330,9 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
                 hashes.by_ref().take(commit.audit.len()).for_each(drop);
                 Vec::new()
             };
+            if let Some(traces) = &parts.traces {
+                traces.processed(commit);
+            }
             hub.publish(commit, visible.take(commit.n), &shown);
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);

@@ -39,6 +39,8 @@ pub struct Settings {
     pub email_from: Option<String>,
     /// `query.timeout`.
     pub query_timeout: Duration,
+    /// `otel.endpoint`: base address of an OTLP collector that traces are sent to by HTTP; none without it.
+    pub otel_endpoint: Option<String>,
     /// `ready.max_lag`, in records.
     pub ready_max_lag: u64,
     /// `stream.replay`, in events.
@@ -197,7 +199,13 @@ impl Settings {
                 return not_yet(key, &value, only);
             }
         }
+        let otel_endpoint =
+            from.text("otel.endpoint", "the address of an OTLP collector by HTTP", "http://127.0.0.1:4318", |t| {
+                (t.starts_with("http://") || t.starts_with("https://")).then(|| t.to_owned())
+            })?;
+        config.traces = otel_endpoint.is_some();
         let settings = Settings {
+            otel_endpoint,
             create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
             create_by_invoke: via.unwrap_or(false),
             confirm_wait: from.duration("actions.confirm_wait", "5s")?.unwrap_or(Duration::from_secs(5)),

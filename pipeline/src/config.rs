@@ -53,6 +53,8 @@ pub struct Config {
     pub confirm: Option<Confirm>,
     /// Whether counts of open tasks are maintained ([`Handle::counts`](crate::Handle::counts)).
     pub counts: bool,
+    /// Whether commits name the events that belong to a recorded trace.
+    pub traces: bool,
 }
 
 impl Config {
@@ -86,6 +88,7 @@ impl Default for Config {
             recent_identities: 262_144,
             confirm: None,
             counts: true,
+            traces: false,
         }
     }
 }
@@ -104,6 +107,7 @@ impl fmt::Debug for Config {
             .field("limits", &self.limits)
             .field("commit_events_max", &self.commit_events_max)
             .field("counts", &self.counts)
+            .field("traces", &self.traces)
             .finish_non_exhaustive()
     }
 }

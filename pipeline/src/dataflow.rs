@@ -221,7 +221,7 @@ fn build(worker: &mut Worker, parts: Parts, give_waker: &Sender<SyncActivator>) 
 
     worker.dataflow::<u64, _, _>(|scope| {
         let batches = source::source(scope, &config, clock, messages, Rc::clone(&gate), give_waker);
-        let (turns, heads) = upsert::upsert(batches, Rc::clone(&tasks));
+        let (turns, heads) = upsert::upsert(batches, Rc::clone(&tasks), config.traces);
         let mut parts = vec![heads];
         if let Some(totals) = totals {
             parts.push(counts::count(turns.clone(), totals, counts));

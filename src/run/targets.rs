@@ -18,6 +18,7 @@ use topics::action::{Action, Outcome, OutcomeResult};
 
 use crate::cli::Actions;
 use crate::settings::Settings;
+use crate::traces::Traces;
 
 /// Outcomes of one input of the dataflow, at most.
 const OUTCOMES_A_BATCH: usize = 500;
@@ -80,13 +81,22 @@ pub(super) fn relay_settings(settings: &Settings) -> anyhow::Result<sinks::relay
 }
 
 /// What the relay is connected to.
-pub(super) fn ports(store: &Arc<dyn Store>, clock: &Clock, metrics: Arc<Metrics>, outcomes: Outcomes) -> Ports {
+pub(super) fn ports(
+    store: &Arc<dyn Store>,
+    clock: &Clock,
+    metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
+    outcomes: Outcomes,
+) -> Ports {
     let clock = clock.clone();
     Ports {
         ledger: Some(Arc::new(StoreLedger(store.clone()))),
         clock: Arc::new(move || clock.now()),
         outcomes: Arc::new(move |action, outcome| {
             observe(&metrics, action, &outcome);
+            if let Some(traces) = &traces {
+                traces.delivered(action, &outcome);
+            }
             outcomes.push(outcome);
         }),
     }

@@ -19,15 +19,24 @@ pub struct Process {
 impl Process {
     /// Starts `tasktide run` on a directory.
     pub fn run(dir: &Path, more: &[&str]) -> Process {
+        Process::run_with(dir, more, &[])
+    }
+
+    /// As [`Process::run`], with settings in the environment.
+    pub fn run_with(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Process {
         let dir = dir.to_str().unwrap();
         let mut args = vec!["run", "--data-dir", dir, "--listen", "127.0.0.1:0"];
         args.extend(more);
-        Process::start(&args)
+        Process::spawn(command(&args).envs(env.iter().copied()))
     }
 
     /// Starts the binary and waits until it has printed an address.
     pub fn start(args: &[&str]) -> Process {
-        let mut child = command(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Process::spawn(&mut command(args))
+    }
+
+    fn spawn(command: &mut Command) -> Process {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut printed = Vec::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let base = loop {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono_tz::Tz;
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use crate::record::SourceTopic;
 use crate::reminder::{Channel, Offset};
 use crate::task::Task;
 use crate::time::Timestamp;
+use crate::trace::TraceParent;
 use crate::view::ViewRow;
 
 /// Next offset to read of a partition.
@@ -54,6 +56,8 @@ pub struct Commit {
     pub erased: Vec<UserId>,
     /// What was read.
     pub counts: Counts,
+    /// Events that belong to a recorded trace, when those are wanted.
+    pub traced: Vec<Traced>,
     /// Whether the log end seen at start is covered: from this commit on actions may be sent (§4.1).
     pub caught_up: bool,
 }
@@ -70,6 +74,21 @@ impl Commit {
             && self.dead_letters.is_empty()
             && self.erased.is_empty()
     }
+}
+
+/// An event that belongs to a recorded trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traced {
+    /// What it came with.
+    pub parent: TraceParent,
+    /// CloudEvents id.
+    pub event_id: CompactString,
+    /// CloudEvents type.
+    pub type_name: CompactString,
+    /// The task that it is about.
+    pub task: Option<TaskId>,
+    /// When its record came from the source, in microseconds since the epoch.
+    pub arrived_us: u64,
 }
 
 /// A task after a commit, with what the pipeline must remember of it.

@@ -16,6 +16,7 @@ pub mod audit;
 pub mod action;
 pub mod dead_letter;
 pub mod view;
+pub mod trace;
 pub mod commit;
 pub mod schemas;
 

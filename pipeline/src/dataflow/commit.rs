@@ -114,6 +114,7 @@ impl Assembler {
             dead_letters: std::mem::take(&mut drafts.dead_letters),
             erased: std::mem::take(&mut drafts.erased),
             counts: std::mem::take(&mut drafts.counts),
+            traced: std::mem::take(&mut drafts.traced),
             caught_up,
             ..Commit::default()
         };

@@ -10,8 +10,10 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use topics::commit::NextOffset;
+use topics::commit::{NextOffset, Traced};
+use topics::event::{Decoded, EventBody, TaskEvent};
 use topics::record::SourceTopic;
+use topics::trace::TraceParent;
 
 use super::{Batch, Built, Head, Part};
 use crate::input::Message;
@@ -25,6 +27,7 @@ type Parts<'scope> = StreamVec<'scope, u64, Part>;
 pub(super) fn upsert<'scope>(
     batches: StreamVec<'scope, u64, Batch>,
     tasks: Rc<RefCell<Tasks>>,
+    traces: bool,
 ) -> (Turns<'scope>, Parts<'scope>) {
     let mut builder = OperatorBuilder::new("Upsert".to_owned(), batches.scope());
     let mut input = builder.new_input(batches, Pipeline);
@@ -38,7 +41,7 @@ pub(super) fn upsert<'scope>(
             let (mut turns, mut heads) = (turns.activate(), heads.activate());
             input.for_each(|capability, batches| {
                 for batch in batches.drain(..) {
-                    let (turn, head) = take(&mut tasks.borrow_mut(), batch, &mut caught_up);
+                    let (turn, head) = take(&mut tasks.borrow_mut(), batch, &mut caught_up, traces);
                     turns.session(&capability).give(Rc::new(turn));
                     heads.session(&capability).give(Part::Head(Box::new(head)));
                 }
@@ -48,7 +51,7 @@ pub(super) fn upsert<'scope>(
     (turn_stream, head_stream)
 }
 
-fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool) -> (Turn, Head) {
+fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool, traces: bool) -> (Turn, Head) {
     let Batch { now, idle, hold_over, messages } = batch;
     tasks.set_now(now);
     let mut drafts = Drafts::with_capacity(messages.iter().map(Message::weight).sum());
@@ -70,6 +73,9 @@ fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool) -> (Turn, Head) {
                     let at_us = u64::try_from(at_us).unwrap_or(0);
                     let oldest = drafts.counts.oldest_arrival_us.get_or_insert(at_us);
                     *oldest = at_us.min(*oldest);
+                    if traces && let Decoded::Events(events) = &decoded {
+                        drafts.traced.extend(events.iter().filter_map(|event| traced(event, at_us)));
+                    }
                     tasks.record(record, decoded, &mut drafts);
                 }
             }
@@ -97,4 +103,15 @@ fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool) -> (Turn, Head) {
         touched.iter().filter_map(|(topic, partition)| tasks.next_offset(*topic, *partition)).collect();
     let turn = Turn { now, steps, holding: !*caught_up };
     (turn, Head { now, idle, caught_up: *caught_up, drafts, positions, barriers })
+}
+
+/// What a commit tells of an event whose trace is recorded.
+fn traced(event: &TaskEvent, arrived_us: u64) -> Option<Traced> {
+    let parent = TraceParent::parse(event.traceparent.as_deref()?).filter(|parent| parent.sampled)?;
+    let task = match &event.body {
+        EventBody::Task(change) => Some(change.task),
+        EventBody::ReminderSnoozed { task, .. } | EventBody::ReminderDismissed { task, .. } => Some(*task),
+        EventBody::UserUpdated { .. } | EventBody::UserErased { .. } => None,
+    };
+    Some(Traced { parent, event_id: event.id.clone(), type_name: event.type_name.clone(), task, arrived_us })
 }

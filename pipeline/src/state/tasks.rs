@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use topics::Task;
 use topics::action::{ActionKind, Outcome};
 use topics::audit::AuditEntry;
-use topics::commit::{Counts, NextOffset, Restored};
+use topics::commit::{Counts, NextOffset, Restored, Traced};
 use topics::dead_letter::DeadLetter;
 use topics::ids::{TaskId, UserId};
 use topics::record::{Position, SourceTopic};
@@ -87,6 +87,8 @@ pub struct Drafts {
     pub dead_letters: Vec<DeadLetter>,
     /// Counts of what was read.
     pub counts: Counts,
+    /// Events that belong to a recorded trace.
+    pub traced: Vec<Traced>,
     /// Latest event time seen.
     pub frontier: Timestamp,
     /// The next ordinal.

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use topics::action::{Action, ActionKind};
 use topics::reminder::Channel;
-use topics::{Timestamp, ids};
+
+use topics::Timestamp;
+use topics::trace::of_delivery;
 
 use super::canonical::{canonical, write_raw, write_text};
 use super::signature::WebhookSecret;
@@ -191,16 +193,9 @@ pub(super) fn create_headers(action: &Action) -> Vec<(&'static str, String)> {
     headers
 }
 
-/// `traceparent` of a call: the causing event's, else one made of the action's id, the same on every retry.
+/// `traceparent` of a call: a span below the causing event's, the same on every retry.
 pub(super) fn traceparent(action: &Action) -> String {
-    match &action.traceparent {
-        Some(text) => text.to_string(),
-        None => {
-            let trace = action.id.simple().to_string();
-            let span = uuid::Uuid::new_v5(&ids::NAMESPACE, action.id.as_bytes()).simple().to_string();
-            format!("00-{trace}-{}-01", &span[..16])
-        }
-    }
+    of_delivery(action).0.to_string()
 }
 
 /// Subject and HTML of a reminder's mail.

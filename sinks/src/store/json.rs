@@ -124,7 +124,9 @@ mod tests {
 
     #[test]
     fn texts_are_written_as_serde_writes_them() {
-        for text in ["", "plain", "Ölwechsel 海风 😀", "a \"b\"", "back\\slash", "tab\tline\n", "\u{0}\u{1f}\u{7f}\u{2028}</>"] {
+        for text in
+            ["", "plain", "Ölwechsel 海风 😀", "a \"b\"", "back\\slash", "tab\tline\n", "\u{0}\u{1f}\u{7f}\u{2028}</>"]
+        {
             let mut written = b"before".to_vec();
             put_text(text, &mut written);
             assert_eq!(&written[6..], serde_json::to_vec(text).unwrap(), "{text}");

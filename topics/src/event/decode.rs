@@ -18,6 +18,7 @@ use crate::ids::{self, TaskId, UserId};
 use crate::record::Record;
 use crate::task::Warning;
 use crate::time::Timestamp;
+use crate::trace::TraceParent;
 
 /// How far an event's time may be ahead of its record's, in milliseconds.
 const AHEAD_MAX_MS: i64 = 60_000;
@@ -430,7 +431,7 @@ fn finish(
             .map(CompactString::from)
             .or_else(|| envelope.optional("correlationid")),
         causation_id: envelope.optional("causationid"),
-        traceparent: envelope.optional("traceparent").filter(|text| is_traceparent(text)),
+        traceparent: envelope.optional("traceparent").filter(|text| TraceParent::parse(text).is_some()),
         tracestate: envelope.optional("tracestate"),
         dataschema: envelope.optional("dataschema"),
         extensions: (!extensions.is_empty()).then(|| Arc::new(extensions)),
@@ -455,22 +456,6 @@ fn sequence(envelope: &Envelope<'_>) -> Option<CompactString> {
         Some(text) => (!text.is_empty()).then(|| CompactString::from(text)),
         None => raw.get().starts_with(|c: char| c == '-' || c.is_ascii_digit()).then(|| CompactString::from(raw.get())),
     }
-}
-
-/// Whether `text` is a version 00 `traceparent` (W3C Trace Context) or a later one of its form.
-fn is_traceparent(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let hex = |range: std::ops::Range<usize>| bytes[range].iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    bytes.len() >= 55
-        && (bytes.len() == 55 || (&bytes[..2] != b"00" && bytes[55] == b'-'))
-        && [2, 35, 52].iter().all(|i| bytes[*i] == b'-')
-        && hex(0..2)
-        && hex(3..35)
-        && hex(36..52)
-        && hex(53..55)
-        && &bytes[..2] != b"ff"
-        && bytes[3..35].iter().any(|b| *b != b'0')
-        && bytes[36..52].iter().any(|b| *b != b'0')
 }
 
 fn read_actor(data: &Object<'_>, invalid: &mut bool) -> Option<Arc<Actor>> {

@@ -73,13 +73,16 @@ fn a_repeat_differs_by_its_attempt_only() {
 }
 
 #[test]
-fn traceparent_is_the_causing_event_s_or_made_of_the_action() {
+fn calls_go_on_in_the_trace_of_the_causing_event() {
     let mut action = create(1);
     let made = traceparent(&action);
-    assert_eq!(made, traceparent(&action));
+    assert_eq!(made, traceparent(&action), "the same on every retry");
     assert!(made.len() == 55 && made.starts_with("00-") && made.ends_with("-01"), "{made}");
-    action.traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
-    assert_eq!(traceparent(&action), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let cause = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    action.traceparent = Some(cause.into());
+    let sent = traceparent(&action);
+    assert!(sent.starts_with(&cause[..36]) && sent.ends_with("-00"), "its trace, and its decision: {sent}");
+    assert_ne!(sent[36..52], cause[36..52], "a span of its own");
 }
 
 #[test]
