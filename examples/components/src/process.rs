@@ -76,6 +76,14 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self, at_most: Duration) -> anyhow::Result<()> {
+        if !wait_until(at_most, || matches!(self.child.try_wait(), Ok(Some(_)))) {
+            bail!("{} did not end within {at_most:?}", self.name);
+        }
+        Ok(())
+    }
+
     /// Tells it to end by `signal`, and waits until it has.
     pub fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
         if self.child.try_wait()?.is_some() {

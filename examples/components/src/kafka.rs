@@ -1,0 +1,138 @@
+//! A broker of Apache Kafka: one node in KRaft mode.
+//!
+//! It has a plain listener and, if wanted, two with TLS: one for users with a password (PLAIN, SCRAM and OAUTHBEARER
+//! with unsigned tokens), one for clients with a certificate. It keeps its ports, so it can be killed and started
+//! again on what it had written.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::process::Signal;
+
+use crate::Process;
+
+mod config;
+mod install;
+mod secure;
+
+use install::{Installed, START_WITHIN};
+pub use secure::Certificates;
+
+/// How a broker is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Also listens with TLS.
+    pub secure: bool,
+    /// More lines of its configuration, such as `log.segment.bytes=1048576`.
+    pub lines: Vec<String>,
+}
+
+/// What a secured client must know.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// Where users with a password connect.
+    pub password_address: String,
+    /// Where clients with a certificate connect.
+    pub certificate_address: String,
+    /// The user's name.
+    pub user: &'static str,
+    /// The user's password.
+    pub password: &'static str,
+    /// Certificates of authority and client.
+    pub certificates: Certificates,
+}
+
+/// A running broker, ended when this is dropped.
+#[derive(Debug)]
+pub struct Broker {
+    dir: PathBuf,
+    ports: config::Ports,
+    secure: Option<Secure>,
+    config: PathBuf,
+    process: Process,
+}
+
+/// Makes sure that a broker can be started; costs time only the first time on a machine.
+pub fn install() -> anyhow::Result<()> {
+    installed().map(drop)
+}
+
+fn installed() -> anyhow::Result<&'static Installed> {
+    static INSTALLED: OnceLock<Installed> = OnceLock::new();
+    if let Some(installed) = INSTALLED.get() {
+        return Ok(installed);
+    }
+    let installed = install::install()?;
+    Ok(INSTALLED.get_or_init(|| installed))
+}
+
+impl Broker {
+    /// Starts a new broker whose data are in `dir`, and waits until it answers.
+    pub fn start(dir: &Path, options: &Options) -> anyhow::Result<Broker> {
+        let installed = installed()?;
+        std::fs::create_dir_all(dir)?;
+        let ports = config::Ports::free(options.secure)?;
+        let certificates = options.secure.then(|| Certificates::make(&dir.join("certificates"))).transpose()?;
+        let config = config::write(dir, &ports, certificates.as_ref(), &options.lines)?;
+        let user = options.secure.then_some(config::USER);
+        config::format(&mut installed.command(128, config::FORMATTER), &config, user)?;
+        let process = run(installed, dir, &config)?;
+        let secure = ports.secure.zip(certificates).map(|((password, certificate), certificates)| Secure {
+            password_address: format!("127.0.0.1:{password}"),
+            certificate_address: format!("127.0.0.1:{certificate}"),
+            user: config::USER.0,
+            password: config::USER.1,
+            certificates,
+        });
+        Ok(Broker { dir: dir.to_owned(), ports, secure, config, process })
+    }
+
+    /// Where clients connect without TLS.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.plain)
+    }
+
+    /// What a client with TLS needs, if the broker was started for such.
+    pub fn secure(&self) -> Option<&Secure> {
+        self.secure.as_ref()
+    }
+
+    /// Kills it without warning.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.kill()
+    }
+
+    /// Ends it in order.
+    pub fn end(&mut self) -> anyhow::Result<()> {
+        self.process.end(Signal::TERM)
+    }
+
+    /// Lets it stand still: connections stay, nothing is answered.
+    pub fn stand_still(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
+    /// Starts it again after it was killed or ended, with the same data at the same address.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.process = run(installed()?, &self.dir, &self.config)?;
+        Ok(())
+    }
+
+    /// The last lines of its log.
+    pub fn log_end(&self) -> String {
+        self.process.log_end()
+    }
+}
+
+fn run(installed: &Installed, dir: &Path, config: &Path) -> anyhow::Result<Process> {
+    let log = dir.join("broker.log");
+    let _ = std::fs::remove_file(&log);
+    let mut process = Process::start("kafka", installed.command(256, config::BROKER).arg(config), &log)?;
+    process.ready(START_WITHIN, || config::has_started(&log))?;
+    Ok(process)
+}
