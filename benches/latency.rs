@@ -109,7 +109,7 @@ async fn send(running: Arc<Running>, way: Way, event: Event, due: Instant) -> an
     let parts = running.parts();
     let at = match way {
         Way::Log => {
-            let positions = parts.log.append("task-events", vec![event.into_record()]).await?;
+            let positions = parts.topics.append("task-events", vec![event.into_record()]).await?;
             positions.iter().map(|position| (position.partition, position.offset)).collect()
         }
         Way::Http { client, url } => {

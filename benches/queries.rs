@@ -225,7 +225,7 @@ impl Writer {
                     let due = since + Duration::from_nanos(so_far * 1_000_000_000 / rate);
                     tokio::time::sleep_until(due.into()).await;
                     let records = (0..TOGETHER).map(|_| history.next().into_record()).collect();
-                    running.parts().log.append("task-events", records).await?;
+                    running.parts().topics.append("task-events", records).await?;
                 }
                 Ok(())
             }

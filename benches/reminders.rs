@@ -69,7 +69,7 @@ async fn bench(options: &Options) -> anyhow::Result<()> {
         let trigger = |number: u64| first.plus_millis((number * apart_us / 1000) as i64);
         let records: Vec<_> = (0..count).map(|number| create(&mut draw, trigger(number), &followed)).collect();
         for records in records.chunks(EVENTS_AN_APPEND) {
-            running.parts().log.append("task-events", records.to_vec()).await?;
+            running.parts().topics.append("task-events", records.to_vec()).await?;
         }
         product::caught_up(&running, |_| ()).await?;
         ensure!(Clock::system().now() < first, "the events were not committed before the first trigger");
@@ -154,7 +154,7 @@ fn follow(running: &Running, followed: &Followed) {
             }
         }
     }));
-    tokio::spawn(follow_topic(parts.log.clone(), followed.clone()));
+    tokio::spawn(follow_topic(parts.log.clone().expect("a bench runs on the embedded log"), followed.clone()));
 }
 
 /// Reads `task-reminders` as a notifier does; ends with the log.

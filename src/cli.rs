@@ -19,8 +19,12 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Pipeline and query API in one process, on an embedded log and store.
+    /// Pipeline and query API in one process; on an embedded log and store unless told otherwise.
     Run(RunOptions),
+    /// `run` as in a cluster: events from Kafka, actions through the Dapr sidecar, on every address.
+    Pipeline(PipelineOptions),
+    /// Make, check or print the topics of a Kafka broker.
+    Topics(TopicsOptions),
     /// `run` with a reference Chat API and simulated users, to watch and to try out.
     Demo(DemoOptions),
     /// Append a file of events to the embedded log.
@@ -42,6 +46,9 @@ pub struct RunOptions {
     /// Address to serve on; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080", env = "TASKTIDE_LISTEN")]
     pub listen: SocketAddr,
+    /// Where events come from: `log` (the embedded one) or `kafka`; also the setting source.mode.
+    #[arg(long, value_name = "SOURCE", env = "TASKTIDE_SOURCE")]
+    pub source: Option<SourceMode>,
     /// Where decided actions go: `none`, `log`, `dapr`, or `chat-api=URL`.
     #[arg(long, value_name = "TARGET", default_value = "log", env = "TASKTIDE_ACTIONS")]
     pub actions: Actions,
@@ -51,6 +58,94 @@ pub struct RunOptions {
     /// Settings in TOML; the environment wins over it.
     #[arg(long, value_name = "FILE", env = "TASKTIDE_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// Options of `pipeline`.
+#[derive(Clone, Debug, Args)]
+pub struct PipelineOptions {
+    /// Where journal and tables are kept. One process at a time.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/tasktide", env = "TASKTIDE_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Address to serve on.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080", env = "TASKTIDE_LISTEN")]
+    pub listen: SocketAddr,
+    /// Where events come from.
+    #[arg(long, value_name = "SOURCE", env = "TASKTIDE_SOURCE")]
+    pub source: Option<SourceMode>,
+    /// Where decided actions go: `none`, `log`, `dapr`, or `chat-api=URL`.
+    #[arg(long, value_name = "TARGET", default_value = "dapr", env = "TASKTIDE_ACTIONS")]
+    pub actions: Actions,
+    /// Settings in TOML; the environment wins over it.
+    #[arg(long, value_name = "FILE", env = "TASKTIDE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+impl From<PipelineOptions> for RunOptions {
+    fn from(options: PipelineOptions) -> RunOptions {
+        let PipelineOptions { data_dir, listen, source, actions, config } = options;
+        RunOptions { data_dir, listen, source, actions, clock: ClockOption::System, config }
+    }
+}
+
+/// Options of `topics`.
+#[derive(Clone, Debug, Args)]
+pub struct TopicsOptions {
+    /// What to do.
+    #[command(subcommand)]
+    pub task: TopicsTask,
+}
+
+/// What to do with topics.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TopicsTask {
+    /// Make topics that are absent, and set what differs.
+    Apply(BrokerOptions),
+    /// Say what differs; exit 0 only when nothing does.
+    Check(BrokerOptions),
+    /// Print Strimzi KafkaTopic resources.
+    Render(RenderOptions),
+}
+
+/// Copies of each record.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ReplicationOptions {
+    /// Copies of each record.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub replication: i32,
+    /// Copies that must be written before a write counts.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub min_insync: i32,
+    /// One copy: a broker on this machine.
+    #[arg(long, conflicts_with_all = ["replication", "min_insync"])]
+    pub local: bool,
+}
+
+/// Options of `topics apply` and `topics check`.
+#[derive(Clone, Debug, Args)]
+pub struct BrokerOptions {
+    /// Addresses of the broker; also the setting kafka.brokers.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub brokers: Option<String>,
+    /// Copies of each record.
+    #[command(flatten)]
+    pub copies: ReplicationOptions,
+    /// Settings in TOML.
+    #[arg(long, value_name = "FILE", env = "TASKTIDE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Options of `topics render`.
+#[derive(Clone, Debug, Args)]
+pub struct RenderOptions {
+    /// Name of the Strimzi cluster.
+    #[arg(long, default_value = "kafka")]
+    pub cluster: String,
+    /// Namespace of the resources; none without it.
+    #[arg(long)]
+    pub namespace: Option<String>,
+    /// Copies of each record.
+    #[command(flatten)]
+    pub copies: ReplicationOptions,
 }
 
 /// Options of `demo`.
@@ -139,6 +234,27 @@ pub struct RruleOptions {
     /// Read JSON lines from standard input, write one answer a line.
     #[arg(long, conflicts_with = "rule")]
     pub batch: bool,
+}
+
+/// Where events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceMode {
+    /// The embedded log.
+    Log,
+    /// A Kafka broker.
+    Kafka,
+}
+
+impl FromStr for SourceMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "log" => Ok(SourceMode::Log),
+            "kafka" => Ok(SourceMode::Kafka),
+            _ => Err("give log or kafka".to_owned()),
+        }
+    }
 }
 
 /// Where actions go.

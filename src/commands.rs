@@ -3,6 +3,7 @@
 pub mod ingest;
 pub mod rrule;
 pub mod tail;
+pub mod topics;
 
 use std::io::IsTerminal;
 

@@ -8,7 +8,7 @@ use chat_api::{ChatApi, SimulatedUsers};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::cli::{Actions, ClockOption, DemoOptions, RunOptions};
+use crate::cli::{Actions, ClockOption, DemoOptions, RunOptions, SourceMode};
 use crate::run;
 use crate::settings::Settings;
 
@@ -60,6 +60,7 @@ impl Demo {
         let run_options = RunOptions {
             data_dir,
             listen: options.listen,
+            source: Some(SourceMode::Log),
             actions: Actions::ChatApi(format!("http://{chat_addr}")),
             clock: ClockOption::System,
             config: options.config,

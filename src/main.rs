@@ -20,6 +20,11 @@ fn main() -> std::process::ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Run(options) => run::command(options).await,
+            Command::Pipeline(mut options) => {
+                options.source.get_or_insert(tasktide::cli::SourceMode::Kafka);
+                run::command(options.into()).await
+            }
+            Command::Topics(options) => commands::topics::command(options).await,
             Command::Demo(options) => demo::command(options).await,
             Command::Ingest(options) => commands::ingest::command(options).await,
             Command::Tail(options) => commands::tail::command(options).await,

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use pipeline::Input;
 use pipeline::source::clock::ClockError;
 use pipeline::source::log::{LogError, NewRecord, records_of_body};
+use pipeline::source::topics::TopicsError;
 use query_api::auth::{Caller, Scope};
 use query_api::params::{Kind, Param, Params, pairs, param};
 use query_api::problem::{Code, Problem};
@@ -33,17 +34,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The resources, to be served beside those of the query API.
 pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
     let parts = || parts.clone();
-    let events = post(append_events).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts());
-    vec![
-        Resource::new(
-            "post",
-            "/v1/events",
-            "Appends events to the embedded log; answers once they are durable.",
-            events,
-        )
-        .takes(EVENTS)
-        .reads(&["application/cloudevents+json", "application/cloudevents-batch+json", "application/x-ndjson"])
-        .succeeds(202),
+    let mut resources = vec![
         Resource::new(
             "get",
             "/v1/ops/actions",
@@ -75,7 +66,19 @@ pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
         .succeeds(202),
         Resource::new("post", "/v1/ops/clock", "Moves a manual clock forward.", post(set_clock).with_state(parts()))
             .reads(JSON),
-    ]
+    ];
+    // On a broker it is the broker that takes events.
+    if parts().log.is_some() {
+        let events = post(append_events).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts());
+        let about = "Appends events to the embedded log; answers once they are durable.";
+        resources.push(
+            Resource::new("post", "/v1/events", about, events)
+                .takes(EVENTS)
+                .reads(&["application/cloudevents+json", "application/cloudevents-batch+json", "application/x-ndjson"])
+                .succeeds(202),
+        );
+    }
+    resources
 }
 
 const JSON: &[&str] = &["application/json"];
@@ -120,11 +123,11 @@ fn unsupported(detail: &str) -> Problem {
 }
 
 async fn append(parts: &Parts, records: Vec<NewRecord>) -> Result<Vec<Position>, Problem> {
-    parts.log.append("task-events", records).await.map_err(|error| match error {
-        LogError::UnknownPartition { partition, .. } => {
+    parts.topics.append("task-events", records).await.map_err(|error| match error {
+        TopicsError::Log(LogError::UnknownPartition { partition, .. }) => {
             Problem::parameter("partition", format!("{partition} does not exist"))
         }
-        LogError::Closed => Problem::new(Code::NotReady, "The process is stopping."),
+        error if error.is_closed() => Problem::new(Code::NotReady, "The process is stopping."),
         error => {
             error!(error = &error as &dyn std::error::Error, "could not append events");
             Problem::new(Code::NotReady, "The events cannot be stored now; nothing of them was.")
@@ -304,7 +307,7 @@ async fn replay_dead_letter(
         timestamp: parts.clock.now(),
     };
     let topic = letter.topic.name();
-    let positions = parts.log.append(topic, vec![record]).await.map_err(|error| {
+    let positions = parts.topics.append(topic, vec![record]).await.map_err(|error| {
         error!(error = &error as &dyn std::error::Error, "could not put a dead letter back");
         Problem::new(Code::NotReady, "The event cannot be stored now.")
     })?;

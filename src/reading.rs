@@ -63,9 +63,10 @@ impl StatusSource for Progress {
 
     fn readiness(&self) -> Readiness {
         let mut readiness = Readiness::default();
-        if let Some(trouble) = self.0.source.trouble() {
+        let trouble = self.0.source.trouble().map(|trouble| trouble.code());
+        if let Some(reason) = self.0.before_source().or(trouble) {
             readiness.waiting.push(Waiting::Source);
-            readiness.reason = Some(trouble.code().to_owned());
+            readiness.reason = Some(reason.to_owned());
         }
         if let Some(failing) = self.0.store.status().failing {
             readiness.waiting.push(Waiting::Database);

@@ -8,13 +8,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use pipeline::source::Source;
 use pipeline::source::clock::Clock;
+use pipeline::source::kafka::{KafkaSource, KafkaTopics};
 use pipeline::source::log::{Log, LogSource};
+use pipeline::source::topics::Topics;
 use pipeline::state::reminders::AlreadySent;
 use pipeline::{Input, InputSender};
 use query_api::Api;
@@ -28,9 +30,10 @@ use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
 use topics::action::ActionKind;
 use topics::audit::ShownEntry;
+use topics::commit::NextOffset;
 use topics::record::SourceTopic;
 use topics::view::{ViewRow, ViewSpec};
-use tracing::info;
+use tracing::{error, info};
 
 mod dead_letters;
 mod rate;
@@ -39,7 +42,7 @@ mod targets;
 
 pub use rate::Rate;
 
-use crate::cli::{ClockOption, RunOptions};
+use crate::cli::{ClockOption, RunOptions, SourceMode};
 use crate::run::targets::Outcomes;
 use crate::settings::Settings;
 use crate::traces::Traces;
@@ -49,6 +52,10 @@ use crate::{ops, reading};
 const RELAY_GRACE: Duration = Duration::from_secs(5);
 /// How often the log drops what its topics' retention allows to go.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
+/// How long until what was delivered is asked for again, while the broker does not answer.
+const READ_BACK_AGAIN: Duration = Duration::from_secs(1);
+/// The reason of `/readyz` while `task-reminders` is read back.
+const READING_BACK: &str = "reading_back";
 /// Name of the file that keeps where a manual clock stands.
 const CLOCK_FILE: &str = "manual-clock";
 
@@ -87,8 +94,10 @@ pub struct Running {
 
 /// What the parts of the process share.
 pub struct Parts {
-    /// The embedded log.
-    pub log: Arc<Log>,
+    /// The embedded log; `None` with another source.
+    pub log: Option<Arc<Log>>,
+    /// Where dead letters and reminders are written to, and events put back.
+    pub topics: Arc<dyn Topics>,
     /// The store.
     pub store: Arc<dyn Store>,
     /// Into the dataflow; gone once the process stops.
@@ -117,6 +126,8 @@ pub struct Parts {
     _held: DataDir,
     /// Whether it was that near once.
     was_near: AtomicBool,
+    /// What the source waits for before it begins, and why that does not come; `None` once it has begun.
+    before_source: Mutex<Option<&'static str>>,
 }
 
 impl Parts {
@@ -139,6 +150,11 @@ impl Parts {
         }
         let last = self.rate.last().unwrap_or(self.clock.now());
         (self.clock.now().millis() - last.millis()).max(0) as u64
+    }
+
+    /// Why the source has not begun, if it has not.
+    pub fn before_source(&self) -> Option<&'static str> {
+        *self.before_source.lock().expect("never poisoned")
     }
 
     /// A way into the dataflow; `None` while the process stops.
@@ -173,7 +189,7 @@ impl Running {
         if let Some(traces) = self.parts.traces.clone() {
             traces.stop().await;
         }
-        self.parts.log.close().await;
+        self.parts.topics.close().await;
         Ok(())
     }
 }
@@ -181,6 +197,10 @@ impl Running {
 /// Starts everything on `options.data_dir`.
 pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<Running> {
     let dir = &options.data_dir;
+    let mode = options.source.or(settings.source).unwrap_or(SourceMode::Log);
+    if mode == SourceMode::Kafka && options.clock != ClockOption::System {
+        anyhow::bail!("--clock manual:… is for the embedded log: the records of --source kafka carry their own time");
+    }
     std::fs::create_dir_all(dir).with_context(|| format!("could not make --data-dir {}", dir.display()))?;
     let listener = TcpListener::bind(options.listen)
         .await
@@ -188,7 +208,6 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let addr = listener.local_addr()?;
     let auth = read_auth(&settings)?;
     let held = DataDir::lock(dir)?;
-    let log = Log::open(dir).await?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
     let (store, restored) = Sqlite::open(&held, &views, sinks::store::Options::default()).await?;
     let store: Arc<dyn Store> = store;
@@ -204,9 +223,9 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let stream =
         StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
     let hub = Hub::new(stream, restored.n, &metrics);
-    let source = Arc::new(LogSource::open(log.clone(), &restored.positions, false)?);
-    let already_sent = if restored.n == 0 { rebuild::deliveries(&log).await? } else { Vec::new() };
-    let target = targets::target(&options.actions, &settings, &log);
+    let Feed { source, topics, log } = Feed::open(mode, dir, &settings, &restored.positions).await?;
+    let rebuilds = restored.n == 0;
+    let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();
     let relay = Relay::start(
         target,
@@ -214,7 +233,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         targets::ports(&store, &clock, metrics.clone(), traces.clone(), outcomes),
     )?;
     relay.restore(restored.actions.clone());
-    let dead_letters = dead_letters::Writer::new(log.clone(), tokio::runtime::Handle::current());
+    let dead_letters = dead_letters::Writer::new(topics.clone(), tokio::runtime::Handle::current());
 
     let mut config = settings.pipeline.clone();
     config.tasks_expected = restored.tasks.len();
@@ -235,6 +254,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     };
     let parts = Arc::new(Parts {
         log,
+        topics,
         store: store.clone(),
         inputs: Mutex::new(Some(pipeline.sender())),
         source,
@@ -249,11 +269,12 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         hold_max: settings.pipeline.hold_max,
         _held: held,
         was_near: AtomicBool::new(false),
+        before_source: Mutex::new(Some(READING_BACK)),
     });
     follow_durable(&parts, &hub, visible);
     let closing = CancellationToken::new();
     let outcomes_done = outcome_batches.feed(pipeline.sender(), closing.clone());
-    feed(&parts, already_sent)?;
+    feed(&parts, rebuilds)?;
     watch_numbers(&parts);
 
     let api = Arc::new(Api {
@@ -342,12 +363,35 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
     }));
 }
 
-/// Lets the source feed the dataflow, and tells it when the backlog of the start was handed over.
-fn feed(parts: &Arc<Parts>, already_sent: Vec<AlreadySent>) -> anyhow::Result<()> {
-    let inputs = parts.inputs().context("the process stops")?;
-    if !already_sent.is_empty() {
-        inputs.send(Input::AlreadySent(already_sent))?;
+/// What events come from, and where topics are.
+struct Feed {
+    source: Arc<dyn Source>,
+    topics: Arc<dyn Topics>,
+    log: Option<Arc<Log>>,
+}
+
+impl Feed {
+    /// Opens the source at the committed positions.
+    async fn open(mode: SourceMode, dir: &Path, settings: &Settings, committed: &[NextOffset]) -> anyhow::Result<Feed> {
+        match mode {
+            SourceMode::Log => {
+                let log = Log::open(dir).await?;
+                let source = Arc::new(LogSource::open(log.clone(), committed, settings.allow_truncated)?);
+                Ok(Feed { source, topics: Arc::new(log.clone()), log: Some(log) })
+            }
+            SourceMode::Kafka => {
+                let options = settings.kafka.options(settings.allow_truncated)?;
+                let topics = Arc::new(KafkaTopics::new(&options.access)?);
+                let source = Arc::new(KafkaSource::new(options, committed));
+                Ok(Feed { source, topics, log: None })
+            }
+        }
     }
+}
+
+/// Lets the source feed the dataflow, and tells it when the backlog of the start was handed over.
+fn feed(parts: &Arc<Parts>, rebuilds: bool) -> anyhow::Result<()> {
+    let inputs = parts.inputs().context("the process stops")?;
     let mut reached = parts.source.handed_over_start();
     let caught_up = inputs.clone();
     let hold_max = parts.hold_max;
@@ -356,15 +400,46 @@ fn feed(parts: &Arc<Parts>, already_sent: Vec<AlreadySent>) -> anyhow::Result<()
         let _ = tokio::time::timeout(hold_max, reached.wait_for(|reached| *reached)).await;
         let _ = tokio::task::spawn_blocking(move || caught_up.send(Input::CaughtUp)).await;
     });
-    parts.source.start(Box::new(move |records| {
-        // An error means that the process stops: what is not taken is read again at the next start.
-        let _ = inputs.send(Input::Records(records));
+    let began = inputs.clone();
+    parts.source.on_began(Arc::new(move |positions| {
+        let _ = began.send(Input::Began(positions));
     }));
-    parts.log.keep_trimmed(TRIM_EVERY, {
-        let clock = parts.clock.clone();
-        move || clock.now()
+    let weak = Arc::downgrade(parts);
+    tokio::spawn(async move {
+        if rebuilds {
+            let Some(sent) = read_back(&weak).await else { return };
+            let inputs = inputs.clone();
+            let _ = tokio::task::spawn_blocking(move || inputs.send(Input::AlreadySent(sent))).await;
+        }
+        let Some(parts) = weak.upgrade() else { return };
+        parts.before_source.lock().expect("never poisoned").take();
+        parts.source.start(Box::new(move |records| {
+            // An error means that the process stops: what is not taken is read again at the next start.
+            let _ = inputs.send(Input::Records(records));
+        }));
     });
+    if let Some(log) = &parts.log {
+        log.keep_trimmed(TRIM_EVERY, {
+            let clock = parts.clock.clone();
+            move || clock.now()
+        });
+    }
     Ok(())
+}
+
+/// What was delivered before the database was lost; asked for until it is known. `None` when the process stops.
+async fn read_back(parts: &Weak<Parts>) -> Option<Vec<AlreadySent>> {
+    loop {
+        let topics = parts.upgrade().filter(|parts| parts.inputs().is_some())?.topics.clone();
+        match rebuild::deliveries(&*topics).await {
+            Ok(sent) => return Some(sent),
+            Err(error) => {
+                *parts.upgrade()?.before_source.lock().expect("never poisoned") = Some(error.code());
+                error!(error = &error as &dyn std::error::Error, "could not read task-reminders back; will try again");
+                tokio::time::sleep(READ_BACK_AGAIN).await;
+            }
+        }
+    }
 }
 
 /// Numbers that are read when metrics are.

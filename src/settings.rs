@@ -12,11 +12,18 @@ use chrono::NaiveTime;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
+mod kafka;
+
+pub use kafka::Kafka;
+
+use crate::cli::SourceMode;
+
 /// Prefix of settings in the environment.
 const PREFIX: &str = "TASKTIDE_";
 
 /// Names of that prefix that are read elsewhere: options of the command line, the log filter, tools of the tests.
-const ELSEWHERE: [&str; 7] = ["DATA_DIR", "LISTEN", "ACTIONS", "CLOCK", "CONFIG", "LOG", "CHROMIUM"];
+const ELSEWHERE: [&str; 9] =
+    ["DATA_DIR", "LISTEN", "ACTIONS", "CLOCK", "CONFIG", "LOG", "CHROMIUM", "SOURCE", "COMPONENTS_DIR"];
 
 /// Everything that can be set beside the command line.
 #[derive(Clone, Debug)]
@@ -37,6 +44,12 @@ pub struct Settings {
     pub webhook_secret: Option<Secret>,
     /// `email.from`.
     pub email_from: Option<String>,
+    /// `source.mode`: where events come from; what the command line says wins.
+    pub source: Option<SourceMode>,
+    /// How a broker is reached.
+    pub kafka: Kafka,
+    /// `bootstrap.allow_truncated`: whether to go on where records are gone.
+    pub allow_truncated: bool,
     /// `query.timeout`.
     pub query_timeout: Duration,
     /// `otel.endpoint`: base address of an OTLP collector that traces are sent to by HTTP; none without it.
@@ -187,12 +200,7 @@ impl Settings {
             }
             _ => {}
         }
-        for (key, only) in [
-            ("state_mirror", "off"),
-            ("updates.publish", "false"),
-            ("audit.retention", "unlimited"),
-            ("bootstrap.allow_truncated", "false"),
-        ] {
+        for (key, only) in [("state_mirror", "off"), ("updates.publish", "false"), ("audit.retention", "unlimited")] {
             if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))?
                 && value != only
             {
@@ -204,7 +212,13 @@ impl Settings {
                 (t.starts_with("http://") || t.starts_with("https://")).then(|| t.to_owned())
             })?;
         config.traces = otel_endpoint.is_some();
+        let source = from.text("source.mode", "log or kafka", "kafka", |t| t.parse().ok())?;
+        let allow_truncated =
+            from.text("bootstrap.allow_truncated", "true or false", "false", |t| t.parse::<bool>().ok())?;
         let settings = Settings {
+            source,
+            kafka: Kafka::read(&mut from)?,
+            allow_truncated: allow_truncated.unwrap_or(false),
             otel_endpoint,
             create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
             create_by_invoke: via.unwrap_or(false),

@@ -33,6 +33,7 @@ pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
     let options = RunOptions {
         data_dir: dir.to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
+        source: None,
         actions: Actions::Log,
         clock: match time {
             Time::AtTheEnd => ClockOption::Manual(END),

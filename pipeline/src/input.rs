@@ -7,6 +7,7 @@ use std::fmt;
 
 use crossbeam_channel::{Receiver, Sender};
 use topics::action::Outcome;
+use topics::commit::NextOffset;
 use topics::event::{Decoded, Limits, decode};
 use topics::record::Record;
 
@@ -17,6 +18,9 @@ use crate::state::reminders::AlreadySent;
 pub enum Input {
     /// Records of the log, those of one partition in order.
     Records(Vec<Record>),
+    /// Which partitions are read, and where each begins: also those without a record are committed, so that a changed
+    /// number of partitions is noticed at the next start.
+    Began(Vec<NextOffset>),
     /// What became of actions.
     Outcomes(Vec<Outcome>),
     /// The clock was moved.
@@ -37,6 +41,7 @@ impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Input::Records(records) => write!(f, "Records({})", records.len()),
+            Input::Began(positions) => write!(f, "Began({})", positions.len()),
             Input::Outcomes(outcomes) => write!(f, "Outcomes({})", outcomes.len()),
             Input::Wake => f.write_str("Wake"),
             Input::CaughtUp => f.write_str("CaughtUp"),
@@ -57,6 +62,7 @@ pub(crate) enum Arrived {
 /// An input as the dataflow takes it.
 pub(crate) enum Message {
     Records { records: Vec<(Record, Decoded)>, at_us: i64 },
+    Began(Vec<NextOffset>),
     Outcomes(Vec<Outcome>),
     Wake,
     CaughtUp,
@@ -109,6 +115,7 @@ pub(crate) fn decode_all(
                 }
                 alive
             }
+            Input::Began(positions) => to.send(Message::Began(positions)).is_ok(),
             Input::Outcomes(outcomes) => to.send(Message::Outcomes(outcomes)).is_ok(),
             Input::Wake => to.send(Message::Wake).is_ok(),
             Input::CaughtUp => to.send(Message::CaughtUp).is_ok(),

@@ -5,14 +5,16 @@
 
 use std::sync::Arc;
 
+use ::topics::Record;
+use ::topics::commit::NextOffset;
+use ::topics::record::SourceTopic;
 use async_trait::async_trait;
 use tokio::sync::watch;
-use topics::Record;
-use topics::commit::NextOffset;
-use topics::record::SourceTopic;
 
 pub mod clock;
+pub mod kafka;
 pub mod log;
+pub mod topics;
 
 /// Most records of a batch.
 pub const BATCH_MAX: usize = 1000;
@@ -20,11 +22,18 @@ pub const BATCH_MAX: usize = 1000;
 /// Takes a batch of records; it may block, and the source then waits.
 pub type HandOver = Box<dyn FnMut(Vec<Record>) + Send>;
 
+/// Takes the partitions that a source reads and where each begins, once it knows.
+pub type Began = std::sync::Arc<dyn Fn(Vec<NextOffset>) + Send + Sync>;
+
 /// A source, opened at the committed positions.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// `kafka`, `dapr` or `log`, for the status page.
     fn mode(&self) -> &'static str;
+
+    /// Has `began` called when it is known which partitions are read. A source that always has the same ones does
+    /// not call it.
+    fn on_began(&self, _began: Began) {}
 
     /// Begins to hand over batches, each of at most [`BATCH_MAX`] records. Called once.
     fn start(&self, hand_over: HandOver);
@@ -33,6 +42,7 @@ pub trait Source: Send + Sync {
     fn partitions(&self) -> Vec<PartitionProgress>;
 
     /// Where each partition ended when the source was opened: once this is committed, the pipeline has caught up.
+    /// Empty while a broker has not told.
     fn ends_at_start(&self) -> Vec<NextOffset>;
 
     /// Becomes true when everything up to [`Source::ends_at_start`] has been handed over.
@@ -115,6 +125,42 @@ pub enum SourceError {
         /// As it is.
         now: i32,
     },
+    /// A partition that is to be read is not there.
+    #[error("topic {topic} has {now} partitions, so there is no partition {partition} as source.partitions asks")]
+    NoSuchPartition {
+        /// Which topic.
+        topic: &'static str,
+        /// The last one asked for.
+        partition: i32,
+        /// How many there are.
+        now: i32,
+    },
+    /// There is no such topic on the broker.
+    #[error("there is no topic {topic} at the broker; `tasktide topics apply` makes it")]
+    TopicMissing {
+        /// Which topic.
+        topic: &'static str,
+    },
+    /// The broker is away or does not answer; reading goes on once it does.
+    #[error("the brokers {brokers} (kafka.brokers) are not reached: {detail}")]
+    Unreachable {
+        /// As configured.
+        brokers: String,
+        /// What the client says.
+        detail: String,
+    },
+    /// The broker does not let us in, or not at the topic.
+    #[error("the broker refuses us: {detail}")]
+    Refused {
+        /// What the client says.
+        detail: String,
+    },
+    /// No client can be made of the settings.
+    #[error("the settings of kafka do not make a client: {detail}")]
+    Client {
+        /// What the client says.
+        detail: String,
+    },
     /// The embedded log cannot be read.
     #[error("could not read the embedded log")]
     Log(#[from] log::LogError),
@@ -127,6 +173,11 @@ impl SourceError {
             SourceError::HistoryTruncated { .. } => "history_truncated",
             SourceError::EndLost { .. } => "log_end_lost",
             SourceError::PartitionsChanged { .. } => "partitions_changed",
+            SourceError::NoSuchPartition { .. } => "no_such_partition",
+            SourceError::TopicMissing { .. } => "topic_missing",
+            SourceError::Unreachable { .. } => "broker_unreachable",
+            SourceError::Refused { .. } => "broker_refused",
+            SourceError::Client { .. } => "broker_settings",
             SourceError::Log(log::LogError::PartitionsChanged { .. }) => "partitions_changed",
             SourceError::Log(log::LogError::Damaged { .. }) => "log_damaged",
             SourceError::Log(_) => "log_unreadable",

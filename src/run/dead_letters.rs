@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use compact_str::CompactString;
-use pipeline::source::log::{Log, LogError, NewRecord};
+use pipeline::source::kafka::BrokerError;
+use pipeline::source::log::NewRecord;
+use pipeline::source::topics::{Topics, TopicsError};
 use tokio::runtime::Handle;
 use topics::Timestamp;
 use topics::dead_letter::DeadLetter;
@@ -21,31 +23,43 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Writes dead letters from a thread that runs no asynchronous code.
 pub(super) struct Writer {
-    log: Arc<Log>,
+    topics: Arc<dyn Topics>,
     runtime: Handle,
 }
 
 impl Writer {
     /// A writer that appends on `runtime`.
-    pub(super) fn new(log: Arc<Log>, runtime: Handle) -> Writer {
-        Writer { log, runtime }
+    pub(super) fn new(topics: Arc<dyn Topics>, runtime: Handle) -> Writer {
+        Writer { topics, runtime }
     }
 
-    /// Returns once they are durable, or the log is closed because the process stops.
+    /// Returns once they are durable, or nothing is written any more because the process stops.
     pub(super) fn write(&self, letters: &[DeadLetter], now: Timestamp) {
         if letters.is_empty() {
             return;
         }
-        let records: Vec<NewRecord> = letters.iter().map(|letter| record(letter, now)).collect();
+        let mut records: Vec<NewRecord> = letters.iter().map(|letter| record(letter, now)).collect();
         loop {
-            match self.runtime.block_on(self.log.append(TASK_EVENTS_DLQ, records.clone())) {
-                Ok(_) | Err(LogError::Closed) => return,
+            match self.runtime.block_on(self.topics.append(TASK_EVENTS_DLQ, records.clone())) {
+                Ok(_) => return,
+                Err(error) if error.is_closed() => return,
+                Err(TopicsError::Broker(BrokerError::TooLarge { bytes, .. })) => cut(&mut records, bytes),
                 Err(error) => {
                     error!(error = &error as &dyn std::error::Error, "could not write dead letters; will try again");
                     std::thread::sleep(TRY_AGAIN);
                 }
             }
         }
+    }
+}
+
+/// Leaves out values of a length that the topic does not take: reasons and places are written all the same, and the
+/// store's own list of dead letters keeps the value.
+fn cut(records: &mut [NewRecord], bytes: usize) {
+    for record in records.iter_mut().filter(|record| record.value.as_ref().is_some_and(|value| value.len() >= bytes)) {
+        error!(bytes, "a dead letter is larger than its topic takes; it is written there without its value");
+        record.value = None;
+        record.headers.push((CompactString::const_new("x-dlq-value-bytes"), Bytes::from(bytes.to_string())));
     }
 }
 

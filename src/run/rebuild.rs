@@ -1,15 +1,12 @@
-//! On an empty store with a full log: what was delivered before is read back from `task-reminders` (contract §4.1).
+//! On an empty store with full topics: what was delivered before is read back from `task-reminders` (contract §4.1).
 
-use anyhow::Context;
-use pipeline::source::log::Log;
+use pipeline::source::log::StoredRecord;
+use pipeline::source::topics::{Bounds, Topics, TopicsError};
 use pipeline::state::reminders::AlreadySent;
 use serde::Deserialize;
+use topics::topic_list::TASK_REMINDERS;
 use topics::{TaskId, Timestamp};
 use uuid::Uuid;
-
-const TOPIC: &str = "task-reminders";
-const RECORDS_A_READ: usize = 10_000;
-const BYTES_A_READ: usize = 8 << 20;
 
 #[derive(Deserialize)]
 struct Triggered {
@@ -26,31 +23,23 @@ struct Data {
 }
 
 /// Every delivery on the topic. Records that are none of ours are passed over.
-pub(super) async fn deliveries(log: &Log) -> anyhow::Result<Vec<AlreadySent>> {
+pub(super) async fn deliveries(topics: &dyn Topics) -> Result<Vec<AlreadySent>, TopicsError> {
     let mut found = Vec::new();
-    for (partition, start) in log.starts(TOPIC) {
-        let mut next = start;
-        loop {
-            let records = log
-                .read(TOPIC, partition, next, RECORDS_A_READ, BYTES_A_READ)
-                .await
-                .context("could not read back what was delivered")?;
-            let Some(last) = records.last() else { break };
-            next = last.position.offset + 1;
-            for record in &records {
-                let Some(event) =
-                    record.value.as_deref().and_then(|value| serde_json::from_slice::<Triggered>(value).ok())
-                else {
-                    continue;
-                };
-                found.push(AlreadySent {
-                    task: event.data.task_id,
-                    reminder: event.data.reminder_id,
-                    delivery: event.data.delivery_id,
-                    at: event.time.unwrap_or(record.timestamp),
-                });
-            }
+    for Bounds { partition, start, end } in topics.bounds(TASK_REMINDERS).await? {
+        let mut reading = topics.read(TASK_REMINDERS, partition, start, end);
+        while let Some(records) = reading.recv().await {
+            found.extend(records?.iter().filter_map(delivery));
         }
     }
     Ok(found)
+}
+
+fn delivery(record: &StoredRecord) -> Option<AlreadySent> {
+    let event: Triggered = serde_json::from_slice(record.value.as_deref()?).ok()?;
+    Some(AlreadySent {
+        task: event.data.task_id,
+        reminder: event.data.reminder_id,
+        delivery: event.data.delivery_id,
+        at: event.time.unwrap_or(record.timestamp),
+    })
 }

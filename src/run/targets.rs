@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use pipeline::source::clock::Clock;
-use pipeline::source::log::{Log, NewRecord};
+use pipeline::source::log::NewRecord;
+use pipeline::source::topics::Topics;
 use pipeline::{Input, InputSender};
 use query_api::metrics::Metrics;
 use sinks::relay::{Append, Backoff, Dapr, LogRecord, PortError, Ports, StoreLedger, Target, WebhookSecret, Wording};
@@ -23,10 +24,10 @@ use crate::traces::Traces;
 /// Outcomes of one input of the dataflow, at most.
 const OUTCOMES_A_BATCH: usize = 500;
 
-struct ToLog(Arc<Log>);
+struct ToTopics(Arc<dyn Topics>);
 
 #[async_trait]
-impl Append for ToLog {
+impl Append for ToTopics {
     async fn append(&self, topic: &'static str, records: Vec<LogRecord>) -> Result<(), PortError> {
         let records = records.into_iter().map(|record| NewRecord {
             partition: None,
@@ -40,8 +41,8 @@ impl Append for ToLog {
 }
 
 /// The target of `--actions`.
-pub(super) fn target(actions: &Actions, settings: &Settings, log: &Arc<Log>) -> Target {
-    let to_log = || Arc::new(ToLog(log.clone())) as Arc<dyn Append>;
+pub(super) fn target(actions: &Actions, settings: &Settings, topics: &Arc<dyn Topics>) -> Target {
+    let to_log = || Arc::new(ToTopics(topics.clone())) as Arc<dyn Append>;
     match actions {
         Actions::None => Target::None,
         Actions::Log => Target::Log(to_log()),

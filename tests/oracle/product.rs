@@ -198,6 +198,7 @@ impl InProcess {
         let options = RunOptions {
             data_dir: dir.path().to_owned(),
             listen: "127.0.0.1:0".parse().expect("an address"),
+            source: None,
             actions: Actions::Log,
             clock: ClockOption::Manual(start),
             config: None,
@@ -233,7 +234,8 @@ impl InProcess {
 
     /// Key, headers and value of the first record of the topic of dead letters.
     pub fn first_dead_letter(&self) -> (Option<String>, BTreeMap<String, String>, String) {
-        let log = &self.running.as_ref().expect("it runs").parts().log;
+        let parts = self.running.as_ref().expect("it runs").parts();
+        let log = parts.log.as_ref().expect("it runs on the embedded log");
         let topic = "task-events-dlq";
         let readable = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         for (partition, end) in log.ends(topic) {
@@ -342,7 +344,7 @@ impl Drop for InProcess {
 
 impl Product for InProcess {
     fn append(&mut self, records: &[RecordSpec]) {
-        let log = &self.running.as_ref().expect("it runs").parts().log;
+        let topics = &self.running.as_ref().expect("it runs").parts().topics;
         let records = records.iter().map(|spec| NewRecord {
             partition: Some(spec.partition),
             key: spec.key.clone().map(Into::into),
@@ -350,8 +352,11 @@ impl Product for InProcess {
             value: spec.value.clone().map(Into::into),
             timestamp: self.now,
         });
-        let positions =
-            self.client.runtime.block_on(log.append("task-events", records.collect())).expect("the log takes records");
+        let positions = self
+            .client
+            .runtime
+            .block_on(topics.append("task-events", records.collect()))
+            .expect("the log takes records");
         for position in positions {
             self.ends.insert(position.partition, position.offset);
         }

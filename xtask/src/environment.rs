@@ -14,7 +14,7 @@ use components::{find, install_packages};
 /// Variables for the tests.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
 
-const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] = &[("browser", browser)];
+const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] = &[("browser", browser), ("kafka", kafka)];
 
 /// Makes sure that every component is there, and returns where.
 pub(crate) fn find_all() -> anyhow::Result<Environment> {
@@ -24,6 +24,12 @@ pub(crate) fn find_all() -> anyhow::Result<Environment> {
         environment.extend(found);
     }
     Ok(environment)
+}
+
+/// A broker of Kafka; tests find it where it was installed.
+fn kafka() -> anyhow::Result<Environment> {
+    components::kafka::install()?;
+    Ok(Environment::new())
 }
 
 /// A headless browser, for the tests of the page.

@@ -79,6 +79,10 @@ fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool, traces: bool) -> 
                     tasks.record(record, decoded, &mut drafts);
                 }
             }
+            Message::Began(positions) => {
+                let new = positions.into_iter().filter(|next| tasks.begin(*next));
+                touched.extend(new.map(|next| (next.topic, next.partition)));
+            }
             Message::Outcomes(outcomes) => {
                 for outcome in outcomes {
                     tasks.outcome(outcome, &mut drafts);

@@ -190,6 +190,15 @@ impl Tasks {
         Arc::clone(self.users.settings(user))
     }
 
+    /// Takes note of where a partition begins. Whether nothing was known of it.
+    pub fn begin(&mut self, next: NextOffset) -> bool {
+        let known = self.positions.contains_key(&(next.topic, next.partition));
+        if !known {
+            self.positions.insert((next.topic, next.partition), next.offset);
+        }
+        !known
+    }
+
     /// Whether a record is new; one at or below a committed position was read again. Moves the position on.
     pub fn admit(&mut self, topic: SourceTopic, position: Position) -> bool {
         // Where nobody told the place, the local counter begins anew at each start: identities decide alone.

@@ -1,0 +1,156 @@
+//! The product in this process, its rows as one reads them over HTTP, and records to feed it with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pipeline::source::kafka::{Access, KafkaTopics};
+use pipeline::source::log::NewRecord;
+use pipeline::source::topics::Topics;
+use serde_json::Value;
+use tasktide::cli::{Actions, ClockOption, RunOptions, SourceMode};
+use tasktide::run::{Running, start};
+use tasktide::settings::Settings;
+use topics::Timestamp;
+
+/// How long anything may take before a test gives up.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Settings under which nothing depends on when a test runs: reminders and creates that are long due wait for their
+/// delivery.
+const TIMELESS: [(&str, &str); 2] = [("reminders.max_late", "P9999D"), ("bootstrap.create_horizon", "P9999D")];
+
+/// Starts the product on a directory.
+pub async fn product(dir: &Path, source: SourceMode, actions: Actions, settings: &[(&str, &str)]) -> Running {
+    let given: BTreeMap<String, Value> =
+        TIMELESS.iter().chain(settings).map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+    let options = RunOptions {
+        data_dir: dir.to_owned(),
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        source: Some(source),
+        actions,
+        clock: ClockOption::System,
+        config: None,
+    };
+    start(&options, Settings::read(given).expect("good settings")).await.expect("the product starts")
+}
+
+/// The topics of a broker that is reached without TLS.
+pub fn topics_of(brokers: &str) -> Arc<dyn Topics> {
+    Arc::new(KafkaTopics::new(&Access::plain(brokers)).expect("a producer"))
+}
+
+/// An answer: status and body.
+pub async fn ask(running: &Running, path: &str) -> (u16, Value) {
+    let answer = reqwest::get(format!("http://{}{path}", running.addr())).await.expect("it serves");
+    let status = answer.status().as_u16();
+    (status, answer.json().await.unwrap_or_default())
+}
+
+/// Every row of a list, page after page.
+pub async fn all(running: &Running, path: &str) -> Vec<Value> {
+    let joint = if path.contains('?') { '&' } else { '?' };
+    let (mut rows, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (status, page) = ask(running, &format!("{path}{joint}limit=200{cursor}")).await;
+        assert_eq!(status, 200, "{path}: {page}");
+        rows.extend(page["items"].as_array().expect("a list").iter().cloned());
+        match page["nextCursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return rows,
+        }
+    }
+}
+
+/// Waits until `done`; panics with `what` after [`LIMIT`].
+pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !done().await {
+        assert!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until everything on the topic is committed.
+pub async fn settled(running: &Running, topics: &dyn Topics) {
+    let bounds = topics.bounds("task-events").await.expect("the topic");
+    until("everything is committed", async || {
+        let progress = running.parts().source.partitions();
+        bounds.iter().filter(|b| b.end > b.start).all(|b| {
+            progress
+                .iter()
+                .any(|p| p.topic.name() == "task-events" && p.partition == b.partition && p.committed >= b.end)
+        })
+    })
+    .await;
+}
+
+/// All views, without what says when or in which run they were made.
+pub async fn views(running: &Running) -> Vec<(String, Vec<Value>)> {
+    let mut views = Vec::new();
+    for path in
+        ["/v1/tasks?status=all", "/v1/occurrences", "/v1/reminders", "/v1/audit?order=asc", "/v1/ops/dead-letters"]
+    {
+        let mut rows = all(running, path).await;
+        for row in &mut rows {
+            let fields = row.as_object_mut().expect("a row");
+            for name in ["recordedAt", "hash", "prevHash"] {
+                fields.remove(name);
+            }
+            // Numbers of the store, in the order in which partitions came.
+            if path.ends_with("dead-letters") {
+                fields.remove("id");
+            }
+        }
+        rows.sort_by_key(Value::to_string);
+        views.push((path.to_owned(), rows));
+    }
+    views
+}
+
+/// Compares two sets of views and shows the first row that differs.
+#[track_caller]
+pub fn same(found: &[(String, Vec<Value>)], expected: &[(String, Vec<Value>)]) {
+    for ((path, found), (_, expected)) in found.iter().zip(expected) {
+        for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert_eq!(found, expected, "{path}, row {at}");
+        }
+        assert_eq!(found.len(), expected.len(), "{path}");
+    }
+    assert!(expected.iter().any(|(_, rows)| !rows.is_empty()), "views of nothing prove nothing");
+}
+
+/// A record of `task-events`.
+pub fn record(
+    partition: i32,
+    key: &str,
+    value: Option<Vec<u8>>,
+    headers: &[(String, String)],
+    at: Timestamp,
+) -> NewRecord {
+    NewRecord {
+        partition: Some(partition),
+        key: Some(key.to_owned().into()),
+        headers: headers.iter().map(|(name, value)| (name.as_str().into(), value.clone().into())).collect(),
+        value: value.map(Into::into),
+        timestamp: at,
+    }
+}
+
+/// An event that creates a task, or changes its title.
+pub fn event(id: &str, kind: &str, task: &str, more: Value) -> Vec<u8> {
+    let mut snapshot = serde_json::json!({"title": format!("task {id}"), "dueDate": "2027-04-01T09:00:00Z"});
+    let fields = snapshot.as_object_mut().expect("an object");
+    fields.extend(more.as_object().cloned().unwrap_or_default());
+    let event = serde_json::json!({
+        "specversion": "1.0", "id": id, "source": "/services/chat-api", "type": format!("com.todo.task.{kind}"),
+        "time": "2026-03-01T08:00:00Z", "data": {"taskId": task, "userId": "ann", "task": snapshot},
+    });
+    event.to_string().into_bytes()
+}
+
+/// The id of a task by a number.
+pub fn task_id(number: u32) -> String {
+    uuid::Uuid::from_u128(0x6f1c_0b1e_7b0a_4a57_9d7e_0000_0000_0000 + u128::from(number)).to_string()
+}
