@@ -50,7 +50,7 @@ async fn on_kafka(dir: &Path, settings: &[(&'static str, String)]) -> tasktide::
 const EVENT_BYTES_MAX: usize = 20_000;
 
 fn history(seed: u64) -> History {
-    let limits = Limits { max_event_bytes: EVENT_BYTES_MAX, ..Limits::default() };
+    let limits = Limits { max_event_bytes: EVENT_BYTES_MAX };
     let options = oracle::generate::Options { strands: 10, http_only: false, restarts: false, kills: false, limits };
     oracle::generate::history(seed, &options)
 }
