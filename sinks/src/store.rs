@@ -29,11 +29,16 @@ mod changes;
 mod delta;
 mod encoder;
 mod queue;
+mod pending;
+mod ledger;
+mod common;
+mod page;
 pub mod sqlite;
 
+pub use common::Options;
 pub use data_dir::DataDir;
 pub use entry_text::Hash;
-pub use sqlite::{Options, Sqlite};
+pub use sqlite::Sqlite;
 
 /// Commits that are now on the disk, in order.
 #[derive(Clone, Debug)]

@@ -13,8 +13,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use topics::dead_letter::DeadLetter;
 
-use crate::store::Durable;
-use crate::store::chains::{User, read};
+use crate::store::chains::User;
 use crate::store::changes::Changes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
@@ -187,7 +186,11 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                     }
                 }
                 let erased = group.erased.clone();
-                held = finish(group, &shared, started).or(held);
+                let index = |group: &Group| {
+                    shared.index.add(&group.indexed);
+                    shared.ledger.add(&group.changes);
+                };
+                held = shared.finish(group, started, index).or(held);
                 if !erased.is_empty() {
                     erase_until_done(&mut journal, &erased, &shared, &db).await;
                 }
@@ -254,35 +257,4 @@ async fn erase_until_done(journal: &mut Journal, users: &[u32], shared: &Shared,
     }
     shared.set_failing(None);
     journal.pages = LOG_PAGES;
-}
-
-/// Makes a written group visible to readers and tells everyone. Returns what the tables are to take over.
-fn finish(group: Group, shared: &Shared, started: Instant) -> Option<Changes> {
-    let empty = group.is_empty();
-    let Group { commits, hashes, indexed, changes, weight, .. } = group;
-    if !empty {
-        for (chain, head) in &changes.heads {
-            shared.chains.set_head(*chain, *head);
-        }
-        shared.index.add(&indexed);
-        shared.ledger.add(&changes);
-        for task in commits.iter().flat_map(|commit| &commit.tasks) {
-            match (&task.before, &task.after) {
-                (None, Some(_)) => shared.tasks.fetch_add(1, Ordering::Relaxed),
-                (Some(_), None) => shared.tasks.fetch_sub(1, Ordering::Relaxed),
-                _ => 0,
-            };
-        }
-        shared.entries.store(changes.entries, Ordering::Release);
-        shared.last_commit_us.store(started.elapsed().as_micros() as u64, Ordering::Relaxed);
-    }
-    let n = commits.last().map_or(0, |commit| commit.n);
-    shared.unwritten.fetch_sub(weight as u64, Ordering::Relaxed);
-    let durable = Durable { commits, hashes, n };
-    for listener in read(&shared.listeners).iter() {
-        listener(&durable);
-    }
-    // Who waits for a commit finds that the relay and the streams know of it.
-    shared.durable.set(n);
-    (!empty).then_some(changes)
 }
