@@ -9,12 +9,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use components::{find, install_packages};
+use components::{find, install_packages, postgres_programs};
 
 /// Variables for the tests.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
 
-const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] = &[("browser", browser)];
+const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] = &[("browser", browser), ("postgres", postgres)];
 
 /// Makes sure that every component is there, and returns where.
 pub(crate) fn find_all() -> anyhow::Result<Environment> {
@@ -40,4 +40,10 @@ fn browser() -> anyhow::Result<Environment> {
     }
     let path = find(&NAMES).context("chromium is missing although it was installed")?;
     Ok(vec![(VARIABLE, path.into())])
+}
+
+/// PostgreSQL's programs; tests start a server of their own with them.
+fn postgres() -> anyhow::Result<Environment> {
+    postgres_programs()?;
+    Ok(Environment::new())
 }

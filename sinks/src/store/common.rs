@@ -217,9 +217,17 @@ impl Durability {
 
 /// Runs asynchronous work on a thread of its own.
 pub(crate) fn thread(name: &str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    thread_of(name, move || work)
+}
+
+/// As [`thread`], for work that cannot be moved once it was begun.
+pub(crate) fn thread_of<W: Future<Output = ()>>(
+    name: &str,
+    begin: impl FnOnce() -> W + Send + 'static,
+) -> JoinHandle<()> {
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a thread of the store needs a timer and a waker").block_on(work);
+        runtime.expect("a thread of the store needs a timer and a waker").block_on(begin());
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("the store needs four threads")
 }

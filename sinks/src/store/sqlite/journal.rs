@@ -15,11 +15,11 @@ use topics::dead_letter::DeadLetter;
 
 use crate::store::chains::User;
 use crate::store::changes::Changes;
+use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
 use crate::store::sqlite::{Shared, erase};
-use crate::store::varint::{put_blob, put_uint};
 
 /// Pages in the write-ahead log before it is moved into the file.
 const LOG_PAGES: u64 = 1000;
@@ -147,12 +147,6 @@ async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Resu
 }
 
 async fn write_dead_letter(conn: &mut SqliteConnection, letter: &DeadLetter) -> Result<(), sqlx::Error> {
-    let mut headers = Vec::new();
-    put_uint(&mut headers, letter.headers.len() as u64);
-    for (name, value) in &letter.headers {
-        put_blob(&mut headers, name.as_bytes());
-        put_blob(&mut headers, value);
-    }
     sqlx::query("INSERT INTO dead_letter VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
         .bind(letter.reason.name())
         .bind(&letter.detail)
@@ -161,7 +155,7 @@ async fn write_dead_letter(conn: &mut SqliteConnection, letter: &DeadLetter) -> 
         .bind(letter.position.offset)
         .bind(letter.time.millis())
         .bind(letter.key.as_deref())
-        .bind(headers)
+        .bind(header_bytes(letter))
         .bind(&letter.value[..])
         .execute(conn)
         .await?;
