@@ -23,6 +23,8 @@ use crate::store::postgres::lease::Lease;
 use crate::store::postgres::{Shared, ledger};
 use crate::store::task_text::write_task;
 
+/// Nothing to take over for this long: the tables are brought up to date, even in the middle of a backlog.
+const IDLE: Duration = Duration::from_secs(1);
 /// A flush may take this part of the time.
 const SHARE: u32 = 10;
 /// A try that takes longer is given up with its connection.
@@ -41,12 +43,19 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, lease: Lease, options: Opti
     }
     loop {
         let patience = match dirty.n > shared.applied.load(Ordering::Acquire) {
-            true => next.saturating_duration_since(Instant::now()),
+            true if dirty.caught_up => next.saturating_duration_since(Instant::now()),
+            true => IDLE,
             false => Duration::from_secs(3600),
         };
         let (waiting, closed) = shared.pending.take(patience);
+        let idle = waiting.is_empty();
         waiting.into_iter().for_each(|changes| dirty.merge(changes));
-        let due = closed || Instant::now() >= next || dirty.len() >= options.flush_rows;
+        shared.pending.holds(dirty.len());
+        let (rows_max, in_time) = match dirty.caught_up || idle {
+            true => (options.flush_rows, Instant::now() >= next),
+            false => (options.backlog_rows, false),
+        };
+        let due = closed || in_time || dirty.len() >= rows_max;
         if dirty.n > shared.applied.load(Ordering::Acquire) && due {
             let started = Instant::now();
             if !flush_until_done(&mut conn, &dirty, &shared, &db, &lease).await {
