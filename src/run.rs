@@ -22,7 +22,7 @@ use query_api::index::Index;
 use query_api::metrics::Metrics;
 use query_api::stream::{Hub, StreamConfig};
 use sinks::relay::Relay;
-use sinks::store::{DataDir, Durable, Sqlite, Store, shown_entry};
+use sinks::store::{DataDir, Durable, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
@@ -35,6 +35,7 @@ use tracing::info;
 mod dead_letters;
 mod rate;
 mod rebuild;
+pub mod store;
 mod targets;
 
 pub use rate::Rate;
@@ -55,9 +56,20 @@ const CLOCK_FILE: &str = "manual-clock";
 /// `tasktide run`.
 pub async fn command(options: RunOptions) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(options.config.as_deref())?;
-    let running = start(&options, settings).await?;
+    let running = tokio::select! {
+        running = start(&options, settings) => running?,
+        // A standby has nothing to finish.
+        () = stop_signal() => return Ok(ExitCode::SUCCESS),
+    };
     println!("Tasktide is at http://{}", running.addr());
-    stop_signal().await;
+    tokio::select! {
+        () = stop_signal() => {}
+        () = running.parts().store.lost() => {
+            tracing::error!("another process has taken over the lease of the database; this one ends");
+            // At once: whatever is still going on here no longer counts.
+            std::process::exit(1);
+        }
+    }
     info!("stopping");
     running.stop().await?;
     Ok(ExitCode::SUCCESS)
@@ -190,8 +202,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let held = DataDir::lock(dir)?;
     let log = Log::open(dir).await?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
-    let (store, restored) = Sqlite::open(&held, &views, sinks::store::Options::default()).await?;
-    let store: Arc<dyn Store> = store;
+    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener).await?;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
@@ -277,7 +288,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
 }
 
-fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
+/// Who may ask, as the settings say.
+pub fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
     let Some(path) = &settings.token_file else { return Ok(query_api::auth::Auth::None) };
     let text =
         std::fs::read_to_string(path).with_context(|| format!("could not read auth.token_file {}", path.display()))?;

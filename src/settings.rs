@@ -12,6 +12,10 @@ use chrono::NaiveTime;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
+mod store;
+
+pub use store::{StoreSettings, store_url};
+
 /// Prefix of settings in the environment.
 const PREFIX: &str = "TASKTIDE_";
 
@@ -47,6 +51,8 @@ pub struct Settings {
     pub stream_replay: usize,
     /// `stream.buffer`, in events.
     pub stream_buffer: usize,
+    /// Where commits are kept.
+    pub store: StoreSettings,
     /// `auth.token_file` when `auth.mode=token`.
     pub token_file: Option<PathBuf>,
 }
@@ -206,6 +212,7 @@ impl Settings {
         config.traces = otel_endpoint.is_some();
         let settings = Settings {
             otel_endpoint,
+            store: StoreSettings::read(&mut from)?,
             create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
             create_by_invoke: via.unwrap_or(false),
             confirm_wait: from.duration("actions.confirm_wait", "5s")?.unwrap_or(Duration::from_secs(5)),

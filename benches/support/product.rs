@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Starts the product on a directory, as `tasktide run` does, with every setting at its default.
 pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
     let options = RunOptions {
+        store: None,
         data_dir: dir.to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         actions: Actions::Log,

@@ -42,7 +42,7 @@ pub mod postgres;
 pub use common::Options;
 pub use data_dir::DataDir;
 pub use entry_text::Hash;
-pub use postgres::{Database, Lease, Postgres, Waiting};
+pub use postgres::{Database, Followed, Lease, OpenActions, Postgres, Replica, Waiting};
 pub use sqlite::Sqlite;
 
 /// Commits that are now on the disk, in order.

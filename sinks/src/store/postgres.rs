@@ -40,7 +40,9 @@ mod entries;
 mod audit;
 mod dead_letters;
 mod erase;
+mod follow;
 
+pub use follow::{Followed, OpenActions, Replica};
 pub use lease::{Lease, Waiting};
 
 use audit::Audit;

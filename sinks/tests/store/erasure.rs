@@ -8,8 +8,8 @@ use topics::audit::AuditQuery;
 use topics::ids::UserId;
 
 use crate::history::{History, hashes, hex};
-use crate::roundtrip::small;
 use crate::place::{Place, keys};
+use crate::roundtrip::small;
 use crate::{append, check_restored, eventually, open_with};
 
 /// Whether any file in the directory still has `word`.
@@ -112,8 +112,11 @@ async fn an_erased_user_is_gone_and_hashes_hold(place: &Place) {
     assert_eq!(opened.store.verify().await.unwrap().faults, vec![]);
     let ids: std::collections::HashSet<String> =
         history.entries[..erased_until].iter().map(|entry| entry.id.to_string()).collect();
-    let old: Vec<_> =
-        all(&*opened.store, &user).await.into_iter().filter(|json| ids.contains(json["id"].as_str().unwrap())).collect();
+    let old: Vec<_> = all(&*opened.store, &user)
+        .await
+        .into_iter()
+        .filter(|json| ids.contains(json["id"].as_str().unwrap()))
+        .collect();
     assert_eq!(old.len(), checked);
     old.iter().for_each(check_erased);
     opened.store.close().await;

@@ -6,10 +6,10 @@ use topics::audit::{AuditAction, AuditEntry, AuditKey, AuditQuery};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
-use crate::history::{History, key_of};
-use crate::roundtrip::small;
 use crate::append;
+use crate::history::{History, key_of};
 use crate::place::Place;
+use crate::roundtrip::small;
 
 on_every_engine!(
     audit_pages_are_those_of_plain_code,

@@ -86,4 +86,3 @@ pub async fn keys(dir: &Path) -> HashMap<String, Vec<u8>> {
         sqlx::query("SELECT user_id, key FROM user_key WHERE key IS NOT NULL").fetch_all(&mut conn).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
-

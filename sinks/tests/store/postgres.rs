@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use components::{Postgres as Server, PostgresOptions};
-use sinks::store::{Database, Lease, Options, Postgres, Store};
+use sinks::store::{Database, Lease, Options, Postgres};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
 use topics::commit::Restored;

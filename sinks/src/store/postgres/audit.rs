@@ -64,6 +64,15 @@ impl Audit {
         Ok(found)
     }
 
+    /// Entries `first..=last`, as shown, in order.
+    pub(crate) async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM audit_entry e WHERE e.n BETWEEN $1 AND $2 ORDER BY e.n");
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(first as i64).bind(last as i64).fetch_all(&self.pool).await;
+        let rows = rows.map_err(self.db.failed("read audit entries"))?;
+        let entries = rows.iter().map(|row| read(row, &self.db)).collect::<Result<Vec<_>, _>>()?;
+        self.show(entries).await
+    }
+
     /// A page of the first `entries` entries.
     pub(crate) async fn page(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
         let Some(wanted) = Wanted::new(query, &self.chains) else { return Ok(Vec::new()) };

@@ -17,7 +17,7 @@ use topics::view::{ViewRow, ViewSpec};
 use uuid::Uuid;
 
 use crate::store::StoreError;
-use crate::store::block::{After, Slot};
+use crate::store::block::Slot;
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{ActionChange, Changes, erased_action};
 use crate::store::delta;
@@ -451,9 +451,4 @@ async fn actions(
         .collect();
     actions.sort_by_key(|(action, _)| (action.decided_at, action.id));
     Ok(actions)
-}
-
-/// The state text of an entry, when it has one of its own.
-pub(crate) fn own_state(entry: &Entry) -> Option<&str> {
-    (entry.slot.after_kind == After::Here).then_some(entry.after.as_str())
 }

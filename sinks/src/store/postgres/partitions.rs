@@ -46,11 +46,6 @@ impl Partitions {
         Some((name(*first), *end))
     }
 
-    /// Names of all of them.
-    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        self.ranges.iter().map(|(first, _)| name(*first))
-    }
-
     /// Makes the next partition.
     pub(crate) async fn advance(&mut self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
         let first = self.ranges.last().map_or(1, |(_, end)| *end);

@@ -4,8 +4,8 @@
 //! commit in the same transaction. Under load flushes are rare and large, because a row costs a page of disk wherever
 //! it lies; otherwise every commit is flushed. The time between two follows the time that the last one took.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
-use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
 use crate::store::common::{Options, lower_priority};
+use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
 use crate::store::sqlite::threads::open_again;
 use crate::store::sqlite::{Shared, ledger};
 use crate::store::task_text::write_task;
