@@ -23,7 +23,8 @@ use sinks::store::{Followed, Replica};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
-use topics::topic_list::{self, TASK_EVENTS};
+use topics::record::SourceTopic;
+use topics::topic_list;
 use topics::view::ViewSpec;
 use topics::{TaskId, Timestamp};
 use tracing::info;
@@ -163,7 +164,7 @@ impl StatusSource for Status {
     }
 
     fn has_partition(&self, partition: i32) -> bool {
-        let declared = topic_list::find(TASK_EVENTS).map_or(0, |spec| spec.partitions);
+        let declared = topic_list::find(SourceTopic::TaskEvents.name()).map_or(0, |spec| spec.partitions);
         (0..declared).contains(&partition) || self.index.freshness().knows(partition)
     }
 
@@ -184,7 +185,8 @@ impl StatusSource for Status {
             tracing::warn!(error = &error as &dyn std::error::Error, "the outbox cannot be counted now");
             Vec::new()
         });
-        let partitions = self.index.freshness().positions.split(',').filter_map(|shown| {
+        let seen = self.index.freshness();
+        let partitions = seen.positions.split(',').filter_map(|shown| {
             let (partition, offset) = shown.split_once(':')?;
             let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
             Some(PartitionStatus { partition, committed: Some(offset), end: Some(offset), lag: 0 })

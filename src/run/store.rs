@@ -61,7 +61,8 @@ async fn wait_for_lease(database: &Database, settings: &Settings, listener: &Tcp
     let ended = CancellationToken::new();
     let mut serving: Option<tokio::task::JoinHandle<std::io::Result<()>>> = None;
     let mut failed = None;
-    let taken = database.lease(&holder(), settings.store.lease, |why| {
+    let holder = holder();
+    let taken = database.lease(&holder, settings.store.lease, |why| {
         match &why {
             Waiting::Standby { holder } => info!(holder, "standby: another process has the lease of the database"),
             Waiting::Unreachable { why } => warn!(why, "the database cannot be reached; will try again"),
