@@ -34,7 +34,7 @@ fn event(no: usize) -> Value {
         0 => ("CREATED", false),
         1 if task % 7 == 3 => ("DELETED", false),
         1 => ("UPDATED", false),
-        _ if task % 7 == 3 => ("CREATED", false),
+        2 if task % 7 == 3 => ("CREATED", false),
         _ => ("COMPLETED", task % 3 == 0),
     };
     let action = if action == "COMPLETED" && !completed { "UPDATED" } else { action };
