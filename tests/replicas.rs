@@ -35,7 +35,7 @@ fn event(no: usize) -> Value {
         1 if task % 7 == 3 => ("DELETED", false),
         1 => ("UPDATED", false),
         2 if task % 7 == 3 => ("CREATED", false),
-        _ => ("COMPLETED", task % 3 == 0),
+        _ => ("COMPLETED", task.is_multiple_of(3)),
     };
     let action = if action == "COMPLETED" && !completed { "UPDATED" } else { action };
     let mut data = json!({"taskId": task_id(task), "userId": format!("user-{}", task % 3), "action": action});
@@ -44,9 +44,9 @@ fn event(no: usize) -> Value {
             "title": format!("Call number {task} round {}", no / 40),
             "completed": completed,
             "priority": PRIORITIES[task % 4],
-            "tags": if task % 2 == 0 { json!(["home", format!("t{}", task % 5)]) } else { json!([]) },
+            "tags": if task.is_multiple_of(2) { json!(["home", format!("t{}", task % 5)]) } else { json!([]) },
             "dueDate": format!("2099-04-{:02}T09:00:00Z", 1 + task % 28),
-            "recurrenceRule": if task % 4 == 0 { json!("FREQ=DAILY") } else { Value::Null },
+            "recurrenceRule": if task.is_multiple_of(4) { json!("FREQ=DAILY") } else { Value::Null },
             "reminders": ["PT1H", "P1D"],
             "colour": "red",
         });

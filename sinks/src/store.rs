@@ -32,15 +32,15 @@ mod encoder;
 mod queue;
 mod pending;
 mod ledger;
-mod common;
+mod engine;
 mod page;
 mod dead_letters;
 mod chain_check;
 pub mod sqlite;
 pub mod postgres;
 
-pub use common::Options;
 pub use data_dir::DataDir;
+pub use engine::Options;
 pub use entry_text::Hash;
 pub use postgres::{Database, Followed, Lease, OpenActions, Postgres, Replica, Waiting};
 pub use sqlite::Sqlite;

@@ -23,8 +23,8 @@ use topics::view::ViewSpec;
 use uuid::Uuid;
 
 use crate::store::chains::{ChainId, Chains, write};
-use crate::store::common::{Common, Options, Start, encode, thread, thread_of};
 use crate::store::encoder::{Encoder, Resume};
+use crate::store::engine::{Engine, Options, Start, encode, thread, thread_of};
 use crate::store::ledger::Ledger;
 use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
 
@@ -79,15 +79,15 @@ impl Database {
 
 /// What the store's threads and readers share.
 pub(crate) struct Shared {
-    common: Common,
+    engine: Engine,
     ledger: Ledger,
     audit: Audit,
 }
 
 impl std::ops::Deref for Shared {
-    type Target = Common;
-    fn deref(&self) -> &Common {
-        &self.common
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.engine
     }
 }
 
@@ -95,9 +95,9 @@ impl std::ops::Deref for Shared {
 struct Hold(Arc<Shared>);
 
 impl std::ops::Deref for Hold {
-    type Target = Common;
-    fn deref(&self) -> &Common {
-        &self.0.common
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.0.engine
     }
 }
 
@@ -133,7 +133,7 @@ impl Postgres {
         };
         let Loaded { shared, restored, resume, writer, newer } = loaded;
         let pool = shared.audit.pool.clone();
-        let encoder = Encoder::new(shared.chains.clone(), shared.common.views.clone(), resume).with_rows();
+        let encoder = Encoder::new(shared.chains.clone(), shared.engine.views.clone(), resume).with_rows();
         let threads = vec![
             thread("store-encode", encode(encoder, Hold(shared.clone()), options.clone())),
             thread_of("store-write", {
@@ -189,7 +189,7 @@ impl Postgres {
         };
         let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone() };
         let shared =
-            Arc::new(Shared { common: Common::new(views, chains, options, start), ledger: Ledger::default(), audit });
+            Arc::new(Shared { engine: Engine::new(views, chains, options, start), ledger: Ledger::default(), audit });
         shared.ledger.add(&newer);
         // Erasures that a crash interrupted.
         let open: Vec<u32> = {

@@ -24,9 +24,9 @@ use topics::view::ViewSpec;
 use uuid::Uuid;
 
 use crate::store::chains::{Chains, write};
-use crate::store::common::{Common, Options, Start, encode, thread};
 use crate::store::data_dir::DataDir;
 use crate::store::encoder::Encoder;
+use crate::store::engine::{Engine, Options, Start, encode, thread};
 use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
 
 mod db;
@@ -53,7 +53,7 @@ use threads::index_runs;
 
 /// What the store's threads and readers share.
 pub(crate) struct Shared {
-    common: Common,
+    engine: Engine,
     index: Arc<Index>,
     audit: Audit,
     ledger: Ledger,
@@ -64,9 +64,9 @@ pub(crate) struct Shared {
 }
 
 impl std::ops::Deref for Shared {
-    type Target = Common;
-    fn deref(&self) -> &Common {
-        &self.common
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.engine
     }
 }
 
@@ -74,9 +74,9 @@ impl std::ops::Deref for Shared {
 pub(crate) struct Hold(pub(crate) Arc<Shared>);
 
 impl std::ops::Deref for Hold {
-    type Target = Common;
-    fn deref(&self) -> &Common {
-        &self.0.common
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.0.engine
     }
 }
 
@@ -155,7 +155,7 @@ impl Sqlite {
             applied: applied.n,
         };
         let shared = Arc::new(Shared {
-            common: Common::new(views, chains.clone(), &options, start),
+            engine: Engine::new(views, chains.clone(), &options, start),
             index,
             audit,
             ledger,
@@ -163,7 +163,7 @@ impl Sqlite {
             _lock: dir.hold(),
         });
         resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
-        let encoder = Encoder::new(chains, shared.common.views.clone(), resume);
+        let encoder = Encoder::new(chains, shared.engine.views.clone(), resume);
         let journal = Journal::new(journal_conn, mark.n);
         let threads = vec![
             thread("store-encode", encode(encoder, Hold(shared.clone()), options.clone())),

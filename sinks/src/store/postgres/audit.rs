@@ -245,9 +245,9 @@ fn with_state() -> String {
 }
 
 /// The query of a page's next `limit` rows.
-fn select<'q>(
+fn select(
     entries: u64,
-    query: &'q AuditQuery,
+    query: &AuditQuery,
     wanted: &Wanted<'_>,
     after: Option<topics::audit::AuditKey>,
     limit: usize,

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
-use crate::store::common::{Options, lower_priority};
+use crate::store::engine::{Options, lower_priority};
 use crate::store::postgres::copy::Rows;
 use crate::store::postgres::db::{Db, Role, close};
 use crate::store::postgres::lease::Lease;

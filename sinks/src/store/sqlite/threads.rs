@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
-use crate::store::common::lower_priority;
+use crate::store::engine::lower_priority;
 use crate::store::sqlite::db::{Db, close};
 use crate::store::sqlite::{Shared, runs};
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
-use crate::store::common::{Options, lower_priority};
+use crate::store::engine::{Options, lower_priority};
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
 use crate::store::sqlite::threads::open_again;
 use crate::store::sqlite::{Shared, ledger};

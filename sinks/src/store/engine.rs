@@ -57,7 +57,7 @@ impl Default for Options {
 }
 
 /// What the threads and readers of a store share, whatever its engine.
-pub(crate) struct Common {
+pub(crate) struct Engine {
     pub(crate) views: Arc<[ViewSpec]>,
     pub(crate) chains: Arc<Chains>,
     pub(crate) commits: Queue<Arc<Commit>>,
@@ -91,9 +91,9 @@ pub(crate) struct Start {
     pub(crate) applied: u64,
 }
 
-impl Common {
-    pub(crate) fn new(views: &[ViewSpec], chains: Arc<Chains>, options: &Options, start: Start) -> Common {
-        Common {
+impl Engine {
+    pub(crate) fn new(views: &[ViewSpec], chains: Arc<Chains>, options: &Options, start: Start) -> Engine {
+        Engine {
             views: views.into(),
             chains,
             commits: Queue::new(options.queue_events),
@@ -242,7 +242,7 @@ pub(crate) fn lower_priority() {
 }
 
 /// The encoding thread.
-pub(crate) async fn encode(mut encoder: Encoder, shared: impl std::ops::Deref<Target = Common>, options: Options) {
+pub(crate) async fn encode(mut encoder: Encoder, shared: impl std::ops::Deref<Target = Engine>, options: Options) {
     let mut next = Instant::now();
     loop {
         let Popped::Item(commit) = shared.commits.pop(Duration::MAX) else { break };
@@ -273,7 +273,7 @@ pub(crate) async fn encode(mut encoder: Encoder, shared: impl std::ops::Deref<Ta
 }
 
 /// Until the keys of erased users are gone: a second erasure of one of them must not find the first one's key.
-fn wait_for_erasure(shared: &Common, n: u64) {
+fn wait_for_erasure(shared: &Engine, n: u64) {
     shared.durable.wait_blocking(n);
     while shared.chains.users().iter().any(|(_, user)| user.old_key.is_some()) {
         std::thread::sleep(Duration::from_millis(1));
