@@ -48,6 +48,8 @@ use crate::{ops, reading};
 
 /// How long open calls may take when the process stops.
 const RELAY_GRACE: Duration = Duration::from_secs(5);
+/// How long stopping may take in all: a database that is away must not hold it up.
+const STOP_WITHIN: Duration = Duration::from_secs(22);
 /// How often the log drops what its topics' retention allows to go.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
 /// Name of the file that keeps where a manual clock stands.
@@ -71,7 +73,11 @@ pub async fn command(options: RunOptions) -> anyhow::Result<ExitCode> {
         }
     }
     info!("stopping");
-    running.stop().await?;
+    let Ok(stopped) = tokio::time::timeout(STOP_WITHIN, running.stop()).await else {
+        tracing::error!("not everything could be written before the end; it is read again at the next start");
+        std::process::exit(1);
+    };
+    stopped?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -260,3 +260,80 @@ async fn a_standby_takes_over_and_the_one_before_cannot_write() {
     let _ = standby.kill();
     let _ = standby.wait();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_comes_and_goes_loses_nothing() {
+    let (mut server, dir) = (server(), tempfile::tempdir().unwrap());
+    let url = server.create_database("tasktide").unwrap();
+    let data = dir.path().to_str().unwrap();
+    // Away at the start: the process says so, and waits.
+    server.stop().unwrap();
+    let listen = format!("127.0.0.1:{}", components::free_port().unwrap());
+    let base = format!("http://{listen}");
+    let args = ["run", "--data-dir", data, "--store", &url, "--listen", &listen];
+    let quiet = |command: &mut Command| {
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut child = quiet(&mut command(&args));
+    let ready = || async { Some(reqwest::get(format!("{base}/readyz")).await.ok()?.json::<Value>().await.unwrap()) };
+    let waits = until("it answers", Duration::from_secs(30), ready).await;
+    assert_eq!((&waits["status"], &waits["waiting"]), (&json!("waiting"), &json!(["database"])));
+    server.run().unwrap();
+    let is_ready = || async { (ready().await?["status"] == "ready" && ready().await?["role"].is_null()).then_some(()) };
+    until("it is ready", Duration::from_secs(30), is_ready).await;
+
+    let client = reqwest::Client::new();
+    let send = async |numbers: std::ops::Range<usize>| {
+        let body: String = numbers.map(|no| format!("{}\n", event(no))).collect();
+        let sent = client.post(format!("{base}/v1/events")).header("content-type", "application/x-ndjson").body(body);
+        assert_eq!(sent.send().await.unwrap().status(), 202);
+    };
+    send(0..40).await;
+    // Killed in between: views go on, readiness says why.
+    server.kill().unwrap();
+    send(40..80).await;
+    let says = || async { (ready().await?["waiting"] == json!(["database"])).then_some(()) };
+    until("readiness tells", Duration::from_secs(30), says).await;
+    server.run().unwrap();
+    until("it is ready again", Duration::from_secs(60), is_ready).await;
+    // A duplicate of every record.
+    send(0..80).await;
+    send(80..120).await;
+    let counted = || async { (server.psql("tasktide", EVENTS).ok()? == "120").then_some(()) };
+    until("every event is stored once", Duration::from_secs(60), counted).await;
+
+    // The writer is killed, and another one goes on when the lease has expired.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut child = quiet(&mut command(&args));
+    until("it is back", Duration::from_secs(30), is_ready).await;
+    send(120..160).await;
+    let counted = || async { (server.psql("tasktide", EVENTS).ok()? == "160").then_some(()) };
+    until("every event is stored once", Duration::from_secs(60), counted).await;
+    let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(stopped.success() && child.wait().unwrap().success());
+    // Given back: nobody waits for it to expire.
+    let (code, printed, error) = output(&["verify", "--data-dir", data, "--store", &url], &[]);
+    assert_eq!(code, 0, "{printed}{error}");
+}
+
+/// How many audit entries of the test's own events there are.
+const EVENTS: &str = "SELECT count(*) FROM audit_entries WHERE metadata->>'source' = '/test'";
+
+#[test]
+fn what_is_wrong_with_the_database_is_named() {
+    let (server, dir) = (server(), tempfile::tempdir().unwrap());
+    let data = dir.path().to_str().unwrap();
+    let url = server.create_database("named").unwrap();
+    let check = |url: &str, words: &[&str]| {
+        let (code, _, error) = output(&["run", "--data-dir", data, "--listen", "127.0.0.1:0", "--store", url], &[]);
+        assert_ne!(code, 0);
+        words.iter().for_each(|word| assert!(error.contains(word), "\"{word}\" is not in: {error}"));
+    };
+    check("mysql://x", &["--store", "postgres://"]);
+    check(&url.replace("named", "nowhere"), &["database nowhere", "does not exist"]);
+    check(&url.replace(":tasktide@", ":wrong@"), &["password authentication failed"]);
+    let make = "CREATE DATABASE ascii ENCODING SQL_ASCII TEMPLATE template0";
+    server.psql("postgres", make).unwrap();
+    check(&url.replace("named", "ascii"), &["its encoding is SQL_ASCII", "UTF8"]);
+}
