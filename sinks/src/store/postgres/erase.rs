@@ -53,7 +53,7 @@ pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lea
             user.old_key = None;
         }
     }
-    vacuum(&mut conn).await;
+    vacuum(&mut conn, ["audit_entry", "user_key"].into_iter()).await;
     close(conn).await;
     Ok(())
 }
@@ -131,10 +131,10 @@ fn erased(entry: &Entry, user: &User) -> (Vec<u8>, Option<String>, String) {
     (digest.to_vec(), state, metadata)
 }
 
-/// Frees what rows held before. Left to the server when it does not work now.
-async fn vacuum(conn: &mut PgConnection) {
-    for table in ["audit_entry", "tasks", "users", "actions", "user_key"] {
-        let sql = format!("VACUUM (SKIP_LOCKED) {table}");
+/// Frees what rows of these tables held before. Left to the server when it does not work now.
+pub(crate) async fn vacuum(conn: &mut PgConnection, tables: impl Iterator<Item = &'static str>) {
+    for table in tables {
+        let sql = format!("VACUUM (SKIP_LOCKED) \"{table}\"");
         if let Err(error) = sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn).await {
             tracing::warn!(%error, table, "erased rows are freed by the server's own vacuum only");
         }

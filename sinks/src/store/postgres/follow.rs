@@ -33,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait after a try that failed.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// Groups of commits taken over at a time, so that a long absence needs no more memory than a short one.
+const GROUPS: i64 = 64;
 /// One look takes at most this long; the server may be there and not answer.
 const LOOK_FOR: Duration = Duration::from_secs(60);
 
@@ -161,7 +163,7 @@ impl Replica {
                     continue;
                 }
             }
-            if let Some(listener) = &mut listener {
+            if let Some(listener) = listener.as_mut().filter(|_| self.behind() == 0) {
                 // Whatever comes of it, the next look tells.
                 let _ = tokio::time::timeout(LOOK_EVERY, listener.recv()).await;
                 while listener.next_buffered().is_some() {}
@@ -212,8 +214,10 @@ impl Replica {
             .map_err(&failed)?;
             *told = Instant::now();
         }
-        self.n.store(mark.n.max(n), Ordering::Release);
-        self.entries.store(mark.entries, Ordering::Release);
+        if let Some((last, (_, entries))) = groups.last() {
+            self.n.store(last.commit.n, Ordering::Release);
+            self.entries.store(*entries, Ordering::Release);
+        }
         self.answered.store(self.started.elapsed().as_millis() as i64, Ordering::Release);
         Ok(groups.into_iter().map(|(followed, _)| followed).collect())
     }
@@ -230,8 +234,8 @@ impl Replica {
         load::users(conn, &self.db, chains, known).await?;
         let mut groups = Vec::new();
         let mut before = self.entries.load(Ordering::Acquire);
-        let deltas = load::deltas(conn, &self.db, &self.views, n).await?;
-        if deltas.last().is_none_or(|last| last.n != mark.n) {
+        let deltas = load::deltas(conn, &self.db, &self.views, n, GROUPS).await?;
+        if deltas.is_empty() {
             return Err(self.db.damaged(format!("the changes after commit {n} are missing")));
         }
         for mut changes in deltas {
@@ -242,7 +246,7 @@ impl Replica {
             groups.push((Followed { commit: commit_of(changes), audit: Vec::new() }, entries));
         }
         // As of the last group: what is read before may say less than it covers, never more.
-        if let Some((last, _)) = groups.last_mut() {
+        if let Some((last, _)) = groups.last_mut().filter(|(last, _)| last.commit.n == mark.n) {
             last.commit.positions = load::positions(conn, &self.db).await?;
         }
         Ok(groups)

@@ -173,17 +173,18 @@ pub(crate) async fn positions(conn: &mut PgConnection, db: &Db) -> Result<Vec<Ne
     rows.iter().map(|row| read(row).ok_or_else(|| db.damaged("a position is of no known topic"))).collect()
 }
 
-/// The deltas beyond commit `from`, in order; texts that stand in audit entries are not filled in yet.
+/// At most `limit` deltas beyond commit `from`, in order; texts that stand in audit entries are not filled in yet.
 pub(crate) async fn deltas(
     conn: &mut PgConnection,
     db: &Db,
     views: &[ViewSpec],
     from: u64,
+    limit: i64,
 ) -> Result<Vec<Changes>, StoreError> {
     let mut last = from;
     let mut found = Vec::new();
-    let mut rows =
-        sqlx::query("SELECT n, after_n, data FROM delta WHERE n > $1 ORDER BY n").bind(from as i64).fetch(conn);
+    let sql = "SELECT n, after_n, data FROM delta WHERE n > $1 ORDER BY n LIMIT $2";
+    let mut rows = sqlx::query(sql).bind(from as i64).bind(limit).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read changes"))? {
         let (n, after): (i64, i64) = (row.get(0), row.get(1));
         if after as u64 != last {
@@ -230,7 +231,7 @@ pub(crate) async fn newer(
     mark: Mark,
 ) -> Result<Changes, StoreError> {
     let mut merged = Changes { n: applied.n, entries: applied.entries, ..Changes::default() };
-    for changes in deltas(conn, db, views, applied.n).await? {
+    for changes in deltas(conn, db, views, applied.n, i64::MAX).await? {
         merged.merge(changes);
     }
     if merged.n != mark.n {
@@ -363,7 +364,12 @@ async fn read_tasks(
          LEFT JOIN task_heads h ON h.no = t.no ORDER BY t.no",
     )
     .fetch(conn);
-    let (mut tasks, mut last) = (Vec::new(), 0);
+    // Parsed on other threads while the next ones are read.
+    let (mut parts, mut part, mut last) = (Vec::new(), Vec::new(), 0);
+    let parse = |part: Vec<StoredTask>, db: &Db| {
+        let db = db.clone();
+        tokio::task::spawn_blocking(move || parse(part, &db))
+    };
     while let Some(row) = stream.try_next().await.map_err(db.failed("read tasks"))? {
         let head = read_head(&row, 3);
         let id = TaskId(row.get(0));
@@ -372,15 +378,36 @@ async fn read_tasks(
         if newer.contains(&head.no) {
             continue;
         }
-        let after = match row.get::<Option<&str>, _>(1) {
-            None => None,
-            Some(text) => Some(Arc::new(
-                read_task(text).map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
-            )),
-        };
-        tasks.push(TaskRow { id, before: None, after, memory: row.get::<&[u8], _>(2).into() });
+        part.push((id, row.get::<Option<String>, _>(1), row.get::<&[u8], _>(2).into()));
+        if part.len() == TASKS_A_PART {
+            parts.push(parse(std::mem::take(&mut part), db));
+        }
+    }
+    parts.push(parse(part, db));
+    let mut tasks = Vec::new();
+    for part in parts {
+        tasks.append(&mut part.await.map_err(|error| db.damaged(format!("reading tasks ended early ({error})")))??);
     }
     Ok((tasks, last))
+}
+
+/// Tasks parsed at a time.
+const TASKS_A_PART: usize = 4096;
+
+/// A task as stored: id, text, memory.
+type StoredTask = (TaskId, Option<String>, Arc<[u8]>);
+
+fn parse(stored: Vec<StoredTask>, db: &Db) -> Result<Vec<TaskRow>, StoreError> {
+    let read = |(id, text, memory): StoredTask| {
+        let after = match text {
+            None => None,
+            Some(text) => Some(Arc::new(
+                read_task(&text).map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
+            )),
+        };
+        Ok(TaskRow { id, before: None, after, memory })
+    };
+    stored.into_iter().map(read).collect()
 }
 
 /// Reads number, seq, hash, last and applied from column `at` on; all but the number may be null.

@@ -19,6 +19,7 @@ use crate::store::changes::{Changes, TaskChange};
 use crate::store::engine::{Options, lower_priority};
 use crate::store::postgres::copy::Rows;
 use crate::store::postgres::db::{Db, Role, close};
+use crate::store::postgres::erase::vacuum;
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::{Shared, ledger};
 use crate::store::task_text::write_task;
@@ -92,7 +93,12 @@ async fn flush_until_done(
                 Some(open) => open,
                 none => none.insert(prepare(db, lease, &shared.views).await?),
             };
-            flush(open, dirty, &shared.views, lease).await
+            let flushed = flush(open, dirty, &shared.views, lease).await?;
+            if flushed && !dirty.erased.is_empty() {
+                let views = shared.views.iter().map(|view| view.name);
+                vacuum(open, ["tasks", "users", "actions"].into_iter().chain(views)).await;
+            }
+            Ok(flushed)
         };
         let source = match tokio::time::timeout(TRY_FOR, tried).await {
             Ok(Ok(true)) => return true,
@@ -162,8 +168,9 @@ async fn flush(
         return Ok(false);
     }
     sqlx::query(
-        "DELETE FROM delta WHERE n <= least($1, \
-         (SELECT min(n) FROM replica WHERE seen_at > clock_timestamp() - $2::text::interval))",
+        "WITH gone AS (DELETE FROM replica WHERE seen_at < clock_timestamp() - $2::text::interval) \
+         DELETE FROM delta WHERE n <= least($1, \
+         (SELECT min(n) FROM replica WHERE seen_at >= clock_timestamp() - $2::text::interval))",
     )
     .bind(dirty.n as i64)
     .bind(REPLICA_EXPIRES)
