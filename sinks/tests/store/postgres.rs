@@ -165,6 +165,44 @@ async fn a_writer_whose_lease_is_taken_can_commit_nothing() {
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_is_held_up_shows_nothing_and_is_finished_later() {
+    let url = database();
+    let (store, _) = open(&url, small()).await;
+    let mut history = History::new(50);
+    append(&*store, &(0..10).map(|_| history.commit(20)).collect::<Vec<_>>()).await;
+    let user = history.user();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let hold = "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '55P03'; END $$; \
+        CREATE TRIGGER held BEFORE UPDATE ON audit_entry FOR EACH ROW EXECUTE FUNCTION held()";
+    sqlx::raw_sql(hold).execute(&mut conn).await.unwrap();
+    append(&*store, &[history.erase(&user)]).await;
+    eventually("the refusal", || store.status().failing.is_some()).await;
+    let key = "SELECT count(*) FROM user_key WHERE old_key IS NOT NULL";
+    assert_eq!(sqlx::query_scalar::<_, i64>(key).fetch_one(&mut conn).await.unwrap(), 1);
+    // Marked is as good as gone, for the API and for SQL.
+    let readable = "SELECT count(*) FROM audit_entries WHERE user_id = $1 AND after_state->'title' ? '$erased' = false";
+    assert_eq!(sqlx::query_scalar::<_, i64>(readable).bind(user.as_str()).fetch_one(&mut conn).await.unwrap(), 0);
+    let query = topics::audit::AuditQuery { user: Some(user.clone()), limit: 1000, ..Default::default() };
+    for entry in store.audit(&query).await.unwrap() {
+        let json: serde_json::Value = serde_json::from_str(&entry.json).unwrap();
+        assert!(json["afterState"].is_null() || json["afterState"]["title"]["$erased"] == true, "{json}");
+    }
+    sqlx::raw_sql("DROP TRIGGER held ON audit_entry").execute(&mut conn).await.unwrap();
+    eventually("its end", || store.status().failing.is_none()).await;
+    assert_eq!(sqlx::query_scalar::<_, i64>(key).fetch_one(&mut conn).await.unwrap(), 0);
+    let stored = "SELECT count(*) FROM audit_entry e JOIN user_key u ON u.no = e.user_no \
+        WHERE user_id = $1 AND after_state NOT LIKE '%\"title\":{\"$erased\":true}%'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(stored).bind(user.as_str()).fetch_one(&mut conn).await.unwrap(), 0);
+    assert_eq!(store.verify().await.unwrap().faults, vec![]);
+    store.close().await;
+    let (store, restored) = open(&url, small()).await;
+    assert_eq!(restored.n, history.n);
+    assert_eq!(store.verify().await.unwrap().faults, vec![]);
+    store.close().await;
+}
+
 /// Two writers, each believing that it has the lease, as after a pause: whatever they do, one history is kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_never_both_commit() {

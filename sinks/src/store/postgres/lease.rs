@@ -173,9 +173,10 @@ async fn try_take(
 ) -> Result<Result<i64, String>, StoreError> {
     let failed = db.failed("take the lease");
     let mut conn = db.connect(Role::Write, "tasktide-standby").await.map_err(db.failed("connect"))?;
-    if !*prepared {
+    let has_tables: bool =
+        sqlx::query_scalar("SELECT to_regclass('lease') IS NOT NULL").fetch_one(&mut conn).await.map_err(&failed)?;
+    if !has_tables {
         db.prepare(&mut conn).await?;
-        *prepared = true;
     }
     let row = sqlx::query("SELECT holder, expires_at < clock_timestamp() FROM lease WHERE part_set = 0")
         .fetch_optional(&mut conn)
@@ -184,6 +185,11 @@ async fn try_take(
         .ok_or_else(|| db.damaged("its lease is missing"))?;
     if !row.get::<bool, _>(1) {
         return Ok(Err(row.get(0)));
+    }
+    // Not earlier: the tables must not change under an older version that still writes.
+    if !*prepared {
+        db.prepare(&mut conn).await?;
+        *prepared = true;
     }
     // What the process before left half done holds locks that the next one needs.
     sqlx::query(
