@@ -127,7 +127,9 @@ async fn check_same(pipeline: &Process, replicas: &[&Process], position: &str) {
     let rows = async |of: &Process| {
         let status = of.get("/v1/views/status").await;
         let views = status["views"].as_array().unwrap().iter();
-        views.map(|view| (view["name"].clone(), view["rows"].clone())).collect::<Vec<_>>()
+        let rows = views.map(|view| (view["name"].clone(), view["rows"].clone())).collect::<Vec<_>>();
+        let outbox = ["pending", "failed", "byKind"].map(|name| status["outbox"][name].clone());
+        (rows, outbox, status["reminders"].clone(), status["deadLetters"].clone())
     };
     let export = async |of: &Process| {
         let text = reqwest::get(format!("{}/v1/audit/export", of.base)).await.unwrap().text().await.unwrap();
@@ -148,6 +150,7 @@ async fn replicas_answer_as_the_pipeline_does() {
     let url = server.create_database("tasktide").unwrap();
     let pipeline = Process::run(dir.path(), &["--store", &url]);
     post(&pipeline, 0..40).await;
+    pipeline.post_events(&[json!({"specversion": "1.0", "id": "no type"})]).await;
     let first = replica(&url);
     // The second one starts while events come in.
     let base = pipeline.base.clone();

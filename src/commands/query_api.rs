@@ -189,19 +189,20 @@ impl StatusSource for Status {
         let partitions = seen.positions.split(',').filter_map(|shown| {
             let (partition, offset) = shown.split_once(':')?;
             let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
-            Some(PartitionStatus { partition, committed: Some(offset), end: Some(offset), lag: 0 })
+            // Where the source ends, only the pipeline sees.
+            Some(PartitionStatus { partition, committed: Some(offset), end: None, lag: 0 })
         });
         Report {
             source_mode: "store",
             partitions: partitions.collect(),
             audit_rows: self.replica.entries(),
-            table_lag_ms: 0,
-            last_commit: self.rate.last(),
+            table_lag_ms: self.replica.tables_late().as_millis() as u64,
+            last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),
             outbox_pending: actions.iter().map(|kind| (kind.kind, kind.open)).collect(),
             outbox_oldest: actions.iter().filter_map(|kind| kind.oldest).min(),
             outbox_failed: actions.iter().map(|kind| kind.failed).sum(),
-            dead_letters: None,
+            dead_letters: self.replica.dead_letters().await.ok(),
         }
     }
 }

@@ -74,6 +74,8 @@ pub struct Replica {
     latest: AtomicU64,
     /// Milliseconds since `started` at which the database last answered.
     answered: AtomicI64,
+    /// The same for when the tables had the last commit; negative while they have it.
+    tables_late_since: AtomicI64,
     started: Instant,
 }
 
@@ -131,6 +133,7 @@ impl Replica {
             entries: AtomicU64::new(mark.entries),
             latest: AtomicU64::new(mark.n),
             answered: AtomicI64::new(0),
+            tables_late_since: AtomicI64::new(-1),
             started: Instant::now(),
         };
         Ok((Arc::new(replica), restored))
@@ -193,6 +196,7 @@ impl Replica {
         let n = self.n.load(Ordering::Acquire);
         let mut snapshot = conn.begin_with(SNAPSHOT).await.map_err(&failed)?;
         let mark = load::mark(&mut snapshot, &self.db).await?;
+        let applied = load::applied(&mut snapshot, &self.db).await?;
         let mut groups = Vec::new();
         if mark.n > n {
             groups = self.groups(&mut snapshot, n, mark).await?;
@@ -218,7 +222,15 @@ impl Replica {
             self.n.store(last.commit.n, Ordering::Release);
             self.entries.store(*entries, Ordering::Release);
         }
-        self.answered.store(self.started.elapsed().as_millis() as i64, Ordering::Release);
+        let now = self.started.elapsed().as_millis() as i64;
+        self.answered.store(now, Ordering::Release);
+        let since = self.tables_late_since.load(Ordering::Acquire);
+        let since = match applied.n >= mark.n {
+            true => -1,
+            false if since < 0 => now,
+            false => since,
+        };
+        self.tables_late_since.store(since, Ordering::Release);
         Ok(groups.into_iter().map(|(followed, _)| followed).collect())
     }
 
@@ -300,6 +312,23 @@ impl Replica {
     pub fn silent_for(&self) -> Duration {
         let answered = Duration::from_millis(self.answered.load(Ordering::Acquire).max(0) as u64);
         self.started.elapsed().saturating_sub(answered)
+    }
+
+    /// For how long the tables have lacked the last commits.
+    pub fn tables_late(&self) -> Duration {
+        match self.tables_late_since.load(Ordering::Acquire) {
+            ..0 => Duration::ZERO,
+            since => self.started.elapsed().saturating_sub(Duration::from_millis(since as u64)),
+        }
+    }
+
+    /// How many dead letters are kept.
+    pub async fn dead_letters(&self) -> Result<u64, StoreError> {
+        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(self.db.failed("count dead letters"))?;
+        Ok(last as u64)
     }
 
     /// A page of audit entries.
