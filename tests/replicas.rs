@@ -8,13 +8,13 @@ mod process;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use components::{Postgres, PostgresOptions};
+use components::postgres::{Options, Server};
 use futures::StreamExt;
 use process::{Process, command, output, until};
 use serde_json::{Value, json};
 
-fn server() -> Postgres {
-    Postgres::start(PostgresOptions { fsync: false, ..PostgresOptions::default() }).unwrap()
+fn server() -> Server {
+    Server::start(Options { fsync: false, ..Options::default() }).unwrap()
 }
 
 fn replica(url: &str) -> Process {

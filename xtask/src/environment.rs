@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use components::{find, install_packages, postgres_programs};
+use components::{find, install_packages};
 
 /// Variables for the tests.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
@@ -44,6 +44,6 @@ fn browser() -> anyhow::Result<Environment> {
 
 /// PostgreSQL's programs; tests start a server of their own with them.
 fn postgres() -> anyhow::Result<Environment> {
-    postgres_programs()?;
+    components::postgres::programs()?;
     Ok(Environment::new())
 }

@@ -7,8 +7,7 @@
 mod install;
 mod process;
 pub mod kafka;
-mod postgres;
+pub mod postgres;
 
 pub use install::{cache_dir, find, install_packages, once};
-pub use postgres::{Postgres, PostgresOptions, postgres_programs};
 pub use process::{Process, free_port, wait_until};

@@ -23,7 +23,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How a server is started.
 #[derive(Clone, Debug)]
-pub struct PostgresOptions {
+pub struct Options {
     /// Whether a commit waits for the disk. Off only where nothing is killed and nothing is measured.
     pub fsync: bool,
     /// The port; 0 takes a free one.
@@ -32,25 +32,25 @@ pub struct PostgresOptions {
     pub settings: Vec<(String, String)>,
 }
 
-impl Default for PostgresOptions {
+impl Default for Options {
     fn default() -> Self {
-        PostgresOptions { fsync: true, port: 0, settings: Vec::new() }
+        Options { fsync: true, port: 0, settings: Vec::new() }
     }
 }
 
 /// A running server.
 #[derive(Debug)]
-pub struct Postgres {
+pub struct Server {
     programs: PathBuf,
     dir: PathBuf,
     port: u16,
-    options: PostgresOptions,
+    options: Options,
     server: Option<Process>,
     guard: Child,
 }
 
 /// The directory of PostgreSQL's programs, newest first; installs them where they are missing.
-pub fn postgres_programs() -> anyhow::Result<PathBuf> {
+pub fn programs() -> anyhow::Result<PathBuf> {
     if let Some(found) = installed() {
         return Ok(found);
     }
@@ -88,10 +88,10 @@ fn server_user() -> anyhow::Result<Option<(u32, u32)>> {
     found.map(Some).context("PostgreSQL must not run as root, and there is neither a user postgres nor nobody")
 }
 
-impl Postgres {
+impl Server {
     /// Makes a cluster and starts it.
-    pub fn start(options: PostgresOptions) -> anyhow::Result<Postgres> {
-        let programs = postgres_programs()?;
+    pub fn start(options: Options) -> anyhow::Result<Server> {
+        let programs = programs()?;
         let user = server_user()?;
         // Not in the cache: every folder above it must be open to the server's user.
         let parent = if user.is_some() { PathBuf::from("/var/tmp") } else { cache_dir().join("run") };
@@ -116,12 +116,12 @@ impl Postgres {
         ensure!(made.status.success(), "initdb: {}: {}", made.status, String::from_utf8_lossy(&made.stderr));
         let port = if options.port == 0 { free_port()? } else { options.port };
         let guard = guard(&dir)?;
-        let mut postgres = Postgres { programs, dir, port, options, server: None, guard };
+        let mut postgres = Server { programs, dir, port, options, server: None, guard };
         postgres.run()?;
         Ok(postgres)
     }
 
-    /// Starts the server on the cluster as it is, at the same port: after [`Postgres::stop`] or [`Postgres::kill`].
+    /// Starts the server on the cluster as it is, at the same port: after [`Server::stop`] or [`Server::kill`].
     pub fn run(&mut self) -> anyhow::Result<()> {
         let on_off = if self.options.fsync { "on" } else { "off" };
         let mut command = as_user(server_user()?, &self.programs.join("postgres"));
@@ -220,7 +220,7 @@ impl Postgres {
         self.signal_all(Signal::STOP)
     }
 
-    /// Lets it go on after [`Postgres::pause`].
+    /// Lets it go on after [`Server::pause`].
     pub fn resume(&self) -> anyhow::Result<()> {
         self.signal_all(Signal::CONT)
     }
@@ -238,7 +238,7 @@ impl Postgres {
     }
 }
 
-impl Drop for Postgres {
+impl Drop for Server {
     fn drop(&mut self) {
         // Ended already when this does not work; the guard, too, only finds what is left.
         let _ = self.kill();

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use components::{Postgres, PostgresOptions, wait_until};
+use components::postgres::{Options, Server};
+use components::wait_until;
 
 #[test]
 fn a_server_is_started_killed_and_goes_on() {
-    let mut server = Postgres::start(PostgresOptions::default()).expect("starts");
+    let mut server = Server::start(Options::default()).expect("starts");
     let url = server.create_database("one").expect("a database");
     assert!(url.ends_with(&format!("@127.0.0.1:{}/one", server.port())));
     server.psql("one", "CREATE TABLE t (n int); INSERT INTO t VALUES (1), (2)").expect("a table");

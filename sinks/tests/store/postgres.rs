@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use components::{Postgres as Server, PostgresOptions};
+use components::postgres::{Options as ServerOptions, Server};
 use sinks::store::{Database, Lease, Options, Postgres, Store, Waiting};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
@@ -23,7 +23,7 @@ const LASTS: Duration = Duration::from_secs(3);
 /// The server that the tests of this binary share; none of them harms it.
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::start(PostgresOptions { fsync: false, ..PostgresOptions::default() }).unwrap())
+    SERVER.get_or_init(|| Server::start(ServerOptions { fsync: false, ..ServerOptions::default() }).unwrap())
 }
 
 /// A database of its own.
@@ -51,7 +51,7 @@ pub async fn keys(url: &str) -> HashMap<String, Vec<u8>> {
 
 /// A server that may be harmed, with a database.
 fn own_server() -> (Server, String) {
-    let server = Server::start(PostgresOptions::default()).unwrap();
+    let server = Server::start(ServerOptions::default()).unwrap();
     let url = server.create_database("own").unwrap();
     (server, url)
 }
