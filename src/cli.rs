@@ -31,6 +31,8 @@ pub enum Command {
     Ingest(IngestOptions),
     /// Print the records of a topic of the embedded log.
     Tail(TailOptions),
+    /// Serve queries from the store of a running pipeline, and follow its commits.
+    QueryApi(QueryApiOptions),
     /// Recompute every view and the audit chain from the log; print what differs.
     Verify(VerifyOptions),
     /// Print the next occurrences of a recurrence rule, or why it is refused.
@@ -49,6 +51,9 @@ pub struct RunOptions {
     /// Where events come from: `log` (the embedded one) or `kafka`; also the setting source.mode.
     #[arg(long, value_name = "SOURCE", env = "TASKTIDE_SOURCE")]
     pub source: Option<SourceMode>,
+    /// PostgreSQL database for commits, instead of the data directory: `postgres://user:password@host/database`.
+    #[arg(long, value_name = "URL", value_parser = crate::settings::store_url)]
+    pub store: Option<crate::settings::Secret>,
     /// Where decided actions go: `none`, `log`, `dapr`, or `chat-api=URL`.
     #[arg(long, value_name = "TARGET", default_value = "log", env = "TASKTIDE_ACTIONS")]
     pub actions: Actions,
@@ -72,6 +77,9 @@ pub struct PipelineOptions {
     /// Where events come from.
     #[arg(long, value_name = "SOURCE", env = "TASKTIDE_SOURCE")]
     pub source: Option<SourceMode>,
+    /// PostgreSQL database for commits, instead of the data directory: `postgres://user:password@host/database`.
+    #[arg(long, value_name = "URL", value_parser = crate::settings::store_url)]
+    pub store: Option<crate::settings::Secret>,
     /// Where decided actions go: `none`, `log`, `dapr`, or `chat-api=URL`.
     #[arg(long, value_name = "TARGET", default_value = "dapr", env = "TASKTIDE_ACTIONS")]
     pub actions: Actions,
@@ -82,8 +90,8 @@ pub struct PipelineOptions {
 
 impl From<PipelineOptions> for RunOptions {
     fn from(options: PipelineOptions) -> RunOptions {
-        let PipelineOptions { data_dir, listen, source, actions, config } = options;
-        RunOptions { data_dir, listen, source, actions, clock: ClockOption::System, config }
+        let PipelineOptions { data_dir, listen, source, store, actions, config } = options;
+        RunOptions { data_dir, listen, source, store, actions, clock: ClockOption::System, config }
     }
 }
 
@@ -208,8 +216,25 @@ pub struct VerifyOptions {
     /// Directory to check; no process may have it open.
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
+    /// PostgreSQL database to check, instead of the directory's own; no process may write to it.
+    #[arg(long, value_name = "URL", value_parser = crate::settings::store_url)]
+    pub store: Option<crate::settings::Secret>,
     /// Settings in TOML, as they were when the data was made.
     #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Options of `query-api`.
+#[derive(Clone, Debug, Args)]
+pub struct QueryApiOptions {
+    /// PostgreSQL database of the pipeline: `postgres://user:password@host/database`.
+    #[arg(long, value_name = "URL", value_parser = crate::settings::store_url)]
+    pub store: Option<crate::settings::Secret>,
+    /// Address to serve on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080", env = "TASKTIDE_LISTEN")]
+    pub listen: SocketAddr,
+    /// Settings in TOML; the environment wins over it.
+    #[arg(long, value_name = "FILE", env = "TASKTIDE_CONFIG")]
     pub config: Option<PathBuf>,
 }
 

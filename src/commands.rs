@@ -1,6 +1,7 @@
 //! Commands that work beside a running Tasktide, or without one.
 
 pub mod ingest;
+pub mod query_api;
 pub mod rrule;
 pub mod tail;
 pub mod topics;

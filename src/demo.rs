@@ -58,6 +58,7 @@ impl Demo {
         .context("could not start the Chat API")?;
         let chat_addr = chat.addr();
         let run_options = RunOptions {
+            store: None,
             data_dir,
             listen: options.listen,
             source: Some(SourceMode::Log),

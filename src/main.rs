@@ -28,6 +28,7 @@ fn main() -> std::process::ExitCode {
             Command::Demo(options) => demo::command(options).await,
             Command::Ingest(options) => commands::ingest::command(options).await,
             Command::Tail(options) => commands::tail::command(options).await,
+            Command::QueryApi(options) => commands::query_api::command(options).await,
             Command::Verify(options) => verify::command(options).await,
             Command::Rrule(options) => commands::rrule::command(options),
         }

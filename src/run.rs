@@ -24,7 +24,7 @@ use query_api::index::Index;
 use query_api::metrics::Metrics;
 use query_api::stream::{Hub, StreamConfig};
 use sinks::relay::Relay;
-use sinks::store::{DataDir, Durable, Sqlite, Store, shown_entry};
+use sinks::store::{DataDir, Durable, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
@@ -38,6 +38,7 @@ use tracing::{error, info};
 mod dead_letters;
 mod rate;
 mod rebuild;
+pub mod store;
 mod targets;
 
 pub use rate::Rate;
@@ -50,6 +51,8 @@ use crate::{ops, reading};
 
 /// How long open calls may take when the process stops.
 const RELAY_GRACE: Duration = Duration::from_secs(5);
+/// How long stopping may take in all: a database that is away must not hold it up.
+const STOP_WITHIN: Duration = Duration::from_secs(22);
 /// How often the log drops what its topics' retention allows to go.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
 /// How long until what was delivered is asked for again, while the broker does not answer.
@@ -62,11 +65,26 @@ const CLOCK_FILE: &str = "manual-clock";
 /// `tasktide run`.
 pub async fn command(options: RunOptions) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(options.config.as_deref())?;
-    let running = start(&options, settings).await?;
+    let running = tokio::select! {
+        running = start(&options, settings) => running?,
+        // A standby has nothing to finish.
+        () = stop_signal() => return Ok(ExitCode::SUCCESS),
+    };
     println!("Tasktide is at http://{}", running.addr());
-    stop_signal().await;
+    tokio::select! {
+        () = stop_signal() => {}
+        () = running.parts().store.lost() => {
+            tracing::error!("another process has taken over the lease of the database; this one ends");
+            // At once: whatever is still going on here no longer counts.
+            std::process::exit(1);
+        }
+    }
     info!("stopping");
-    running.stop().await?;
+    let Ok(stopped) = tokio::time::timeout(STOP_WITHIN, running.stop()).await else {
+        tracing::error!("not everything could be written before the end; it is read again at the next start");
+        std::process::exit(1);
+    };
+    stopped?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -209,8 +227,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let auth = read_auth(&settings)?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
-    let (store, restored) = Sqlite::open(&held, &views, sinks::store::Options::default()).await?;
-    let store: Arc<dyn Store> = store;
+    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener).await?;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
@@ -298,7 +315,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
 }
 
-fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
+/// Who may ask, as the settings say.
+pub fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
     let Some(path) = &settings.token_file else { return Ok(query_api::auth::Auth::None) };
     let text =
         std::fs::read_to_string(path).with_context(|| format!("could not read auth.token_file {}", path.display()))?;

@@ -13,8 +13,10 @@ use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
 mod kafka;
+mod store;
 
 pub use kafka::Kafka;
+pub use store::{StoreSettings, store_url};
 
 use crate::cli::SourceMode;
 
@@ -60,6 +62,8 @@ pub struct Settings {
     pub stream_replay: usize,
     /// `stream.buffer`, in events.
     pub stream_buffer: usize,
+    /// Where commits are kept.
+    pub store: StoreSettings,
     /// `auth.token_file` when `auth.mode=token`.
     pub token_file: Option<PathBuf>,
 }
@@ -220,6 +224,7 @@ impl Settings {
             kafka: Kafka::read(&mut from)?,
             allow_truncated: allow_truncated.unwrap_or(false),
             otel_endpoint,
+            store: StoreSettings::read(&mut from)?,
             create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
             create_by_invoke: via.unwrap_or(false),
             confirm_wait: from.duration("actions.confirm_wait", "5s")?.unwrap_or(Duration::from_secs(5)),

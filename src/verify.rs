@@ -11,12 +11,12 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use pipeline::Input;
 use pipeline::source::clock::Clock;
 use pipeline::source::log::Log;
 use serde_json::Value;
-use sinks::store::{DataDir, Sqlite, Store, shown_entry};
+use sinks::store::{DataDir, Options, Postgres, Sqlite, Store, Waiting, shown_entry};
 use topics::UserId;
 use topics::audit::{AuditAction, AuditQuery};
 use topics::commit::{Commit, NextOffset, Restored};
@@ -24,7 +24,7 @@ use topics::view::{ViewRow, ViewSpec};
 use uuid::Uuid;
 
 use crate::cli::VerifyOptions;
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 
 /// Differences that are printed; more are only counted.
 const SHOWN_MAX: usize = 50;
@@ -35,7 +35,7 @@ const ENTRIES_A_PAGE: usize = 1000;
 /// Runs the command.
 pub async fn command(options: VerifyOptions) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(options.config.as_deref())?;
-    let report = verify(&options.data_dir, settings).await?;
+    let report = verify(&options.data_dir, options.store.as_ref(), settings).await?;
     for line in &report.shown {
         println!("{line}");
     }
@@ -143,16 +143,16 @@ fn digest(json: &str) -> u64 {
 }
 
 /// Compares a data directory with its log.
-pub async fn verify(dir: &Path, settings: Settings) -> anyhow::Result<Report> {
+pub async fn verify(dir: &Path, url: Option<&Secret>, settings: Settings) -> anyhow::Result<Report> {
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
     let held = DataDir::lock(dir)?;
-    let (store, stored) = Sqlite::open(&held, &views, sinks::store::Options::default()).await?;
+    let (store, stored) = open(url, &settings, &held, &views).await?;
     let log = Log::open_read_only(dir).await?;
     let computed = replay(&log, &stored, settings).await?;
     let mut report = Report::default();
     compare_tasks(&stored, &computed, &mut report);
     compare_rows(&views, &stored, &computed, &mut report);
-    compare_entries(&store, computed, &mut report).await?;
+    compare_entries(&*store, computed, &mut report).await?;
     let chains = store.verify().await?;
     (report.entries, report.chains) = (chains.entries, chains.chains);
     for fault in &chains.faults {
@@ -161,6 +161,32 @@ pub async fn verify(dir: &Path, settings: Settings) -> anyhow::Result<Report> {
     store.close().await;
     log.close().await;
     Ok(report)
+}
+
+/// Opens the store; an error when a process writes to it.
+async fn open(
+    url: Option<&Secret>,
+    settings: &Settings,
+    held: &DataDir,
+    views: &[ViewSpec],
+) -> anyhow::Result<(Arc<dyn Store>, Restored)> {
+    let Some(url) = url.or(settings.store.url.as_ref()) else {
+        let (store, stored) = Sqlite::open(held, views, Options::default()).await?;
+        return Ok((store, stored));
+    };
+    let database = crate::run::store::database(url, settings)?;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let holder = crate::run::store::holder();
+    let lease = database.lease(&holder, settings.store.lease, |why| drop(tell.send(why)));
+    let lease = tokio::select! {
+        lease = lease => lease?,
+        Some(why) = told.recv() => match why {
+            Waiting::Standby { holder } => bail!("the database is in use by another process, {holder}; stop it first"),
+            Waiting::Unreachable { why } => bail!("{why}"),
+        },
+    };
+    let (store, stored) = Postgres::open(&database, lease, views, Options::default()).await?;
+    Ok((store, stored))
 }
 
 /// Runs the dataflow over everything that the store has committed.
@@ -273,7 +299,7 @@ fn by_interleaving(row: &Value) -> &'static [&'static str] {
     }
 }
 
-async fn compare_entries(store: &Sqlite, mut computed: Computed, report: &mut Report) -> anyhow::Result<()> {
+async fn compare_entries(store: &dyn Store, mut computed: Computed, report: &mut Report) -> anyhow::Result<()> {
     let mut query = AuditQuery { ascending: true, limit: ENTRIES_A_PAGE, ..AuditQuery::default() };
     loop {
         let page = store.audit(&query).await?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use tasktide::cli::{Actions, ClockOption, RunOptions};
 use tasktide::run::{self, Running};
-use tasktide::settings::Settings;
+use tasktide::settings::{Secret, Settings};
 
 use super::history::END;
 use super::prepared::Prepared;
@@ -29,8 +29,10 @@ const QUIET_LOOKS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts the product on a directory, as `tasktide run` does, with every setting at its default.
+/// `BENCH_STORE=postgres://…` names an empty database for the commits; without it they are embedded.
 pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
     let options = RunOptions {
+        store: std::env::var("BENCH_STORE").ok().map(Secret),
         data_dir: dir.to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         source: None,

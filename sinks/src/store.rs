@@ -4,7 +4,8 @@
 //! entries, the changed rows, positions); row tables are projections of commits and trail them by up to some seconds.
 //! Commits that arrive while one is being written are written together.
 //!
-//! [`Store`] is what the rest of the program knows; [`sqlite::Sqlite`] keeps it in a data directory.
+//! [`Store`] is what the rest of the program knows; [`sqlite::Sqlite`] keeps it in a data directory,
+//! [`postgres::Postgres`] in a database that others can read too.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,11 +30,20 @@ mod changes;
 mod delta;
 mod encoder;
 mod queue;
+mod pending;
+mod ledger;
+mod engine;
+mod page;
+mod dead_letters;
+mod chain_check;
 pub mod sqlite;
+pub mod postgres;
 
 pub use data_dir::DataDir;
+pub use engine::Options;
 pub use entry_text::Hash;
-pub use sqlite::{Options, Sqlite};
+pub use postgres::{Database, Followed, Lease, OpenActions, Postgres, Replica, Waiting};
+pub use sqlite::Sqlite;
 
 /// Commits that are now on the disk, in order.
 #[derive(Clone, Debug)]
@@ -61,6 +71,11 @@ pub trait Store: Send + Sync {
 
     /// Waits until commit `n` is durable.
     async fn durable(&self, n: u64);
+
+    /// Returns once another process has taken over the right to write: this one must end. Never where none can.
+    async fn lost(&self) {
+        std::future::pending().await
+    }
 
     /// Writes everything that was appended, brings the tables up to date and stops.
     async fn close(&self);

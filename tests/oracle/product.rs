@@ -196,6 +196,7 @@ impl InProcess {
     pub fn start(start: Timestamp, given: Given) -> InProcess {
         let dir = tempfile::Builder::new().prefix("tasktide-history-").tempdir().expect("a temporary directory");
         let options = RunOptions {
+            store: None,
             data_dir: dir.path().to_owned(),
             listen: "127.0.0.1:0".parse().expect("an address"),
             source: None,

@@ -29,6 +29,7 @@ pub async fn product(dir: &Path, source: SourceMode, actions: Actions, settings:
         data_dir: dir.to_owned(),
         listen: "127.0.0.1:0".parse().expect("an address"),
         source: Some(source),
+        store: None,
         actions,
         clock: ClockOption::System,
         config: None,

@@ -14,7 +14,8 @@ use components::{find, install_packages};
 /// Variables for the tests.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
 
-const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] = &[("browser", browser), ("kafka", kafka)];
+const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] =
+    &[("browser", browser), ("kafka", kafka), ("postgres", postgres)];
 
 /// Makes sure that every component is there, and returns where.
 pub(crate) fn find_all() -> anyhow::Result<Environment> {
@@ -46,4 +47,10 @@ fn browser() -> anyhow::Result<Environment> {
     }
     let path = find(&NAMES).context("chromium is missing although it was installed")?;
     Ok(vec![(VARIABLE, path.into())])
+}
+
+/// PostgreSQL's programs; tests start a server of their own with them.
+fn postgres() -> anyhow::Result<Environment> {
+    components::postgres::programs()?;
+    Ok(Environment::new())
 }

@@ -7,6 +7,7 @@
 mod install;
 mod process;
 pub mod kafka;
+pub mod postgres;
 
 pub use install::{cache_dir, find, install_packages, once};
 pub use process::{Process, free_port, wait_until};

@@ -48,6 +48,8 @@ pub(crate) struct Group {
     /// `prevHash` and `hash` of every entry.
     pub(crate) hashes: Vec<[Hash; 2]>,
     pub(crate) blocks: Vec<BlockRow>,
+    /// The entries themselves, for a store that keeps a row for each.
+    pub(crate) rows: Vec<Block>,
     /// Users whose row is new or changed, as they are at the end of this group.
     pub(crate) users: Vec<(u32, User)>,
     /// Users whose older entries are to be rewritten without personal fields.
@@ -101,6 +103,8 @@ pub(crate) struct Encoder {
     tasks: u32,
     high_water: Timestamp,
     open: Block,
+    /// Entries are handed over as they are, instead of encoded blocks.
+    as_rows: bool,
     /// Ends of chains that are not durable yet, with the last commit that changed them.
     ahead: HashMap<ChainId, (Head, u64)>,
     codec: Codec,
@@ -125,6 +129,7 @@ impl Encoder {
             tasks: resume.tasks,
             high_water: resume.high_water,
             open,
+            as_rows: false,
             ahead: HashMap::new(),
             codec: Codec::new(),
             packer: zstd::bulk::Compressor::new(1).expect("level 1 exists and there is memory for it"),
@@ -136,6 +141,12 @@ impl Encoder {
             changed_users: Vec::new(),
             states: HashMap::new(),
         }
+    }
+
+    /// For a store that keeps a row for each entry: blocks are neither encoded nor aligned.
+    pub(crate) fn with_rows(mut self) -> Self {
+        self.as_rows = true;
+        self
     }
 
     /// Adds a commit to the group.
@@ -193,6 +204,10 @@ impl Encoder {
     }
 
     fn write_open(&mut self, group: &mut Group) {
+        if self.as_rows {
+            let next = Block::new(self.entries + 1, self.high_water);
+            return group.rows.push(std::mem::replace(&mut self.open, next));
+        }
         let data = Arc::new(self.codec.encode(&self.open));
         let (first, count) = (self.open.first, self.open.slots.len() as u64);
         group.blocks.push(BlockRow { first, count, high_water: self.high_water, data });
@@ -333,7 +348,9 @@ impl Encoder {
         self.set_head(chain, head, commit, &mut group.changes);
         if self.open.is_full() {
             self.write_open(group);
-            self.open = Block::new(n + 1, self.high_water);
+            if !self.as_rows {
+                self.open = Block::new(n + 1, self.high_water);
+            }
         }
     }
 

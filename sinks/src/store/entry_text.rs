@@ -139,7 +139,7 @@ impl EntryText<'_> {
         self.write_end(to);
     }
 
-    /// Everything from `recordedAt` on, which core and resource have in common.
+    /// Everything from `recordedAt` on, which core and resource have in engine.
     fn write_end(&self, to: &mut Vec<u8>) {
         to.extend_from_slice(b",\"recordedAt\":");
         put_json(&self.recorded_at, to);

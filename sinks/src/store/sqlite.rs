@@ -10,8 +10,8 @@
 //!                    blocks, delta       a group       └─► keys ────► runs.db
 //! ```
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ use uuid::Uuid;
 
 use crate::store::chains::{Chains, write};
 use crate::store::data_dir::DataDir;
-use crate::store::encoder::{Encoder, Group, weight};
-use crate::store::queue::Queue;
+use crate::store::encoder::Encoder;
+use crate::store::engine::{Engine, Options, Start, encode, thread};
 use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
 
 mod db;
@@ -37,120 +37,46 @@ mod ledger;
 mod dead_letters;
 mod runs;
 mod candidates;
-mod page;
 mod audit;
 mod check;
 mod erase;
 mod load;
 
+use crate::store::ledger::Ledger;
 use audit::Audit;
 use db::{Checkpoint, Db, checkpoint, close};
 use journal::Journal;
-use ledger::Ledger;
+use ledger::Table;
 use load::Mark;
 use runs::Index;
-use threads::{encode, index_runs, thread};
-use views::Pending;
-
-/// Bounds and delays.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Shortest time from one write to the next: commits that arrive meanwhile are written together.
-    pub linger: Duration,
-    /// Most events written together.
-    pub group_events: usize,
-    /// Events appended and not yet encoded, before `append` waits.
-    pub queue_events: usize,
-    /// Changed rows after which the tables are brought up to date at once.
-    pub flush_rows: usize,
-    /// The same while the backlog of a start is read: nobody waits for tables that are hours behind, and a row that
-    /// changes again meanwhile is written once.
-    pub backlog_rows: usize,
-    /// Longest time that the tables may rest between two flushes.
-    pub flush_after: Duration,
-    /// Changed rows in memory, before commits wait for the tables.
-    pub dirty_rows_max: usize,
-    /// Audit entries whose keys gather in memory before they are written as a run.
-    pub run_entries: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            linger: Duration::from_millis(5),
-            group_events: 20_000,
-            queue_events: 40_000,
-            flush_rows: 300_000,
-            backlog_rows: 1_000_000,
-            flush_after: Duration::from_secs(5),
-            dirty_rows_max: 2_000_000,
-            run_entries: 1 << 18,
-        }
-    }
-}
+use threads::index_runs;
 
 /// What the store's threads and readers share.
 pub(crate) struct Shared {
-    views: Arc<[ViewSpec]>,
-    chains: Arc<Chains>,
+    engine: Engine,
     index: Arc<Index>,
     audit: Audit,
-    commits: Queue<Arc<Commit>>,
-    groups: Queue<Group>,
-    pending: Pending,
     ledger: Ledger,
-    listeners: RwLock<Vec<OnDurable>>,
-    durable: Durability,
-    /// Last commit appended.
-    appended: AtomicU64,
-    /// Weight of what was appended and is not durable.
-    unwritten: AtomicU64,
-    /// Durable audit entries.
-    entries: AtomicU64,
-    tasks: AtomicI64,
-    /// Last commit that the tables hold, and that they hold for good.
-    applied: AtomicU64,
+    /// Last commit that the tables hold for good.
     applied_safe: AtomicU64,
-    last_commit_us: AtomicU64,
-    failing: Mutex<Option<String>>,
-    stop: AtomicU64,
     /// Threads may outlive the one who holds the directory.
     _lock: Arc<std::fs::File>,
 }
 
-impl Shared {
-    fn set_failing(&self, why: Option<String>) {
-        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = why;
+impl std::ops::Deref for Shared {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.engine
     }
 }
 
-/// The last durable commit, for those who wait for one.
-struct Durability {
-    n: Mutex<u64>,
-    moved: Condvar,
-    watch: tokio::sync::watch::Sender<u64>,
-}
+/// The threads' hold on what they share.
+pub(crate) struct Hold(pub(crate) Arc<Shared>);
 
-impl Durability {
-    fn new(n: u64) -> Self {
-        Durability { n: Mutex::new(n), moved: Condvar::new(), watch: tokio::sync::watch::Sender::new(n) }
-    }
-
-    fn get(&self) -> u64 {
-        *self.watch.borrow()
-    }
-
-    fn set(&self, n: u64) {
-        *self.n.lock().unwrap_or_else(PoisonError::into_inner) = n;
-        self.moved.notify_all();
-        self.watch.send_replace(n);
-    }
-
-    fn wait_blocking(&self, n: u64) {
-        let mut now = self.n.lock().unwrap_or_else(PoisonError::into_inner);
-        while *now < n {
-            now = self.moved.wait(now).unwrap_or_else(PoisonError::into_inner);
-        }
+impl std::ops::Deref for Hold {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.0.engine
     }
 }
 
@@ -222,33 +148,25 @@ impl Sqlite {
         );
         let ledger = Ledger::default();
         ledger.add(&newer);
+        let start = Start {
+            n: mark.n,
+            entries: mark.entries,
+            tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
+            applied: applied.n,
+        };
         let shared = Arc::new(Shared {
-            views: views.into(),
-            chains: chains.clone(),
+            engine: Engine::new(views, chains.clone(), &options, start),
             index,
             audit,
-            commits: Queue::new(options.queue_events),
-            groups: Queue::new(1),
-            pending: Pending::new(options.dirty_rows_max),
             ledger,
-            listeners: RwLock::default(),
-            durable: Durability::new(mark.n),
-            appended: AtomicU64::new(mark.n),
-            unwritten: AtomicU64::new(0),
-            entries: AtomicU64::new(mark.entries),
-            tasks: AtomicI64::new(restored.tasks.iter().filter(|task| task.after.is_some()).count() as i64),
-            applied: AtomicU64::new(applied.n),
             applied_safe: AtomicU64::new(applied.n),
-            last_commit_us: AtomicU64::new(0),
-            failing: Mutex::default(),
-            stop: AtomicU64::new(0),
             _lock: dir.hold(),
         });
         resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
-        let encoder = Encoder::new(chains, shared.views.clone(), resume);
+        let encoder = Encoder::new(chains, shared.engine.views.clone(), resume);
         let journal = Journal::new(journal_conn, mark.n);
         let threads = vec![
-            thread("store-encode", encode(encoder, shared.clone(), options.clone())),
+            thread("store-encode", encode(encoder, Hold(shared.clone()), options.clone())),
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
             thread("store-tables", views::run(shared.clone(), views_db.clone(), options, newer)),
             thread("store-index", index_runs(shared.clone(), runs_db)),
@@ -304,10 +222,7 @@ async fn resume_erasures(conn: &mut sqlx::SqliteConnection, shared: &Shared, db:
 #[async_trait]
 impl Store for Sqlite {
     fn append(&self, commit: Arc<Commit>) {
-        let weight = weight(&commit);
-        self.shared.unwritten.fetch_add(weight as u64, Ordering::Relaxed);
-        self.shared.appended.store(commit.n, Ordering::Release);
-        self.shared.commits.push(commit, weight);
+        self.shared.append(commit);
     }
 
     fn on_durable(&self, f: OnDurable) {
@@ -315,14 +230,11 @@ impl Store for Sqlite {
     }
 
     async fn durable(&self, n: u64) {
-        let mut watch = self.shared.durable.watch.subscribe();
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = watch.wait_for(|now| *now >= n).await;
+        self.shared.wait_durable(n).await;
     }
 
     async fn close(&self) {
-        self.shared.commits.close();
-        self.shared.stop.store(1, Ordering::Release);
+        self.shared.stop();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         threads.iter().for_each(|thread| thread.thread().unpark());
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
@@ -358,11 +270,11 @@ impl Store for Sqlite {
     }
 
     async fn actions(&self, query: &ActionQuery) -> Result<Vec<ShownAction>, StoreError> {
-        self.shared.ledger.page(query, &self.views.0, &self.views.1).await
+        self.shared.ledger.page(query, &Table(&self.views.0, &self.views.1)).await
     }
 
     async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError> {
-        self.shared.ledger.get(id, &self.views.0, &self.views.1).await
+        self.shared.ledger.get(id, &Table(&self.views.0, &self.views.1)).await
     }
 
     async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError> {
@@ -382,26 +294,13 @@ impl Store for Sqlite {
     }
 
     fn status(&self) -> StoreStatus {
-        let shared = &self.shared;
-        let (committed_n, applied_n) = (shared.durable.get(), shared.applied.load(Ordering::Acquire));
-        StoreStatus {
-            committed_n,
-            applied_n,
-            table_lag_ms: shared.pending.age().as_millis() as u64,
-            entries: shared.entries.load(Ordering::Acquire),
-            tasks: shared.tasks.load(Ordering::Relaxed).max(0) as u64,
-            dirty_rows: shared.pending.rows() as u64,
-            queued_events: shared.unwritten.load(Ordering::Relaxed),
-            last_commit_us: shared.last_commit_us.load(Ordering::Relaxed),
-            failing: shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        }
+        self.shared.status()
     }
 }
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
         // Without `close` the threads end on their own, with all that was appended written.
-        self.shared.commits.close();
-        self.shared.stop.store(1, Ordering::Release);
+        self.shared.stop();
     }
 }

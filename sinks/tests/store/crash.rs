@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use sinks::store::{DataDir, Options, Sqlite, Store, StoreError};
 
 use crate::history::{History, NOTES};
+use crate::place::keys;
 use crate::roundtrip::{check_all, small};
 use crate::{append, check_restored, eventually, open, open_with};
 
@@ -58,7 +59,7 @@ async fn a_journal_cut_within_its_last_transaction_opens_and_goes_on() {
     let moments = photograph(&opened.store, dir.path(), photos.path());
     let commits: Vec<_> = (0..4).map(|_| history.commit(40)).collect();
     for commit in &commits {
-        append(&opened.store, std::slice::from_ref(commit)).await;
+        append(&*opened.store, std::slice::from_ref(commit)).await;
     }
     eventually("the last photograph", || moments.lock().unwrap().len() == 4).await;
     opened.store.close().await;
@@ -80,10 +81,10 @@ async fn a_journal_cut_within_its_last_transaction_opens_and_goes_on() {
         assert_eq!(opened.restored.n, if whole { 4 } else { 3 }, "cut at {cut} of {start}..{end}");
         check_restored(&opened.restored, if whole { &history } else { &until_three });
         if !whole {
-            append(&opened.store, &commits[3..]).await;
+            append(&*opened.store, &commits[3..]).await;
         }
         if step % 10 == 0 {
-            check_all(&opened.store, &history, torn.path()).await;
+            check_all(&*opened.store, &history, &keys(torn.path()).await).await;
         }
         opened.store.close().await;
     }
@@ -94,7 +95,7 @@ async fn an_idle_journal_has_an_empty_log() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(22);
     let opened = open(dir.path()).await;
-    append(&opened.store, &[history.commit(5)]).await;
+    append(&*opened.store, &[history.commit(5)]).await;
     eventually("emptying the log", || len(dir.path(), "journal.db-wal") == 0 && opened.store.status().applied_n == 1)
         .await;
 }
@@ -153,7 +154,7 @@ async fn a_killed_process_loses_nothing_that_it_confirmed() {
         check_restored(&opened.restored, &history);
         assert_eq!(opened.store.verify().await.unwrap().faults, vec![]);
         if round == 5 {
-            check_all(&opened.store, &history, dir.path()).await;
+            check_all(&*opened.store, &history, &keys(dir.path()).await).await;
         }
         opened.store.close().await;
     }
@@ -165,12 +166,12 @@ async fn check_refused(damage: impl FnOnce(&Path), file: &str, words: &str) {
     let mut history = History::new(24);
     let opened = open(dir.path()).await;
     // Two rounds, with a pause: the first one's deltas are gone then.
-    append(&opened.store, &[history.commit(200)]).await;
+    append(&*opened.store, &[history.commit(200)]).await;
     eventually("a flush", || opened.store.status().applied_n == 1).await;
     opened.store.close().await;
     drop(opened);
     let opened = open(dir.path()).await;
-    append(&opened.store, &[history.commit(200)]).await;
+    append(&*opened.store, &[history.commit(200)]).await;
     opened.store.close().await;
     drop(opened);
     damage(dir.path());
@@ -228,13 +229,13 @@ async fn runs_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(25);
     let opened = open_with(dir.path(), small()).await;
-    append(&opened.store, &(0..20).map(|_| history.commit(30)).collect::<Vec<_>>()).await;
+    append(&*opened.store, &(0..20).map(|_| history.commit(30)).collect::<Vec<_>>()).await;
     opened.store.close().await;
     drop(opened);
     std::fs::remove_file(dir.path().join("runs.db")).unwrap();
     let opened = open_with(dir.path(), small()).await;
     check_restored(&opened.restored, &history);
-    check_all(&opened.store, &history, dir.path()).await;
+    check_all(&*opened.store, &history, &keys(dir.path()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,13 +243,13 @@ async fn tables_are_made_again_while_the_journal_has_it_all() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(26);
     let opened = open(dir.path()).await;
-    append(&opened.store, &(0..5).map(|_| history.commit(30)).collect::<Vec<_>>()).await;
+    append(&*opened.store, &(0..5).map(|_| history.commit(30)).collect::<Vec<_>>()).await;
     opened.store.close().await;
     drop(opened);
     std::fs::remove_file(dir.path().join("views.db")).unwrap();
     let opened = open(dir.path()).await;
     check_restored(&opened.restored, &history);
-    check_all(&opened.store, &history, dir.path()).await;
+    check_all(&*opened.store, &history, &keys(dir.path()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,7 +257,7 @@ async fn a_changed_view_gets_a_new_table_and_an_unknown_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(27);
     let opened = open(dir.path()).await;
-    append(&opened.store, &[history.commit(30)]).await;
+    append(&*opened.store, &[history.commit(30)]).await;
     opened.store.close().await;
     drop(opened);
     let narrower = topics::view::ViewSpec { columns: &NOTES.columns[..2], ..NOTES };
@@ -275,7 +276,7 @@ async fn an_altered_entry_breaks_its_chain_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(28);
     let opened = open(dir.path()).await;
-    append(&opened.store, &(0..4).map(|_| history.commit(60)).collect::<Vec<_>>()).await;
+    append(&*opened.store, &(0..4).map(|_| history.commit(60)).collect::<Vec<_>>()).await;
     let altered = history.entries.iter().position(|entry| entry.task.is_some() && entry.seq == 2).unwrap();
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("journal.db"));
     let mut conn = options.connect().await.unwrap();
@@ -313,7 +314,7 @@ async fn a_journal_that_refuses_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(29);
     let opened = open(dir.path()).await;
-    append(&opened.store, &[history.commit(5)]).await;
+    append(&*opened.store, &[history.commit(5)]).await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("journal.db"));
     let mut conn = options.connect().await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut conn).await.unwrap();
@@ -323,5 +324,5 @@ async fn a_journal_that_refuses_is_tried_again() {
     sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
     opened.store.durable(2).await;
     assert_eq!(opened.store.status().failing, None);
-    check_all(&opened.store, &history, dir.path()).await;
+    check_all(&*opened.store, &history, &keys(dir.path()).await).await;
 }

@@ -1,21 +1,24 @@
-//! The store on SQLite, against plain code that remembers everything.
+//! The store, on SQLite and on PostgreSQL (feature `real-parts`), against plain code that remembers everything.
 
 #![allow(missing_docs)]
 
 mod history;
+#[macro_use]
+mod place;
 mod crash;
 mod erasure;
 mod paging;
 mod roundtrip;
+#[cfg(feature = "real-parts")]
+mod postgres;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use history::{History, NOTES, Note};
 use sinks::store::{DataDir, Options, Sqlite, Store};
-use sqlx::{ConnectOptions, Row};
 use topics::commit::{Commit, Restored};
 
 /// An open store with its lock.
@@ -36,7 +39,7 @@ pub async fn open(dir: &Path) -> Open {
 }
 
 /// Appends commits and waits until they are durable.
-pub async fn append(store: &Sqlite, commits: &[Arc<Commit>]) {
+pub async fn append(store: &dyn Store, commits: &[Arc<Commit>]) {
     commits.iter().for_each(|commit| store.append(commit.clone()));
     store.durable(commits.last().map_or(0, |commit| commit.n)).await;
 }
@@ -48,15 +51,6 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-/// The users' keys as the journal has them.
-pub async fn keys(dir: &Path) -> HashMap<String, Vec<u8>> {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.join("journal.db")).read_only(true);
-    let mut conn = options.connect().await.unwrap();
-    let rows =
-        sqlx::query("SELECT user_id, key FROM user_key WHERE key IS NOT NULL").fetch_all(&mut conn).await.unwrap();
-    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 /// Compares what a start gave back with what the history remembers.

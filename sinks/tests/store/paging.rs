@@ -1,14 +1,22 @@
 //! Pages of audit, ledger and dead letters against filtering and sorting everything.
 
-use sinks::store::{ActionQuery, Sqlite, Store};
+use sinks::store::{ActionQuery, Store};
 use topics::action::{ActionKind, ActionState};
 use topics::audit::{AuditAction, AuditEntry, AuditKey, AuditQuery};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
+use crate::append;
 use crate::history::{History, key_of};
+use crate::place::Place;
 use crate::roundtrip::small;
-use crate::{append, open_with};
+
+on_every_engine!(
+    audit_pages_are_those_of_plain_code,
+    a_snapshot_of_the_audit_does_not_grow,
+    ledger_pages_are_those_of_plain_code,
+    dead_letters_are_paged_newest_first,
+);
 
 fn matches(query: &AuditQuery, entry: &AuditEntry) -> bool {
     query.task.is_none_or(|task| entry.task == Some(task))
@@ -22,7 +30,7 @@ fn matches(query: &AuditQuery, entry: &AuditEntry) -> bool {
 }
 
 /// Reads all pages of `query` and compares them with plain code.
-async fn check(store: &Sqlite, history: &History, query: AuditQuery) {
+async fn check(store: &dyn Store, history: &History, query: AuditQuery) {
     for ascending in [true, false] {
         let mut expected: Vec<AuditKey> =
             history.entries.iter().filter(|entry| matches(&query, entry)).map(key_of).collect();
@@ -49,11 +57,9 @@ async fn check(store: &Sqlite, history: &History, query: AuditQuery) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn audit_pages_are_those_of_plain_code() {
-    let dir = tempfile::tempdir().unwrap();
+async fn audit_pages_are_those_of_plain_code(place: &Place) {
     let mut history = History::new(11);
-    let opened = open_with(dir.path(), small()).await;
+    let opened = place.open(small()).await;
     let store = &*opened.store;
     let commits: Vec<_> = (0..60).map(|_| history.commit(17)).collect();
     append(store, &commits).await;
@@ -89,14 +95,12 @@ async fn audit_pages_are_those_of_plain_code() {
     assert!(store.check_chain(topics::TaskId(Uuid::nil())).await.unwrap().is_none());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_of_the_audit_does_not_grow() {
-    let dir = tempfile::tempdir().unwrap();
+async fn a_snapshot_of_the_audit_does_not_grow(place: &Place) {
     let mut history = History::new(12);
-    let opened = open_with(dir.path(), small()).await;
-    append(&opened.store, &[history.commit(70)]).await;
+    let opened = place.open(small()).await;
+    append(&*opened.store, &[history.commit(70)]).await;
     let (entries, known) = (opened.store.entries(), history.entries.len());
-    append(&opened.store, &[history.commit(70), history.commit(5)]).await;
+    append(&*opened.store, &[history.commit(70), history.commit(5)]).await;
     let user = history.user();
     for query in [
         AuditQuery { limit: 1000, ..AuditQuery::default() },
@@ -110,13 +114,11 @@ async fn a_snapshot_of_the_audit_does_not_grow() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn ledger_pages_are_those_of_plain_code() {
-    let dir = tempfile::tempdir().unwrap();
+async fn ledger_pages_are_those_of_plain_code(place: &Place) {
     let mut history = History::new(13);
-    let opened = open_with(dir.path(), small()).await;
+    let opened = place.open(small()).await;
     for round in 0..20 {
-        append(&opened.store, &[history.commit(17)]).await;
+        append(&*opened.store, &[history.commit(17)]).await;
         let task = history.actions.values().nth(round).map(|(action, _)| action.task);
         for descending in [true, false] {
             for query in [
@@ -130,13 +132,13 @@ async fn ledger_pages_are_those_of_plain_code() {
                 ActionQuery { limit: 2, descending, kind: Some(ActionKind::Reminder), ..ActionQuery::default() },
                 ActionQuery { limit: 1, descending, task, ..ActionQuery::default() },
             ] {
-                check_ledger(&opened.store, &history, query).await;
+                check_ledger(&*opened.store, &history, query).await;
             }
         }
     }
 }
 
-async fn check_ledger(store: &Sqlite, history: &History, mut query: ActionQuery) {
+async fn check_ledger(store: &dyn Store, history: &History, mut query: ActionQuery) {
     let mut expected: Vec<_> = history
         .actions
         .values()
@@ -163,13 +165,11 @@ async fn check_ledger(store: &Sqlite, history: &History, mut query: ActionQuery)
     assert_eq!(found, expected, "{query:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_paged_newest_first() {
-    let dir = tempfile::tempdir().unwrap();
+async fn dead_letters_are_paged_newest_first(place: &Place) {
     let mut history = History::new(14);
-    let opened = open_with(dir.path(), small()).await;
+    let opened = place.open(small()).await;
     let commits: Vec<_> = (0..40).map(|_| history.commit(1)).collect();
-    append(&opened.store, &commits).await;
+    append(&*opened.store, &commits).await;
     let (mut found, mut before) = (Vec::new(), None);
     loop {
         let page = opened.store.dead_letters(before, 4).await.unwrap();

@@ -1,26 +1,26 @@
 //! Everything that was appended comes back: from the running store, and after a start.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value as Json;
-use sinks::store::{ActionQuery, Options, Sqlite, Store, shown_entry};
+use sinks::store::{ActionQuery, Options, Store, shown_entry};
 use sqlx::{ConnectOptions, Row};
 use topics::audit::{AuditQuery, ShownEntry};
 use topics::ids::TaskId;
 
 use crate::history::{History, chain_of, hashes, hex, resource};
-use crate::{append, check_restored, eventually, keys, open, open_with};
+use crate::place::{Place, keys};
+use crate::{append, check_restored, eventually, open, open_with};
 
 /// Small bounds, so that a short history meets runs, merges and flushes.
 pub fn small() -> Options {
-    Options { run_entries: 30, flush_rows: 50, group_events: 60, ..Options::default() }
+    Options { run_entries: 30, partition_entries: 170, flush_rows: 50, group_events: 60, ..Options::default() }
 }
 
 /// Every entry as it must be shown, by id.
-async fn expected(history: &History, dir: &Path) -> Vec<(String, Json)> {
-    let hashes = hashes(&history.entries, &keys(dir).await);
+fn expected(history: &History, keys: &HashMap<String, Vec<u8>>) -> Vec<(String, Json)> {
+    let hashes = hashes(&history.entries, keys);
     let shown = history.entries.iter().zip(hashes).map(|(entry, [prev, hash])| {
         let mut json = resource(entry);
         json["prevHash"] = hex(&prev).into();
@@ -35,9 +35,9 @@ fn parsed(entries: &[ShownEntry]) -> Vec<Json> {
 }
 
 /// Compares every chain, every entry and every action with the history.
-pub async fn check_all(store: &Sqlite, history: &History, dir: &Path) {
+pub async fn check_all(store: &dyn Store, history: &History, keys: &HashMap<String, Vec<u8>>) {
     let mut chains: HashMap<String, Vec<Json>> = HashMap::new();
-    let all = expected(history, dir).await;
+    let all = expected(history, keys);
     for (chain, json) in &all {
         chains.entry(chain.clone()).or_default().push(json.clone());
     }
@@ -72,13 +72,13 @@ pub async fn check_all(store: &Sqlite, history: &History, dir: &Path) {
     assert!(shown == expected, "{} dead letters, of {}", shown.len(), expected.len());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_history_comes_back() {
-    let dir = tempfile::tempdir().unwrap();
+on_every_engine!(a_history_comes_back, commits_that_change_nothing_are_heard_but_not_written);
+
+async fn a_history_comes_back(place: &Place) {
     let mut history = History::new(1);
     let heard = Arc::new(Mutex::new(Vec::new()));
     for start in 0..3 {
-        let opened = open_with(dir.path(), small()).await;
+        let opened = place.open(small()).await;
         check_restored(&opened.restored, &history);
         opened.store.on_durable(Box::new({
             let heard = heard.clone();
@@ -89,13 +89,13 @@ async fn a_history_comes_back() {
         }));
         for _ in 0..20 {
             let commits: Vec<_> = (0..start + 1).map(|_| history.commit(13)).collect();
-            append(&opened.store, &commits).await;
+            append(&*opened.store, &commits).await;
         }
-        check_all(&opened.store, &history, dir.path()).await;
+        check_all(&*opened.store, &history, &place.keys().await).await;
         opened.store.close().await;
     }
     // What listeners hear is what readers see.
-    let all = expected(&history, dir.path()).await;
+    let all = expected(&history, &place.keys().await);
     let heard = std::mem::take(&mut *heard.lock().unwrap());
     assert_eq!(heard.len(), all.len());
     for ((entry, [prev, hash]), (_, json)) in heard.iter().zip(&all) {
@@ -110,7 +110,7 @@ async fn merged_runs_find_everything() {
     let opened = open_with(dir.path(), small()).await;
     // More than 100 runs of 30 entries: merged twice.
     let commits: Vec<_> = (0..40).map(|_| history.commit(100)).collect();
-    append(&opened.store, &commits).await;
+    append(&*opened.store, &commits).await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("runs.db")).read_only(true);
     let mut conn = options.connect().await.unwrap();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -121,7 +121,7 @@ async fn merged_runs_find_everything() {
             assert!(opened.store.audit_entry(entry.id).await.unwrap().is_some());
         }
     }
-    check_all(&opened.store, &history, dir.path()).await;
+    check_all(&*opened.store, &history, &keys(dir.path()).await).await;
     opened.store.close().await;
     drop(opened);
     let opened = open(dir.path()).await;
@@ -136,22 +136,20 @@ async fn merged_runs_find_everything() {
     assert!(!tokio::task::spawn_blocking(move || store.contains(other)).await.unwrap().unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn commits_that_change_nothing_are_heard_but_not_written() {
-    let dir = tempfile::tempdir().unwrap();
+async fn commits_that_change_nothing_are_heard_but_not_written(place: &Place) {
     let mut history = History::new(3);
-    let opened = open(dir.path()).await;
-    append(&opened.store, &[history.commit(3)]).await;
+    let opened = place.open(Options::default()).await;
+    append(&*opened.store, &[history.commit(3)]).await;
     let idle = Arc::new(topics::commit::Commit { n: 2, ..Default::default() });
-    append(&opened.store, &[idle]).await;
+    append(&*opened.store, &[idle]).await;
     assert_eq!(opened.store.status().committed_n, 2);
     opened.store.close().await;
     drop(opened);
-    let opened = open(dir.path()).await;
+    let opened = place.open(Options::default()).await;
     assert_eq!(opened.restored.n, 1);
     history.n = 2;
-    append(&opened.store, &[history.commit(3)]).await;
-    check_all(&opened.store, &history, dir.path()).await;
+    append(&*opened.store, &[history.commit(3)]).await;
+    check_all(&*opened.store, &history, &place.keys().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +157,7 @@ async fn the_tables_hold_what_was_committed() {
     let dir = tempfile::tempdir().unwrap();
     let (history, commits) = History::run(4, 10, 20);
     let opened = open(dir.path()).await;
-    append(&opened.store, &commits).await;
+    append(&*opened.store, &commits).await;
     eventually("a flush", || opened.store.status().applied_n == history.n).await;
     let status = opened.store.status();
     assert_eq!((status.table_lag_ms, status.dirty_rows), (0, 0));

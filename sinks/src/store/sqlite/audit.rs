@@ -15,9 +15,9 @@ use crate::store::block::{After, BLOCK, Block, Slot, Texts, block_of, decode, id
 use crate::store::chains::{ChainId, Chains};
 use crate::store::encoder::id_key;
 use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
+use crate::store::page::{Best, Wanted};
 use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::db::Db;
-use crate::store::sqlite::page::{Best, Wanted};
 use crate::store::sqlite::runs::{Index, Key, Kind};
 use crate::store::task_text::Personal;
 

@@ -1,50 +1,14 @@
-//! Checking hash chains: every entry is hashed anew from what is stored.
+//! Checking hash chains: the entries as they are on the disk now.
 
-use hashbrown::HashMap;
 use topics::audit::ChainCheck;
 use topics::ids::TaskId;
 
 use crate::store::block::{After, BLOCK, Slot, Texts};
+use crate::store::chain_check::{Ends, holds};
 use crate::store::chains::{ChainId, Chains};
-use crate::store::encoder::digest_of;
-use crate::store::entry_text::{EntryText, Hash, NO_HASH, link};
+use crate::store::entry_text::NO_HASH;
 use crate::store::sqlite::audit::{Audit, Found};
-use crate::store::task_text::Personal;
-use crate::store::{ChainFault, StoreError, Verification};
-
-/// Faults that are listed.
-const FAULTS_MAX: usize = 100;
-
-/// Whether an entry's hash follows from `prev` and its texts. `after` is the state's text, wherever it stands.
-fn holds(slot: &Slot, n: u64, texts: Texts<'_>, after: &str, prev: &Hash, chains: &Chains) -> bool {
-    let users = chains.users();
-    let Some(user) = users.get(slot.user) else { return false };
-    let key = if n <= user.erased_to { user.old_key } else { user.key };
-    let made_anew = key.map(|key| digest_of(slot, after, texts.metadata, &key));
-    let digest = match (slot.personal, made_anew) {
-        (Some(stored), _) if n <= user.erased_to => stored,
-        (Some(stored), Some(anew)) if stored != anew => return false,
-        (_, Some(anew)) => anew,
-        (_, None) => return false,
-    };
-    let text = EntryText {
-        id: slot.id,
-        seq: slot.seq,
-        task: slot.task,
-        user: user.id.as_str(),
-        action: slot.action,
-        timestamp: slot.timestamp,
-        recorded_at: slot.recorded_at,
-        stale: slot.stale,
-        gap: slot.gap,
-        after: (slot.after_kind != After::Null).then_some(after),
-        warnings: texts.warnings,
-        metadata: texts.metadata,
-    };
-    let mut core = Vec::with_capacity(1024);
-    text.write_core(Personal::find(after).as_ref(), &digest, false, &mut core);
-    link(prev, &core) == slot.hash
-}
+use crate::store::{StoreError, Verification};
 
 impl Audit {
     /// As it is on the disk now, past any cache.
@@ -100,45 +64,16 @@ impl Audit {
 
     /// Checks all chains among the first `entries` entries.
     pub(crate) async fn check_all(&self, entries: u64, chains: &Chains) -> Result<Verification, StoreError> {
-        struct End {
-            seq: u64,
-            hash: Hash,
-            last: u64,
-            bad: Option<u64>,
-        }
-        let mut ends: HashMap<ChainId, End> = HashMap::new();
+        let mut ends = Ends::default();
         for first in (1..=entries).step_by(BLOCK as usize) {
             let Some(block) = self.read_block(first).await? else {
                 return Err(self.journal_db().damaged(format!("audit block {first} is missing")));
             };
             for (n, slot, texts) in block.iter().filter(|(n, ..)| *n <= entries) {
-                let end = ends.entry(slot.chain()).or_insert(End { seq: 0, hash: NO_HASH, last: 0, bad: None });
                 let after = self.hashed_after(slot, texts).await?;
-                let in_place = slot.seq == end.seq + 1 && slot.prev == end.last;
-                if !in_place || !holds(slot, n, texts, &after, &end.hash, chains) {
-                    end.bad.get_or_insert(slot.seq);
-                }
-                (end.seq, end.hash, end.last) = (slot.seq, slot.hash, n);
+                ends.add(n, slot, texts, &after, chains);
             }
         }
-        let mut found = Verification { chains: ends.len() as u64, entries, faults: Vec::new() };
-        // Ends recorded apart from the entries show what was cut off.
-        chains.for_each(|chain, head| {
-            let end = ends.entry(chain).or_insert(End { seq: 0, hash: NO_HASH, last: 0, bad: None });
-            if head.last <= entries && (head.seq, head.hash) != (end.seq, end.hash) {
-                end.bad.get_or_insert(end.seq.min(head.seq) + 1);
-            }
-        });
-        for (chain, end) in ends {
-            if let Some(first_bad_seq) = end.bad.filter(|_| found.faults.len() < FAULTS_MAX) {
-                let chain = match chain {
-                    ChainId::Task(task) => task.to_string(),
-                    ChainId::User(no) => self.user_id(no)?.to_string(),
-                };
-                found.faults.push(ChainFault { chain, first_bad_seq });
-            }
-        }
-        found.faults.sort_by(|a, b| a.chain.cmp(&b.chain));
-        Ok(found)
+        ends.finish(entries, chains, |no| self.user_id(no))
     }
 }

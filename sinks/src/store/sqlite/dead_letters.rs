@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
-use topics::dead_letter::{DeadLetter, Reason};
-use topics::record::{Position, SourceTopic};
+use topics::dead_letter::DeadLetter;
+use topics::record::Position;
 use topics::time::Timestamp;
 
+use crate::store::dead_letters::{read_headers, read_names};
 use crate::store::sqlite::db::Db;
-use crate::store::varint::{Reader, Unreadable};
+use crate::store::varint::Unreadable;
 use crate::store::{KeptDeadLetter, StoreError};
 
 /// A page, newest first.
@@ -40,11 +41,8 @@ pub(crate) async fn get(pool: &SqlitePool, db: &Db, no: u64) -> Result<Option<Ke
 
 fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
     let no: i64 = row.get("no");
-    let unreadable = |_| db.damaged(format!("dead letter {no} cannot be read"));
-    let (reason, topic): (&str, &str) = (row.get("reason"), row.get("topic"));
-    let reason = Reason::ALL.into_iter().find(|known| known.name() == reason).ok_or_else(|| unreadable(Unreadable))?;
-    let topics = [SourceTopic::TaskEvents, SourceTopic::UserEvents];
-    let topic = topics.into_iter().find(|known| known.name() == topic).ok_or_else(|| unreadable(Unreadable))?;
+    let unreadable = |_: Unreadable| db.damaged(format!("dead letter {no} cannot be read"));
+    let (reason, topic) = read_names(row.get("reason"), row.get("topic")).map_err(unreadable)?;
     let letter = DeadLetter {
         reason,
         detail: row.get("detail"),
@@ -56,14 +54,4 @@ fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
         value: Bytes::copy_from_slice(row.get("value")),
     };
     Ok(KeptDeadLetter { no: no as u64, letter })
-}
-
-fn read_headers(bytes: &[u8]) -> Result<Vec<(compact_str::CompactString, Bytes)>, Unreadable> {
-    let mut reader = Reader::new(bytes);
-    let mut headers = Vec::new();
-    for _ in 0..reader.uint()? {
-        let name = std::str::from_utf8(reader.blob()?).map_err(|_| Unreadable)?.into();
-        headers.push((name, Bytes::copy_from_slice(reader.blob()?)));
-    }
-    Ok(headers)
 }

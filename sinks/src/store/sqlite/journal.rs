@@ -13,14 +13,13 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use topics::dead_letter::DeadLetter;
 
-use crate::store::Durable;
-use crate::store::chains::{User, read};
+use crate::store::chains::User;
 use crate::store::changes::Changes;
+use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
 use crate::store::sqlite::{Shared, erase};
-use crate::store::varint::{put_blob, put_uint};
 
 /// Pages in the write-ahead log before it is moved into the file.
 const LOG_PAGES: u64 = 1000;
@@ -148,12 +147,6 @@ async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Resu
 }
 
 async fn write_dead_letter(conn: &mut SqliteConnection, letter: &DeadLetter) -> Result<(), sqlx::Error> {
-    let mut headers = Vec::new();
-    put_uint(&mut headers, letter.headers.len() as u64);
-    for (name, value) in &letter.headers {
-        put_blob(&mut headers, name.as_bytes());
-        put_blob(&mut headers, value);
-    }
     sqlx::query("INSERT INTO dead_letter VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
         .bind(letter.reason.name())
         .bind(&letter.detail)
@@ -162,7 +155,7 @@ async fn write_dead_letter(conn: &mut SqliteConnection, letter: &DeadLetter) -> 
         .bind(letter.position.offset)
         .bind(letter.time.millis())
         .bind(letter.key.as_deref())
-        .bind(headers)
+        .bind(header_bytes(letter))
         .bind(&letter.value[..])
         .execute(conn)
         .await?;
@@ -187,7 +180,11 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                     }
                 }
                 let erased = group.erased.clone();
-                held = finish(group, &shared, started).or(held);
+                let index = |group: &Group| {
+                    shared.index.add(&group.indexed);
+                    shared.ledger.add(&group.changes);
+                };
+                held = shared.finish(group, started, index).or(held);
                 if !erased.is_empty() {
                     erase_until_done(&mut journal, &erased, &shared, &db).await;
                 }
@@ -254,35 +251,4 @@ async fn erase_until_done(journal: &mut Journal, users: &[u32], shared: &Shared,
     }
     shared.set_failing(None);
     journal.pages = LOG_PAGES;
-}
-
-/// Makes a written group visible to readers and tells everyone. Returns what the tables are to take over.
-fn finish(group: Group, shared: &Shared, started: Instant) -> Option<Changes> {
-    let empty = group.is_empty();
-    let Group { commits, hashes, indexed, changes, weight, .. } = group;
-    if !empty {
-        for (chain, head) in &changes.heads {
-            shared.chains.set_head(*chain, *head);
-        }
-        shared.index.add(&indexed);
-        shared.ledger.add(&changes);
-        for task in commits.iter().flat_map(|commit| &commit.tasks) {
-            match (&task.before, &task.after) {
-                (None, Some(_)) => shared.tasks.fetch_add(1, Ordering::Relaxed),
-                (Some(_), None) => shared.tasks.fetch_sub(1, Ordering::Relaxed),
-                _ => 0,
-            };
-        }
-        shared.entries.store(changes.entries, Ordering::Release);
-        shared.last_commit_us.store(started.elapsed().as_micros() as u64, Ordering::Relaxed);
-    }
-    let n = commits.last().map_or(0, |commit| commit.n);
-    shared.unwritten.fetch_sub(weight as u64, Ordering::Relaxed);
-    let durable = Durable { commits, hashes, n };
-    for listener in read(&shared.listeners).iter() {
-        listener(&durable);
-    }
-    // Who waits for a commit finds that the relay and the streams know of it.
-    shared.durable.set(n);
-    (!empty).then_some(changes)
 }

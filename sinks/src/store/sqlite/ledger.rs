@@ -1,160 +1,42 @@
-//! Outbox and ledger: a table that trails, and in memory what it lacks.
+//! The table of outbox and ledger.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use hashbrown::HashMap;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use topics::action::{Action, ActionState, Progress};
-use topics::ids::UserId;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
-use crate::store::changes::{ActionChange, Changes, erased_action};
+use crate::store::changes::{Changes, erased_action};
+use crate::store::ledger::ActionTable;
 use crate::store::sqlite::db::{Db, parts, placeholders};
 use crate::store::sqlite::views::put_all;
 use crate::store::{ActionQuery, ShownAction, StoreError};
 
-/// Durable changes of actions that the table lacks, each with the commit that it came with.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    ahead: Mutex<Ahead>,
-}
+/// The table as readers have it.
+pub(crate) struct Table<'a>(pub(crate) &'a SqlitePool, pub(crate) &'a Db);
 
-#[derive(Debug, Default)]
-struct Ahead {
-    actions: HashMap<Uuid, (u64, ActionChange)>,
-    /// Users whose rows in the table are to be erased.
-    erased: Vec<(u64, UserId)>,
-}
-
-impl Ahead {
-    /// The action as it stands in the table, as readers may see it.
-    fn visible(&self, action: Arc<Action>) -> Arc<Action> {
-        match self.erased.iter().any(|(_, user)| *user == action.user) {
-            true => Arc::new(erased_action(&action)),
-            false => action,
-        }
-    }
-}
-
-impl Ledger {
-    fn lock(&self) -> MutexGuard<'_, Ahead> {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes over what a group changed.
-    pub(crate) fn add(&self, changes: &Changes) {
-        if changes.actions.is_empty() && changes.erased.is_empty() {
-            return;
-        }
-        let mut ahead = self.lock();
-        for (id, change) in &changes.actions {
-            let slot = ahead.actions.entry(*id).or_insert_with(|| (0, change.clone()));
-            slot.0 = changes.n;
-            slot.1.progress = change.progress.clone();
-            if change.decided.is_some() {
-                slot.1.decided = change.decided.clone();
-            }
-        }
-        ahead.erased.extend(changes.erased.iter().map(|user| (changes.n, user.clone())));
-        for (_, change) in ahead.actions.values_mut() {
-            if let Some(action) = change.decided.as_mut().filter(|action| changes.erased.contains(&action.user)) {
-                *action = Arc::new(erased_action(action));
-            }
-        }
-    }
-
-    /// The table has everything up to commit `n`.
-    pub(crate) fn flushed(&self, n: u64) {
-        let mut ahead = self.lock();
-        ahead.actions.retain(|_, (of, _)| *of > n);
-        ahead.erased.retain(|(of, _)| *of > n);
-    }
-
-    /// One action.
-    pub(crate) async fn get(&self, id: Uuid, pool: &SqlitePool, db: &Db) -> Result<Option<ShownAction>, StoreError> {
-        let ahead = self.lock().actions.get(&id).map(|(_, change)| change.clone());
-        if let Some(ActionChange { decided: Some(action), progress }) = &ahead {
-            return Ok(Some(ShownAction { action: action.clone(), progress: progress.clone() }));
-        }
-        let row = sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM actions WHERE id = ?")))
-            .bind(id.as_bytes().to_vec())
-            .fetch_optional(pool)
-            .await
-            .map_err(db.failed("read an action"))?;
-        let Some(mut found) = row.map(|row| read_action(&row, db)).transpose()? else { return Ok(None) };
-        if let Some(ahead) = ahead {
-            found.progress = ahead.progress;
-        }
-        found.action = self.lock().visible(found.action);
-        Ok(Some(found))
-    }
-
-    /// A page of actions.
-    pub(crate) async fn page(
-        &self,
-        query: &ActionQuery,
-        pool: &SqlitePool,
-        db: &Db,
-    ) -> Result<Vec<ShownAction>, StoreError> {
-        // Taken first: what is flushed after this is in the table no older than here.
-        let (ahead, erased) = {
-            let ahead = self.lock();
-            let actions: HashMap<Uuid, ActionChange> =
-                ahead.actions.iter().map(|(id, (_, change))| (*id, change.clone())).collect();
-            (actions, Ahead { erased: ahead.erased.clone(), ..Ahead::default() })
-        };
-        let mut page = Vec::new();
-        let moved: Vec<Uuid> = ahead.iter().filter(|(_, change)| change.decided.is_none()).map(|(id, _)| *id).collect();
-        for part in parts(&moved, 512) {
+impl ActionTable for Table<'_> {
+    async fn some(&self, ids: &[Uuid]) -> Result<Vec<ShownAction>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for part in parts(ids, 512) {
             let sql = format!("SELECT {COLUMNS} FROM actions WHERE id IN {}", placeholders(part.len(), 1));
             let bound = part.iter().fold(sqlx::query(AssertSqlSafe(sql)), |sql, id| sql.bind(id.as_bytes().to_vec()));
-            for row in bound.fetch_all(pool).await.map_err(db.failed("read actions"))? {
-                let action = read_action(&row, db)?.action;
-                let progress = ahead[&action.id].progress.clone();
-                page.push(ShownAction { action: erased.visible(action), progress });
+            for row in bound.fetch_all(self.0).await.map_err(self.1.failed("read actions"))? {
+                found.push(read_action(&row, self.1)?);
             }
         }
-        for change in ahead.values() {
-            if let Some(action) = &change.decided {
-                page.push(ShownAction { action: action.clone(), progress: change.progress.clone() });
-            }
-        }
-        page.retain(|shown| matches(query, shown));
-        let mut from_table = 0;
-        let mut after = query.after;
-        while from_table < query.limit {
-            let rows = table_page(query, after, pool, db).await?;
-            let full = rows.len() == query.limit;
-            after = rows.last().map(key).or(after);
-            for shown in rows.into_iter().filter(|shown| !ahead.contains_key(&shown.action.id)) {
-                from_table += 1;
-                page.push(ShownAction { action: erased.visible(shown.action), ..shown });
-            }
-            if !full {
-                break;
-            }
-        }
-        page.sort_by_key(key);
-        if query.descending {
-            page.reverse();
-        }
-        page.truncate(query.limit);
-        Ok(page)
+        Ok(found)
     }
-}
 
-fn key(shown: &ShownAction) -> (Timestamp, Uuid) {
-    (shown.action.decided_at, shown.action.id)
-}
-
-fn matches(query: &ActionQuery, shown: &ShownAction) -> bool {
-    let behind = query.after.is_none_or(|after| if query.descending { key(shown) < after } else { key(shown) > after });
-    behind
-        && (query.states.is_empty() || query.states.contains(&shown.progress.state))
-        && query.kind.is_none_or(|kind| kind == shown.action.kind)
-        && query.task.is_none_or(|task| task == shown.action.task)
+    async fn page(
+        &self,
+        query: &ActionQuery,
+        after: Option<(Timestamp, Uuid)>,
+    ) -> Result<Vec<ShownAction>, StoreError> {
+        table_page(query, after, self.0, self.1).await
+    }
 }
 
 const COLUMNS: &str = "body, state, attempts, last_error, next_attempt_at, delivered_at";

@@ -4,8 +4,8 @@
 //! commit in the same transaction. Under load flushes are rare and large, because a row costs a page of disk wherever
 //! it lies; otherwise every commit is flushed. The time between two follows the time that the last one took.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
+use crate::store::engine::{Options, lower_priority};
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
-use crate::store::sqlite::threads::{lower_priority, open_again};
-use crate::store::sqlite::{Options, Shared, ledger};
+use crate::store::sqlite::threads::open_again;
+use crate::store::sqlite::{Shared, ledger};
 use crate::store::task_text::write_task;
 
 /// The log beside `views.db` is moved into it when it has grown to this size.
@@ -27,93 +28,6 @@ const LOG_BYTES: u64 = 16 << 20;
 const IDLE: Duration = Duration::from_secs(1);
 /// A flush may take this part of the time.
 const SHARE: u32 = 10;
-
-/// Durable changes that the tables lack.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    state: Mutex<State>,
-    changed: Condvar,
-    rows_max: usize,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    waiting: Vec<Changes>,
-    /// Rows waiting.
-    rows: usize,
-    /// Rows that the flusher holds.
-    held: usize,
-    closed: bool,
-    oldest: Option<Instant>,
-}
-
-impl Pending {
-    pub(crate) fn new(rows_max: usize) -> Self {
-        Pending { state: Mutex::default(), changed: Condvar::new(), rows_max }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hands over what a group changed. Waits while too many rows are in memory.
-    pub(crate) fn put(&self, changes: Changes) {
-        let mut state = self.lock();
-        while state.rows + state.held >= self.rows_max && !state.closed {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.rows += changes.len();
-        state.oldest.get_or_insert_with(Instant::now);
-        state.waiting.push(changes);
-        self.changed.notify_all();
-    }
-
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// Rows that the tables lack.
-    pub(crate) fn rows(&self) -> usize {
-        let state = self.lock();
-        state.rows + state.held
-    }
-
-    /// How long the oldest change has been waiting.
-    pub(crate) fn age(&self) -> Duration {
-        self.lock().oldest.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    /// The flusher holds this many rows, among them all that it took.
-    fn holds(&self, rows: usize) {
-        self.lock().held = rows;
-        self.changed.notify_all();
-    }
-
-    /// All that is waiting, after waiting for it at most `patience`; and whether nothing will follow.
-    fn take(&self, patience: Duration) -> (Vec<Changes>, bool) {
-        let until = Instant::now() + patience;
-        let mut state = self.lock();
-        while state.waiting.is_empty() && !state.closed {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        // Until the flusher says how many are left of them once they are merged.
-        state.held += std::mem::take(&mut state.rows);
-        (std::mem::take(&mut state.waiting), state.closed)
-    }
-
-    /// The flusher wrote everything that it had taken.
-    fn flushed(&self) {
-        let mut state = self.lock();
-        state.held = 0;
-        state.oldest = (!state.waiting.is_empty()).then(Instant::now);
-        self.changed.notify_all();
-    }
-}
 
 /// The flushing thread.
 pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored: Changes) {

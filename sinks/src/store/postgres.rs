@@ -1,0 +1,312 @@
+//! The store in PostgreSQL: the same commits as on SQLite, in tables that an analyst can read.
+//!
+//! Commits are rows that are only ever added; tables of tasks, reminders and so on are made from them some seconds
+//! later. One process writes, the holder of the [`Lease`]; others follow its commits.
+//!
+//! ```text
+//! append ─► queue ─► encode ─► queue ─► one transaction a group ─► listeners (relay, streams)
+//!                    hashes,            entries, delta, positions   └─► changes ─► tables
+//!                    delta              lease checked
+//! ```
+
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgPool;
+use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::commit::{Commit, Restored};
+use topics::ids::TaskId;
+use topics::view::ViewSpec;
+use uuid::Uuid;
+
+use crate::store::chains::{ChainId, Chains, write};
+use crate::store::encoder::{Encoder, Resume};
+use crate::store::engine::{Engine, Options, Start, encode, thread, thread_of};
+use crate::store::ledger::Ledger;
+use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
+
+mod db;
+mod copy;
+mod lease;
+mod partitions;
+mod writer;
+mod tables;
+mod ledger;
+mod load;
+mod entries;
+mod audit;
+mod dead_letters;
+mod erase;
+mod follow;
+
+pub use follow::{Followed, OpenActions, Replica};
+pub use lease::{Lease, Waiting};
+
+use audit::Audit;
+use db::{Db, Role, close};
+use ledger::Table;
+use partitions::Partitions;
+use writer::Writer;
+
+/// Connections for readers.
+const READERS: u32 = 6;
+
+/// A database that may become a store.
+#[derive(Clone, Debug)]
+pub struct Database(Db);
+
+impl Database {
+    /// Reads an address such as `postgres://user:password@host:5432/database`. `patience` is the longest time for one
+    /// statement of a reader.
+    pub fn at(url: &str, patience: Duration) -> Result<Database, StoreError> {
+        Ok(Database(Db::parse(url, patience)?))
+    }
+
+    /// Waits for the right to write and takes it, for `lasts` after each renewal. `waiting` is told why it has to
+    /// wait. An error is one that waiting does not cure.
+    pub async fn lease(
+        &self,
+        holder: &str,
+        lasts: Duration,
+        waiting: impl FnMut(Waiting),
+    ) -> Result<Lease, StoreError> {
+        Lease::take(&self.0, holder, lasts, waiting).await
+    }
+}
+
+/// What the store's threads and readers share.
+pub(crate) struct Shared {
+    engine: Engine,
+    ledger: Ledger,
+    audit: Audit,
+}
+
+impl std::ops::Deref for Shared {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+/// The encoder's hold on what it shares.
+struct Hold(Arc<Shared>);
+
+impl std::ops::Deref for Hold {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.0.engine
+    }
+}
+
+/// The store on PostgreSQL.
+pub struct Postgres {
+    shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
+    db: Db,
+    pool: PgPool,
+    lease: Lease,
+    keeper: tokio::task::JoinHandle<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Postgres {
+    /// Opens the store under a lease, and gives back everything that it holds.
+    pub async fn open(
+        database: &Database,
+        lease: Lease,
+        views: &[ViewSpec],
+        options: Options,
+    ) -> Result<(Arc<Postgres>, Restored), StoreError> {
+        let db = database.0.clone();
+        // Loading may take longer than the lease lasts.
+        let keeper = tokio::spawn(lease.clone().keep(db.clone()));
+        let opened = Postgres::load(&db, &lease, views, &options).await;
+        let loaded = match opened {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                lease.release(&db).await;
+                return Err(error);
+            }
+        };
+        let Loaded { shared, restored, resume, writer, newer } = loaded;
+        let pool = shared.audit.pool.clone();
+        let encoder = Encoder::new(shared.chains.clone(), shared.engine.views.clone(), resume).with_rows();
+        let threads = vec![
+            thread("store-encode", encode(encoder, Hold(shared.clone()), options.clone())),
+            thread_of("store-write", {
+                let shared = shared.clone();
+                move || writer::run(writer, shared)
+            }),
+            thread_of("store-tables", {
+                let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
+                move || tables::run(shared, db, lease, options, newer)
+            }),
+        ];
+        let store = Postgres {
+            shared,
+            runtime: tokio::runtime::Handle::current(),
+            db,
+            pool,
+            lease,
+            keeper,
+            threads: Mutex::new(threads),
+        };
+        Ok((Arc::new(store), restored))
+    }
+
+    async fn load(db: &Db, lease: &Lease, views: &[ViewSpec], options: &Options) -> Result<Loaded, StoreError> {
+        let mut conn = db.connect(Role::Load, &lease.connection_name()).await.map_err(db.failed("connect"))?;
+        let conn_ref = &mut conn;
+        db.prepare(conn_ref).await?;
+        let mark = load::mark(conn_ref, db).await?;
+        let applied = load::applied(conn_ref, db).await?;
+        if applied.n > mark.n {
+            let what = format!("its last commit is {}, while its tables have commit {}", mark.n, applied.n);
+            return Err(db.damaged(what));
+        }
+        load::check_entries(conn_ref, db, mark).await?;
+        load::shape_views(conn_ref, db, views, applied.n).await?;
+        let chains = Arc::new(Chains::new());
+        load::users(conn_ref, db, &chains, 0).await?;
+        let mut newer = load::newer(conn_ref, db, views, applied, mark).await?;
+        let (mut restored, found) = load::restore(conn_ref, db, views, &chains, (applied, mark), &mut newer).await?;
+        restored.identities = load::identities(conn_ref, db, mark).await?;
+        let partitions =
+            Partitions::load(conn_ref, options.partition_entries).await.map_err(db.failed("read its partitions"))?;
+        let letters: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
+            .fetch_one(&mut *conn_ref)
+            .await
+            .map_err(db.failed("read dead letters"))?;
+        close(conn).await;
+        let start = Start {
+            n: mark.n,
+            entries: mark.entries,
+            tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
+            applied: applied.n,
+        };
+        let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone() };
+        let shared =
+            Arc::new(Shared { engine: Engine::new(views, chains, options, start), ledger: Ledger::default(), audit });
+        shared.ledger.add(&newer);
+        // Erasures that a crash interrupted.
+        let open: Vec<u32> = {
+            let users = shared.chains.users();
+            users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
+        };
+        if !open.is_empty() {
+            erase::run(open, shared.clone(), db.clone(), lease.clone()).await?;
+        }
+        let resume = Resume { entries: mark.entries, open: None, high_water: found.high_water, tasks: found.tasks };
+        let writer = Writer::new(db.clone(), lease.clone(), partitions, mark.n, letters as u64);
+        Ok(Loaded { shared, restored, resume, writer, newer })
+    }
+}
+
+struct Loaded {
+    shared: Arc<Shared>,
+    restored: Restored,
+    resume: Resume,
+    writer: Writer,
+    newer: crate::store::changes::Changes,
+}
+
+#[async_trait]
+impl Store for Postgres {
+    fn append(&self, commit: Arc<Commit>) {
+        self.shared.append(commit);
+    }
+
+    fn on_durable(&self, f: OnDurable) {
+        write(&self.shared.listeners).push(f);
+    }
+
+    async fn durable(&self, n: u64) {
+        self.shared.wait_durable(n).await;
+    }
+
+    async fn lost(&self) {
+        self.lease.lost().await;
+    }
+
+    async fn close(&self) {
+        self.shared.stop();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        if let Err(error) = joined.await {
+            tracing::error!(%error, "the store did not close in an orderly way");
+        }
+        self.keeper.abort();
+        self.lease.release(&self.db).await;
+        self.pool.close().await;
+    }
+
+    fn entries(&self) -> u64 {
+        self.shared.status().entries
+    }
+
+    async fn audit_of(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
+        self.shared.audit.page(entries, query).await
+    }
+
+    async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
+        self.shared.audit.one(self.entries(), id).await
+    }
+
+    async fn check_chain(&self, task: TaskId) -> Result<Option<ChainCheck>, StoreError> {
+        self.shared.audit.check_chain(task, self.shared.chains.head(&ChainId::Task(task))).await
+    }
+
+    async fn verify(&self) -> Result<Verification, StoreError> {
+        self.shared.audit.check_all(self.entries()).await
+    }
+
+    async fn actions(&self, query: &ActionQuery) -> Result<Vec<ShownAction>, StoreError> {
+        self.shared.ledger.page(query, &Table(&self.pool, &self.db)).await
+    }
+
+    async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError> {
+        self.shared.ledger.get(id, &Table(&self.pool, &self.db)).await
+    }
+
+    async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError> {
+        dead_letters::page(&self.pool, &self.db, before, limit).await
+    }
+
+    async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {
+        dead_letters::get(&self.pool, &self.db, no).await
+    }
+
+    fn contains(&self, audit_id: Uuid) -> Result<bool, StoreError> {
+        self.shared.durable.wait_blocking(self.shared.appended.load(std::sync::atomic::Ordering::Acquire));
+        let (shared, lease) = (self.shared.clone(), self.lease.clone());
+        let (tx, rx) = std::sync::mpsc::channel();
+        self.runtime.spawn(async move {
+            // The pipeline cannot go on without knowing; the database comes back, or the process ends.
+            loop {
+                match shared.audit.contains(audit_id).await {
+                    Err(error) if db::is_passing(&error) && !lease.is_lost() => {
+                        tracing::warn!(%error, "could not look up an audit entry; will try again");
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                    found => return tx.send(found.map_err(shared.audit.db.failed("look up an audit entry"))),
+                }
+            }
+        });
+        rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    fn status(&self) -> StoreStatus {
+        self.shared.status()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Without `close` the threads end on their own, with all that was appended written.
+        self.shared.stop();
+        self.keeper.abort();
+    }
+}

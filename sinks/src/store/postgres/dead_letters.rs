@@ -1,0 +1,56 @@
+//! Records that can never be read, as the database keeps them.
+
+use bytes::Bytes;
+use sqlx::Row;
+use sqlx::postgres::{PgPool, PgRow};
+use topics::dead_letter::DeadLetter;
+use topics::record::Position;
+
+use crate::store::dead_letters::{read_headers, read_names};
+use crate::store::postgres::db::{At, Db, from_sql};
+use crate::store::varint::Unreadable;
+use crate::store::{KeptDeadLetter, StoreError};
+
+/// A page, newest first.
+pub(crate) async fn page(
+    pool: &PgPool,
+    db: &Db,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Vec<KeptDeadLetter>, StoreError> {
+    let before = before.map_or(i64::MAX, |no| i64::try_from(no).unwrap_or(i64::MAX));
+    let rows = sqlx::query("SELECT * FROM dead_letter WHERE no < $1 ORDER BY no DESC LIMIT $2")
+        .bind(before)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+        .map_err(db.failed("read dead letters"))?;
+    rows.iter().map(|row| read(row, db)).collect()
+}
+
+/// One of them.
+pub(crate) async fn get(pool: &PgPool, db: &Db, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {
+    let row = sqlx::query("SELECT * FROM dead_letter WHERE no = $1")
+        .bind(i64::try_from(no).unwrap_or(i64::MAX))
+        .fetch_optional(pool)
+        .await
+        .map_err(db.failed("read a dead letter"))?;
+    row.map(|row| read(&row, db)).transpose()
+}
+
+fn read(row: &PgRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
+    let no: i64 = row.get("no");
+    let unreadable = |_: Unreadable| db.damaged(format!("dead letter {no} cannot be read"));
+    let (reason, topic) = read_names(row.get("reason"), row.get("topic")).map_err(unreadable)?;
+    let letter = DeadLetter {
+        reason,
+        detail: from_sql(row.get("detail")),
+        topic,
+        position: Position { partition: row.get("partition"), offset: row.get("record_offset") },
+        time: row.get::<At, _>("time").0,
+        key: row.get::<Option<&[u8]>, _>("key").map(Bytes::copy_from_slice),
+        headers: read_headers(row.get("headers")).map_err(unreadable)?,
+        value: Bytes::copy_from_slice(row.get("value")),
+    };
+    Ok(KeptDeadLetter { no: no as u64, letter })
+}

@@ -1,0 +1,360 @@
+//! The tables of rows: made from commits that are durable, some of them at a time.
+//!
+//! A flush takes whole commits, copies each changed row once into a temporary table, and merges those in the order of
+//! their keys, with the number of the last commit in the same transaction. Under load flushes are rare and large;
+//! otherwise every commit is flushed. What every replica has, too, is trimmed from the deltas in the same step.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+use topics::time::Due;
+use topics::view::{SqlType, Value, ViewRow, ViewSpec};
+use uuid::Uuid;
+
+use crate::store::chains::{ChainId, Head};
+use crate::store::changes::{Changes, TaskChange};
+use crate::store::engine::{Options, lower_priority};
+use crate::store::postgres::copy::Rows;
+use crate::store::postgres::db::{Db, Role, close};
+use crate::store::postgres::erase::vacuum;
+use crate::store::postgres::lease::Lease;
+use crate::store::postgres::{Shared, ledger};
+use crate::store::task_text::write_task;
+
+/// Nothing to take over for this long: the tables are brought up to date, even in the middle of a backlog.
+const IDLE: Duration = Duration::from_secs(1);
+/// A flush may take this part of the time.
+const SHARE: u32 = 10;
+/// A try that takes longer is given up with its connection.
+const TRY_FOR: Duration = Duration::from_secs(300);
+/// Deltas are kept for a replica that was seen this lately.
+pub(crate) const REPLICA_EXPIRES: &str = "10 minutes";
+
+/// The flushing thread.
+pub(crate) async fn run(shared: Arc<Shared>, db: Db, lease: Lease, options: Options, restored: Changes) {
+    lower_priority();
+    let mut conn: Option<PgConnection> = None;
+    let mut dirty = restored;
+    let mut next = Instant::now();
+    if dirty.n <= shared.applied.load(Ordering::Acquire) {
+        dirty = Changes::default();
+    }
+    loop {
+        let patience = match dirty.n > shared.applied.load(Ordering::Acquire) {
+            true if dirty.caught_up => next.saturating_duration_since(Instant::now()),
+            true => IDLE,
+            false => Duration::from_secs(3600),
+        };
+        let (waiting, closed) = shared.pending.take(patience);
+        let idle = waiting.is_empty();
+        waiting.into_iter().for_each(|changes| dirty.merge(changes));
+        shared.pending.holds(dirty.len());
+        let (rows_max, in_time) = match dirty.caught_up || idle {
+            true => (options.flush_rows, Instant::now() >= next),
+            false => (options.backlog_rows, false),
+        };
+        let due = closed || in_time || dirty.len() >= rows_max;
+        if dirty.n > shared.applied.load(Ordering::Acquire) && due {
+            let started = Instant::now();
+            if !flush_until_done(&mut conn, &dirty, &shared, &db, &lease).await {
+                shared.pending.close();
+                break;
+            }
+            shared.applied.store(dirty.n, Ordering::Release);
+            shared.ledger.flushed(dirty.n);
+            dirty = Changes::default();
+            shared.pending.flushed();
+            next = Instant::now() + (started.elapsed() * (SHARE - 1)).min(options.flush_after);
+        }
+        if closed && dirty.n == 0 {
+            break;
+        }
+    }
+    if let Some(conn) = conn {
+        close(conn).await;
+    }
+}
+
+/// `false` when another process has taken over.
+async fn flush_until_done(
+    conn: &mut Option<PgConnection>,
+    dirty: &Changes,
+    shared: &Shared,
+    db: &Db,
+    lease: &Lease,
+) -> bool {
+    let mut pause = Duration::from_millis(100);
+    while !lease.is_lost() {
+        let tried = async {
+            let open = match &mut *conn {
+                Some(open) => open,
+                none => none.insert(prepare(db, lease, &shared.views).await?),
+            };
+            let flushed = flush(open, dirty, &shared.views, lease).await?;
+            if flushed && !dirty.erased.is_empty() {
+                let views = shared.views.iter().map(|view| view.name);
+                vacuum(open, ["tasks", "users", "actions"].into_iter().chain(views)).await;
+            }
+            Ok(flushed)
+        };
+        let source = match tokio::time::timeout(TRY_FOR, tried).await {
+            Ok(Ok(true)) => return true,
+            Ok(Ok(false)) => {
+                lease.lose();
+                return false;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => sqlx::Error::Io(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                format!("no answer within {TRY_FOR:?}"),
+            )),
+        };
+        *conn = None;
+        let error = db.failed("bring the tables up to date")(source);
+        tracing::error!(error = &error as &dyn std::error::Error, "the tables refuse a flush; will retry");
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(Duration::from_secs(5));
+    }
+    false
+}
+
+/// Opens a connection with the temporary tables that rows come in by.
+async fn prepare(db: &Db, lease: &Lease, views: &[ViewSpec]) -> Result<PgConnection, sqlx::Error> {
+    let mut conn = db.connect(Role::Load, &lease.connection_name()).await?;
+    let like = |table: &str| format!("CREATE TEMP TABLE \"stage_{table}\" (LIKE \"{table}\") ON COMMIT DELETE ROWS");
+    let fixed = ["tasks", "task_heads", "user_heads", "users", "actions"];
+    let mut make: Vec<String> = fixed.into_iter().chain(views.iter().map(|view| view.name)).map(like).collect();
+    make.push(
+        "CREATE TEMP TABLE stage_moved (id uuid, state text, attempts int8, last_error text, \
+         next_attempt_at timestamptz, delivered_at timestamptz) ON COMMIT DELETE ROWS"
+            .to_owned(),
+    );
+    for sql in make {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut conn).await?;
+    }
+    Ok(conn)
+}
+
+/// Applies commits to the tables. `false` when another process has taken over: nothing was changed then.
+async fn flush(
+    conn: &mut PgConnection,
+    dirty: &Changes,
+    views: &[ViewSpec],
+    lease: &Lease,
+) -> Result<bool, sqlx::Error> {
+    let mut transaction = conn.begin().await?;
+    let conn = &mut *transaction;
+    put_tasks(conn, dirty).await?;
+    put_heads(conn, dirty).await?;
+    for (number, view) in views.iter().enumerate() {
+        put_rows(conn, dirty, number as u8, view).await?;
+    }
+    put_users(conn, dirty).await?;
+    ledger::put_actions(conn, dirty).await?;
+    // The lease's row stays locked to the end, so that nobody takes over in between.
+    let moved = sqlx::query(
+        "WITH held AS (SELECT FROM lease WHERE part_set = 0 AND epoch = $1 FOR SHARE) \
+         UPDATE applied SET n = $2, entries = $3 WHERE EXISTS (SELECT FROM held)",
+    )
+    .bind(lease.epoch)
+    .bind(dirty.n as i64)
+    .bind(dirty.entries as i64)
+    .execute(&mut *conn)
+    .await?;
+    if moved.rows_affected() != 1 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "WITH gone AS (DELETE FROM replica WHERE seen_at < clock_timestamp() - $2::text::interval) \
+         DELETE FROM delta WHERE n <= least($1, \
+         (SELECT min(n) FROM replica WHERE seen_at >= clock_timestamp() - $2::text::interval))",
+    )
+    .bind(dirty.n as i64)
+    .bind(REPLICA_EXPIRES)
+    .execute(&mut *conn)
+    .await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Copies rows into the temporary table of `table` and merges them by `key`.
+async fn merge(
+    conn: &mut PgConnection,
+    table: &str,
+    key: &str,
+    columns: &[&str],
+    rows: Rows,
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let list = columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
+    rows.send(conn, &format!("COPY \"stage_{table}\" ({list}) FROM STDIN (FORMAT binary)")).await?;
+    let set = columns.iter().filter(|column| **column != key);
+    let set = set.map(|column| format!("\"{column}\" = excluded.\"{column}\"")).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "INSERT INTO \"{table}\" ({list}) SELECT {list} FROM \"stage_{table}\" ORDER BY \"{key}\" \
+         ON CONFLICT (\"{key}\") DO UPDATE SET {set}"
+    );
+    sqlx::query(AssertSqlSafe(sql)).execute(conn).await?;
+    Ok(())
+}
+
+async fn put_tasks(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
+    let mut tasks: Vec<(&u32, &TaskChange)> = dirty.tasks.iter().collect();
+    tasks.sort_unstable_by_key(|(no, _)| **no);
+    let mut rows = Rows::new();
+    let mut body = Vec::with_capacity(1024);
+    for (no, change) in tasks {
+        rows.row(10);
+        rows.int(i64::from(*no));
+        rows.id(change.id.0);
+        match &change.after {
+            None => (0..7).for_each(|_| rows.null()),
+            Some(task) => {
+                rows.text(task.user_id.as_str());
+                rows.or_null(task.due_date.as_ref().map(Due::to_string), |rows, due| rows.text(&due));
+                rows.text(task.priority.name());
+                rows.flag(task.completed);
+                rows.at(task.updated_at);
+                rows.int(task.version as i64);
+                body.clear();
+                write_task(task, &mut body);
+                rows.json(&body);
+            }
+        }
+        rows.bytes(&change.memory);
+    }
+    let columns = ["no", "id", "user_id", "due", "priority", "completed", "updated_at", "version", "body", "memory"];
+    merge(conn, "tasks", "no", &columns, rows).await
+}
+
+async fn put_heads(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
+    for (table, of_tasks) in [("task_heads", true), ("user_heads", false)] {
+        let wanted =
+            dirty.heads.iter().filter(|(chain, head)| matches!(chain, ChainId::Task(_)) == of_tasks && head.seq > 0);
+        let mut heads: Vec<Head> = wanted.map(|(_, head)| *head).collect();
+        heads.sort_unstable_by_key(|head| head.no);
+        let mut rows = Rows::new();
+        for head in heads {
+            rows.row(5);
+            rows.int(i64::from(head.no));
+            rows.int(head.seq as i64);
+            rows.bytes(&head.hash);
+            rows.int(head.last as i64);
+            rows.int(head.applied as i64);
+        }
+        merge(conn, table, "no", &["no", "seq", "hash", "last", "applied"], rows).await?;
+    }
+    Ok(())
+}
+
+async fn put_users(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
+    let mut users: Vec<_> = dirty.users.values().collect();
+    users.sort_by(|a, b| a.id.cmp(&b.id));
+    let mut rows = Rows::new();
+    for user in users {
+        rows.row(2);
+        rows.text(user.id.as_str());
+        rows.json(&serde_json::to_vec(user).expect("settings are JSON"));
+    }
+    merge(conn, "users", "id", &["id", "body"], rows).await
+}
+
+async fn put_rows(conn: &mut PgConnection, dirty: &Changes, number: u8, view: &ViewSpec) -> Result<(), sqlx::Error> {
+    let mut present: Vec<(Uuid, &Arc<dyn ViewRow>)> = Vec::new();
+    let mut gone: Vec<Uuid> = Vec::new();
+    for ((_, key), row) in dirty.rows.iter().filter(|((of, _), _)| *of == number) {
+        match row {
+            Some(row) => present.push((*key, row)),
+            None => gone.push(*key),
+        }
+    }
+    present.sort_unstable_by_key(|(key, _)| *key);
+    let columns = column_names(view);
+    merge(conn, view.name, "id", &columns, view_rows(view, &present)).await?;
+    if !gone.is_empty() {
+        let sql = format!("DELETE FROM \"{}\" WHERE id = ANY($1)", view.name);
+        sqlx::query(AssertSqlSafe(sql)).bind(gone).execute(conn).await?;
+    }
+    Ok(())
+}
+
+/// Columns of a view's table.
+pub(crate) fn column_names(view: &ViewSpec) -> Vec<&'static str> {
+    let own = view.columns.iter().map(|column| column.name);
+    ["id", "user_id", "task_id"].into_iter().chain(own).chain(["body"]).collect()
+}
+
+/// Rows of a view's table.
+pub(crate) fn view_rows(view: &ViewSpec, present: &[(Uuid, &Arc<dyn ViewRow>)]) -> Rows {
+    let mut rows = Rows::new();
+    let mut body = Vec::with_capacity(512);
+    for (key, row) in present {
+        rows.row(4 + view.columns.len());
+        rows.id(*key);
+        rows.text(row.user().as_str());
+        rows.or_null(row.task(), |rows, task| rows.id(task.0));
+        for (column, declared) in view.columns.iter().enumerate() {
+            put_value(&mut rows, row.column(column), declared.sql);
+        }
+        body.clear();
+        row.write_stored(&mut body);
+        rows.json(&body);
+    }
+    rows
+}
+
+/// A value in a column of the declared type.
+fn put_value(rows: &mut Rows, value: Value, sql: SqlType) {
+    match (value, sql) {
+        (Value::Bool(value), SqlType::Boolean) => rows.flag(value),
+        (Value::Int(value), SqlType::Integer) => rows.int(value),
+        (Value::At(value), SqlType::Timestamp) => rows.at(value),
+        (Value::Id(value), SqlType::Uuid) => rows.id(value),
+        (Value::Text(value), SqlType::Text) => rows.text(&value),
+        (Value::Texts(values), SqlType::Text) => rows.text(&serde_json::to_string(&values).expect("text is JSON")),
+        (Value::Null, _) => rows.null(),
+        (value, sql) => panic!("a view gives {value:?} for a column that it declares as {sql:?}"),
+    }
+}
+
+/// The statements that make a table for a view, with a comment on everything.
+pub(crate) fn create_table(view: &ViewSpec, table: &str) -> Vec<String> {
+    let quoted = |text: &str| text.replace('\'', "''");
+    let columns: String = view
+        .columns
+        .iter()
+        .map(|column| {
+            let sql = match column.sql {
+                SqlType::Text => "text",
+                SqlType::Integer => "int8",
+                SqlType::Timestamp => "timestamptz",
+                SqlType::Boolean => "bool",
+                SqlType::Uuid => "uuid",
+            };
+            format!("\"{}\" {sql}, ", column.name)
+        })
+        .collect();
+    let mut make = vec![
+        format!(
+            "CREATE TABLE \"{table}\" (id uuid PRIMARY KEY, user_id text NOT NULL, task_id uuid, {columns}body text NOT \
+             NULL) WITH (fillfactor = 80)"
+        ),
+        format!("CREATE INDEX ON \"{table}\" (task_id)"),
+        format!("CREATE INDEX ON \"{table}\" (user_id)"),
+        format!("COMMENT ON TABLE \"{table}\" IS '{}'", quoted(view.about)),
+        format!(
+            "COMMENT ON COLUMN \"{table}\".body IS 'The row as the API shows it: JSON, as audit_json(body) reads it'"
+        ),
+    ];
+    make.extend(
+        view.columns
+            .iter()
+            .map(|column| format!("COMMENT ON COLUMN \"{table}\".\"{}\" IS '{}'", column.name, quoted(column.about))),
+    );
+    make
+}

@@ -1,0 +1,208 @@
+//! `tasktide query-api`: the query API as a process of its own, fed from the store of a running pipeline.
+//!
+//! It has the same index and the same routes as the pipeline's process, without `/v1/ops` and `/v1/events`. Any number
+//! of them may run. Ids of stream events are those of groups of commits: they can be resumed at any replica, not at
+//! the pipeline's own process.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use pipeline::source::clock::Clock;
+use query_api::Api;
+use query_api::filter::Include;
+use query_api::index::{Index, Lookup};
+use query_api::metrics::Metrics;
+use query_api::routes::{AuditReader, ReadError};
+use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
+use query_api::stream::{Hub, StreamConfig};
+use sinks::store::{Followed, Replica};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::record::SourceTopic;
+use topics::topic_list;
+use topics::view::ViewSpec;
+use topics::{TaskId, Timestamp};
+use tracing::info;
+use uuid::Uuid;
+
+use crate::cli::QueryApiOptions;
+use crate::reading;
+use crate::run::{Rate, read_auth, stop_signal, store};
+use crate::settings::Settings;
+
+/// The database is called away when it has not answered for this long.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+
+/// Runs the command.
+pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(options.config.as_deref())?;
+    let url = options.store.as_ref().or(settings.store.url.as_ref());
+    let url = url.context("give the pipeline's database: --store postgres://user:password@host/database")?;
+    let database = store::database(url, &settings)?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("could not listen on --listen {}", options.listen))?;
+    let addr = listener.local_addr()?;
+    let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
+    let (replica, restored) = tokio::select! {
+        opened = Replica::open(&database, &views) => opened?,
+        () = stop_signal() => return Ok(ExitCode::SUCCESS),
+    };
+    let metrics = Arc::new(Metrics::new());
+    let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
+    index.load(&restored);
+    let stream =
+        StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
+    let hub = Hub::new(stream, restored.n, &metrics);
+    drop(restored);
+    let status = Arc::new(Status {
+        replica: replica.clone(),
+        index: index.clone(),
+        clock: Clock::system(),
+        rate: Rate::default(),
+        lag_max: settings.store.replica_lag_max,
+    });
+    let api = Arc::new(Api {
+        index: index.clone(),
+        audit: Arc::new(ReplicaAudit(replica.clone())),
+        status: status.clone(),
+        hub: hub.clone(),
+        metrics: metrics.clone(),
+        views,
+        preview: reading::preview(),
+        config: query_api::Config {
+            auth: read_auth(&settings)?,
+            zone: settings.pipeline.timezone,
+            query_timeout: settings.query_timeout,
+            ..Default::default()
+        },
+    });
+    let shutdown = CancellationToken::new();
+    let router = query_api::router(api);
+    let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
+    announce(addr);
+    let following = replica.follow(|| hub.clients() > 0, |group| take(group, &index, &hub, &metrics, &status));
+    let failed = tokio::select! {
+        failed = following => Some(failed),
+        () = stop_signal() => None,
+    };
+    info!("stopping");
+    shutdown.cancel();
+    http.await.context("the HTTP server ended badly")??;
+    replica.close().await;
+    match failed {
+        None => Ok(ExitCode::SUCCESS),
+        Some(Err(error)) => Err(error).context("the store can no longer be followed; start again to load it anew"),
+        Some(Ok(never)) => match never {},
+    }
+}
+
+fn announce(addr: SocketAddr) {
+    println!("Tasktide query-api is at http://{addr}");
+}
+
+/// Takes over a group of commits: index first, then the streams, as in the pipeline's process.
+fn take(group: Followed, index: &Index, hub: &Hub, metrics: &Metrics, status: &Status) {
+    let Followed { mut commit, audit } = group;
+    for row in &mut commit.tasks {
+        if let Lookup::Found(task, _) = index.task(row.id, Include::default()).0 {
+            row.before = Some(task);
+        }
+    }
+    let replaced = index.apply(&commit);
+    metrics.observe_commit(&commit, None);
+    hub.publish(&commit, replaced, &audit);
+    status.rate.count(commit.committed_at);
+}
+
+/// The audit timeline, read from the database.
+struct ReplicaAudit(Arc<Replica>);
+
+#[async_trait]
+impl AuditReader for ReplicaAudit {
+    async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit(query).await.map_err(|error| Box::new(error) as ReadError)
+    }
+
+    async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
+        self.0.audit_entry(id).await.map_err(|error| Box::new(error) as ReadError)
+    }
+
+    async fn check_chain(&self, task: TaskId) -> Result<ChainCheck, ReadError> {
+        let check = self.0.check_chain(task).await.map_err(|error| Box::new(error) as ReadError)?;
+        Ok(check.unwrap_or(ChainCheck { ok: true, entries: 0, first_bad_seq: None }))
+    }
+}
+
+/// How far the replica is.
+struct Status {
+    replica: Arc<Replica>,
+    index: Arc<Index>,
+    clock: Clock,
+    rate: Rate,
+    lag_max: Duration,
+}
+
+#[async_trait]
+impl StatusSource for Status {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn lag_ms(&self) -> u64 {
+        let silent = self.replica.silent_for();
+        if self.replica.behind() == 0 && silent < SILENT_MAX {
+            return 0;
+        }
+        let since = self.clock.now().millis() - self.index.freshness().committed_at.millis();
+        (since.max(0) as u64).max(silent.as_millis() as u64)
+    }
+
+    fn has_partition(&self, partition: i32) -> bool {
+        let declared = topic_list::find(SourceTopic::TaskEvents.name()).map_or(0, |spec| spec.partitions);
+        (0..declared).contains(&partition) || self.index.freshness().knows(partition)
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut readiness = Readiness { role: Some("replica"), ..Readiness::default() };
+        let silent = self.replica.silent_for();
+        if silent >= SILENT_MAX {
+            readiness.waiting.push(Waiting::Database);
+            readiness.reason = Some(format!("the database has not answered for {} s", silent.as_secs()));
+        } else if Duration::from_millis(self.lag_ms()) > self.lag_max {
+            readiness.waiting.push(Waiting::CatchUp);
+        }
+        readiness
+    }
+
+    async fn report(&self) -> Report {
+        let actions = self.replica.open_actions().await.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the outbox cannot be counted now");
+            Vec::new()
+        });
+        let seen = self.index.freshness();
+        let partitions = seen.positions.split(',').filter_map(|shown| {
+            let (partition, offset) = shown.split_once(':')?;
+            let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
+            // Where the source ends, only the pipeline sees.
+            Some(PartitionStatus { partition, committed: Some(offset), end: None, lag: 0 })
+        });
+        Report {
+            source_mode: "store",
+            partitions: partitions.collect(),
+            audit_rows: self.replica.entries(),
+            table_lag_ms: self.replica.tables_late().as_millis() as u64,
+            last_commit: (seen.n > 0).then_some(seen.committed_at),
+            commits_per_minute: self.rate.per_minute(self.clock.now()),
+            outbox_pending: actions.iter().map(|kind| (kind.kind, kind.open)).collect(),
+            outbox_oldest: actions.iter().filter_map(|kind| kind.oldest).min(),
+            outbox_failed: actions.iter().map(|kind| kind.failed).sum(),
+            dead_letters: self.replica.dead_letters().await.ok(),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The store that the command line and the settings ask for, opened; and what is served while it has to be waited for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use query_api::problem::{Code, Problem};
+use query_api::status::{Readiness, Waiting as Needs};
+use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, Waiting};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use topics::commit::Restored;
+use topics::view::ViewSpec;
+use tracing::{info, warn};
+
+use crate::settings::{Secret, Settings};
+
+/// Longest time for one statement that answers a reader, beyond the query's own limit.
+const STATEMENT_GRACE: Duration = Duration::from_secs(1);
+
+/// Opens the store: the database at `url`, else the embedded one. While another process has the database, health and
+/// readiness are served on `listener`.
+pub(super) async fn open(
+    url: Option<&Secret>,
+    settings: &Settings,
+    held: &DataDir,
+    views: &[ViewSpec],
+    listener: &TcpListener,
+) -> anyhow::Result<(Arc<dyn Store>, Restored)> {
+    let Some(url) = url.or(settings.store.url.as_ref()) else {
+        let (store, restored) = Sqlite::open(held, views, Options::default()).await?;
+        return Ok((store, restored));
+    };
+    let database = database(url, settings)?;
+    let lease = wait_for_lease(&database, settings, listener).await?;
+    let (store, restored) = Postgres::open(&database, lease, views, Options::default()).await?;
+    Ok((store, restored))
+}
+
+/// The database at `url`.
+pub fn database(url: &Secret, settings: &Settings) -> anyhow::Result<Database> {
+    let patience = settings.query_timeout + STATEMENT_GRACE;
+    Database::at(&url.0, patience).context("store.url (--store) cannot be read")
+}
+
+/// Who this process is, for those who look who has the lease.
+pub fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), std::process::id())
+}
+
+/// Takes the lease, serving as a standby until it is free.
+async fn wait_for_lease(database: &Database, settings: &Settings, listener: &TcpListener) -> anyhow::Result<Lease> {
+    let (tell, waiting) = watch::channel(None);
+    let ended = CancellationToken::new();
+    let mut serving: Option<tokio::task::JoinHandle<std::io::Result<()>>> = None;
+    let mut failed = None;
+    let holder = holder();
+    let taken = database.lease(&holder, settings.store.lease, |why| {
+        match &why {
+            Waiting::Standby { holder } => info!(holder, "standby: another process has the lease of the database"),
+            Waiting::Unreachable { why } => warn!(why, "the database cannot be reached; will try again"),
+        }
+        tell.send_replace(Some(why));
+        if serving.is_none() {
+            match listen_too(listener) {
+                Ok(listener) => {
+                    let router = standby(waiting.clone());
+                    serving = Some(tokio::spawn(query_api::serve(listener, router, ended.clone().cancelled_owned())));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+    });
+    let taken = taken.await;
+    ended.cancel();
+    if let Some(serving) = serving {
+        serving.await.context("the standby's HTTP server ended badly")??;
+        info!("took over the lease of the database");
+    }
+    if let Some(error) = failed {
+        warn!(%error, "nothing was served while the database had to be waited for");
+    }
+    Ok(taken?)
+}
+
+/// The same socket once more: what comes in between two servers waits for the second.
+fn listen_too(listener: &TcpListener) -> std::io::Result<TcpListener> {
+    use std::os::fd::AsFd;
+    let socket = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?);
+    TcpListener::from_std(socket)
+}
+
+fn standby(waiting: watch::Receiver<Option<Waiting>>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { axum::Json(serde_json::json!({"status": "ok"})) }))
+        .route("/readyz", get(ready))
+        .fallback(async || {
+            Problem::new(Code::NotReady, "This process is a standby: another one serves.").into_response()
+        })
+        .with_state(waiting)
+}
+
+async fn ready(State(waiting): State<watch::Receiver<Option<Waiting>>>) -> Response {
+    let readiness = match &*waiting.borrow() {
+        Some(Waiting::Unreachable { why }) => {
+            Readiness { waiting: vec![Needs::Database], reason: Some(why.clone()), role: None }
+        }
+        _ => Readiness { role: Some("standby"), ..Readiness::default() },
+    };
+    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(readiness.body())).into_response()
+}

@@ -1,0 +1,345 @@
+//! Pipeline and query processes on one PostgreSQL: replicas answer as the pipeline does, a standby takes over, and of
+//! two that write only one can.
+
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod process;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use components::postgres::{Options, Server};
+use futures::StreamExt;
+use process::{Process, command, output, until};
+use serde_json::{Value, json};
+
+fn server() -> Server {
+    Server::start(Options { fsync: false, ..Options::default() }).unwrap()
+}
+
+fn replica(url: &str) -> Process {
+    Process::start(&["query-api", "--store", url, "--listen", "127.0.0.1:0"])
+}
+
+fn task_id(no: usize) -> String {
+    format!("6f1c0b1e-7b0a-4a57-9d7e-{no:012}")
+}
+
+const PRIORITIES: [&str; 4] = ["HIGH", "MEDIUM", "LOW", "NONE"];
+
+/// The `no`th event: tasks of three users are created, changed, completed, deleted.
+fn event(no: usize) -> Value {
+    let task = no % 40;
+    let (action, completed) = match no / 40 {
+        0 => ("CREATED", false),
+        1 if task % 7 == 3 => ("DELETED", false),
+        1 => ("UPDATED", false),
+        2 if task % 7 == 3 => ("CREATED", false),
+        _ => ("COMPLETED", task.is_multiple_of(3)),
+    };
+    let action = if action == "COMPLETED" && !completed { "UPDATED" } else { action };
+    let mut data = json!({"taskId": task_id(task), "userId": format!("user-{}", task % 3), "action": action});
+    if action != "DELETED" {
+        data["task"] = json!({
+            "title": format!("Call number {task} round {}", no / 40),
+            "completed": completed,
+            "priority": PRIORITIES[task % 4],
+            "tags": if task.is_multiple_of(2) { json!(["home", format!("t{}", task % 5)]) } else { json!([]) },
+            "dueDate": format!("2099-04-{:02}T09:00:00Z", 1 + task % 28),
+            "recurrenceRule": if task.is_multiple_of(4) { json!("FREQ=DAILY") } else { Value::Null },
+            "reminders": ["PT1H", "P1D"],
+            "colour": "red",
+        });
+    }
+    json!({
+        "specversion": "1.0", "id": format!("event-{no}"), "source": "/test",
+        "type": format!("com.todo.task.{}", action.to_lowercase()),
+        "time": format!("2026-03-01T08:{:02}:{:02}Z", no / 60 % 60, no % 60), "data": data,
+    })
+}
+
+async fn post(pipeline: &Process, numbers: std::ops::Range<usize>) -> String {
+    let events: Vec<Value> = numbers.map(event).collect();
+    let accepted = pipeline.post_events(&events).await;
+    accepted["position"].as_str().unwrap().to_owned()
+}
+
+/// An answer without what differs from asking to asking.
+async fn answer(base: &str, path: &str, position: &str) -> (u16, Value) {
+    let join = if path.contains('?') { '&' } else { '?' };
+    let asked = reqwest::get(format!("{base}{path}{join}min_position={position}&wait=10000")).await.unwrap();
+    let status = asked.status().as_u16();
+    let mut body: Value = serde_json::from_str(&asked.text().await.unwrap()).unwrap();
+    if let Some(body) = body.as_object_mut() {
+        for name in ["asOf", "nextCursor", "instance"] {
+            body.remove(name);
+        }
+    }
+    (status, body)
+}
+
+/// Every route that a replica has.
+fn routes() -> Vec<String> {
+    let (task, gone) = (task_id(4), task_id(3));
+    let mut routes: Vec<String> = [
+        "/v1/tasks?status=all&limit=200&counts=true&facets=status,priority,tags,due",
+        "/v1/tasks?status=all&limit=200&sort=-updated&include=occurrence,reminders",
+        "/v1/tasks?q=call+number&priority=HIGH&tags=home",
+        "/v1/tasks?userId=user-1&due=any",
+        "/v1/tasks?status=completed",
+        "/v1/tasks?sort=nonsense",
+        "/v1/occurrences?limit=200",
+        "/v1/reminders?limit=200",
+        "/v1/reminders?status=CANCELLED&userId=user-2",
+        "/v1/audit?limit=200",
+        "/v1/audit?limit=200&order=asc",
+        "/v1/audit?userId=user-0&action=DELETED,UPDATED",
+        "/v1/audit?actor=user-1&limit=7",
+        "/v1/audit?from=2026-03-01T08:00:30Z&to=2026-03-01T08:01:10Z",
+    ]
+    .map(str::to_owned)
+    .into();
+    for id in [&task, &gone, &task_id(999)] {
+        routes.push(format!("/v1/tasks/{id}"));
+        routes.push(format!("/v1/tasks/{id}?include=occurrence,reminders"));
+        routes.push(format!("/v1/tasks/{id}/timeline"));
+        routes.push(format!("/v1/tasks/{id}/occurrences"));
+        routes.push(format!("/v1/audit/verify?taskId={id}"));
+    }
+    routes
+}
+
+async fn check_same(pipeline: &Process, replicas: &[&Process], position: &str) {
+    let outbox = || async { (pipeline.get("/v1/views/status").await["outbox"]["pending"] == 0).then_some(()) };
+    until("the outbox is empty", Duration::from_secs(20), outbox).await;
+    // Deliveries come back as commits of their own: everybody must have the last one.
+    let last = async |of: &Process| of.get("/v1/audit?limit=1").await["items"].clone();
+    for replica in replicas {
+        let same = || async { (last(pipeline).await == last(replica).await).then_some(()) };
+        until("the last commit", Duration::from_secs(20), same).await;
+    }
+    for route in routes() {
+        let expected = answer(&pipeline.base, &route, position).await;
+        for replica in replicas {
+            assert_eq!(answer(&replica.base, &route, position).await, expected, "{route}");
+        }
+    }
+    let rows = async |of: &Process| {
+        let status = of.get("/v1/views/status").await;
+        let views = status["views"].as_array().unwrap().iter();
+        let rows = views.map(|view| (view["name"].clone(), view["rows"].clone())).collect::<Vec<_>>();
+        let outbox = ["pending", "failed", "byKind"].map(|name| status["outbox"][name].clone());
+        (rows, outbox, status["reminders"].clone(), status["deadLetters"].clone())
+    };
+    let export = async |of: &Process| {
+        let text = reqwest::get(format!("{}/v1/audit/export", of.base)).await.unwrap().text().await.unwrap();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        assert!(lines.pop().unwrap().contains("$end"));
+        lines
+    };
+    for replica in replicas {
+        assert_eq!(rows(replica).await, rows(pipeline).await);
+        assert_eq!(export(replica).await, export(pipeline).await);
+        assert_eq!(replica.get("/readyz").await["role"], "replica");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_answer_as_the_pipeline_does() {
+    let (server, dir) = (server(), tempfile::tempdir().unwrap());
+    let url = server.create_database("tasktide").unwrap();
+    let pipeline = Process::run(dir.path(), &["--store", &url]);
+    post(&pipeline, 0..40).await;
+    pipeline.post_events(&[json!({"specversion": "1.0", "id": "no type"})]).await;
+    let first = replica(&url);
+    // The second one starts while events come in.
+    let base = pipeline.base.clone();
+    let (position, second) = tokio::join!(
+        async {
+            let mut position = String::new();
+            for no in 40..120 {
+                position = post(&pipeline, no..no + 1).await;
+            }
+            let all = reqwest::get(format!("{base}/v1/views/status")).await.unwrap();
+            assert!(all.status().is_success());
+            position
+        },
+        async {
+            tokio::task::spawn_blocking({
+                let url = url.clone();
+                move || replica(&url)
+            })
+            .await
+            .unwrap()
+        }
+    );
+    check_same(&pipeline, &[&first, &second], &position).await;
+
+    // A stream at a replica tells of what is posted to the pipeline.
+    let stream = reqwest::get(format!("{}/v1/stream?topics=tasks,audit&taskId={}", second.base, task_id(5)));
+    let mut stream = stream.await.unwrap().bytes_stream();
+    let mut heard = String::from_utf8(stream.next().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(heard.starts_with("retry:"), "{heard}");
+    let mut change = event(45);
+    change["id"] = "streamed".into();
+    change["data"]["task"]["title"] = "Seen on the stream".into();
+    pipeline.post_events(&[change]).await;
+    let began = Instant::now();
+    while !(heard.contains("event: task.upsert") && heard.contains("event: audit.append")) {
+        let next = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("the stream tells of it");
+        heard.push_str(std::str::from_utf8(&next.unwrap().unwrap()).unwrap());
+        assert!(began.elapsed() < Duration::from_secs(20), "{heard}");
+    }
+    assert!(heard.contains("Seen on the stream"), "{heard}");
+
+    // A replica that was stopped for a while has missed nothing.
+    let signal = |name: &str| Command::new("kill").args([name, &first.id().to_string()]).status().unwrap();
+    assert!(signal("-STOP").success());
+    let mut position = post(&pipeline, 120..160).await;
+    for no in 160..240 {
+        position = post(&pipeline, no..no + 1).await;
+    }
+    assert!(signal("-CONT").success());
+    check_same(&pipeline, &[&first, &second], &position).await;
+
+    // What an analyst sees.
+    let seen = server.psql("tasktide", "SELECT count(*) FILTER (WHERE before_state IS NULL AND action = 'CREATED'), \
+        count(DISTINCT task_id) FILTER (WHERE action = 'CREATED'), min(after_state->>'colour'), min(metadata->>'source') \
+        FROM audit_entries WHERE metadata->>'source' = '/test'").unwrap();
+    let fields: Vec<&str> = seen.split('|').collect();
+    assert_eq!(&fields[1..], ["40", "", "/test"], "{seen}");
+    assert!(pipeline.terminate().0);
+    let (code, printed, error) = output(&["verify", "--data-dir", dir.path().to_str().unwrap(), "--store", &url], &[]);
+    assert_eq!(code, 0, "{printed}{error}");
+    assert!(second.terminate().0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_over_and_the_one_before_cannot_write() {
+    let (server, dir) = (server(), tempfile::tempdir().unwrap());
+    let url = server.create_database("tasktide").unwrap();
+    let shared = dir.path().join("first");
+    let first = Process::run(&shared, &["--store", &url]);
+    post(&first, 0..40).await;
+
+    // On the log of the first, as it is now; both would read the same broker in a cluster.
+    let second = dir.path().join("second");
+    std::fs::create_dir(&second).unwrap();
+    for file in ["log.db", "log.db-wal"] {
+        std::fs::copy(shared.join(file), second.join(file)).unwrap();
+    }
+    let listen = format!("127.0.0.1:{}", components::free_port().unwrap());
+    let base = format!("http://{listen}");
+    let mut standby = command(&["run", "--data-dir", second.to_str().unwrap(), "--store", &url, "--listen", &listen])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let ready = || async { Some(reqwest::get(format!("{base}/readyz")).await.ok()?.json::<Value>().await.unwrap()) };
+    let waits = until("the standby answers", Duration::from_secs(30), ready).await;
+    assert_eq!((&waits["status"], &waits["role"]), (&json!("ready"), &json!("standby")));
+    let refused = reqwest::get(format!("{base}/v1/tasks")).await.unwrap();
+    assert_eq!(refused.status(), 503);
+
+    let pid = first.id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    signal("-STOP");
+    let began = Instant::now();
+    let took_over = || async {
+        let epoch = server.psql("tasktide", "SELECT epoch FROM lease").ok()?;
+        (epoch == "2").then_some(())
+    };
+    until("the standby takes over", Duration::from_secs(30), took_over).await;
+    assert!(began.elapsed() < Duration::from_secs(30));
+    let serves = || async { (reqwest::get(format!("{base}/v1/tasks")).await.ok()?.status() == 200).then_some(()) };
+    until("it serves", Duration::from_secs(30), serves).await;
+    let n = server.psql("tasktide", "SELECT n FROM state").unwrap();
+    // It goes on where it stopped, and with the first thing that it wants to write it finds that it may not.
+    signal("-CONT");
+    let ended = || async { (reqwest::get(format!("{}/healthz", first.base)).await.is_err()).then_some(()) };
+    until("the one before ends", Duration::from_secs(30), ended).await;
+    let written = server.psql("tasktide", "SELECT epoch FROM lease").unwrap();
+    assert_eq!(written, "2");
+    assert!(
+        server.psql("tasktide", "SELECT n FROM state").unwrap().parse::<u64>().unwrap() >= n.parse::<u64>().unwrap()
+    );
+    let _ = standby.kill();
+    let _ = standby.wait();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_comes_and_goes_loses_nothing() {
+    let (mut server, dir) = (server(), tempfile::tempdir().unwrap());
+    let url = server.create_database("tasktide").unwrap();
+    let data = dir.path().to_str().unwrap();
+    // Away at the start: the process says so, and waits.
+    server.stop().unwrap();
+    let listen = format!("127.0.0.1:{}", components::free_port().unwrap());
+    let base = format!("http://{listen}");
+    let args = ["run", "--data-dir", data, "--store", &url, "--listen", &listen];
+    let quiet = |command: &mut Command| {
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut child = quiet(&mut command(&args));
+    let ready = || async { Some(reqwest::get(format!("{base}/readyz")).await.ok()?.json::<Value>().await.unwrap()) };
+    let waits = until("it answers", Duration::from_secs(30), ready).await;
+    assert_eq!((&waits["status"], &waits["waiting"]), (&json!("waiting"), &json!(["database"])));
+    server.run().unwrap();
+    let is_ready = || async { (ready().await?["status"] == "ready" && ready().await?["role"].is_null()).then_some(()) };
+    until("it is ready", Duration::from_secs(30), is_ready).await;
+
+    let client = reqwest::Client::new();
+    let send = async |numbers: std::ops::Range<usize>| {
+        let body: String = numbers.map(|no| format!("{}\n", event(no))).collect();
+        let sent = client.post(format!("{base}/v1/events")).header("content-type", "application/x-ndjson").body(body);
+        assert_eq!(sent.send().await.unwrap().status(), 202);
+    };
+    send(0..40).await;
+    // Killed in between: views go on, readiness says why.
+    server.kill().unwrap();
+    send(40..80).await;
+    let says = || async { (ready().await?["waiting"] == json!(["database"])).then_some(()) };
+    until("readiness tells", Duration::from_secs(30), says).await;
+    server.run().unwrap();
+    until("it is ready again", Duration::from_secs(60), is_ready).await;
+    // A duplicate of every record.
+    send(0..80).await;
+    send(80..120).await;
+    let counted = || async { (server.psql("tasktide", EVENTS).ok()? == "120").then_some(()) };
+    until("every event is stored once", Duration::from_secs(60), counted).await;
+
+    // The writer is killed, and another one goes on when the lease has expired.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut child = quiet(&mut command(&args));
+    until("it is back", Duration::from_secs(30), is_ready).await;
+    send(120..160).await;
+    let counted = || async { (server.psql("tasktide", EVENTS).ok()? == "160").then_some(()) };
+    until("every event is stored once", Duration::from_secs(60), counted).await;
+    let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(stopped.success() && child.wait().unwrap().success());
+    // Given back: nobody waits for it to expire.
+    let (code, printed, error) = output(&["verify", "--data-dir", data, "--store", &url], &[]);
+    assert_eq!(code, 0, "{printed}{error}");
+}
+
+/// How many audit entries of the test's own events there are.
+const EVENTS: &str = "SELECT count(*) FROM audit_entries WHERE metadata->>'source' = '/test'";
+
+#[test]
+fn what_is_wrong_with_the_database_is_named() {
+    let (server, dir) = (server(), tempfile::tempdir().unwrap());
+    let data = dir.path().to_str().unwrap();
+    let url = server.create_database("named").unwrap();
+    let check = |url: &str, words: &[&str]| {
+        let (code, _, error) = output(&["run", "--data-dir", data, "--listen", "127.0.0.1:0", "--store", url], &[]);
+        assert_ne!(code, 0);
+        words.iter().for_each(|word| assert!(error.contains(word), "\"{word}\" is not in: {error}"));
+    };
+    check("mysql://x", &["--store", "postgres://"]);
+    check(&url.replace("named", "nowhere"), &["database nowhere", "does not exist"]);
+    check(&url.replace(":tasktide@", ":wrong@"), &["password authentication failed"]);
+    let make = "CREATE DATABASE ascii ENCODING SQL_ASCII TEMPLATE template0";
+    server.psql("postgres", make).unwrap();
+    check(&url.replace("named", "ascii"), &["its encoding is SQL_ASCII", "UTF8"]);
+}
