@@ -323,6 +323,41 @@ async fn a_database_that_comes_and_goes_loses_nothing() {
     assert_eq!(code, 0, "{printed}{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_pipelines_started_at_once_one_writes() {
+    let (server, dir) = (server(), tempfile::tempdir().unwrap());
+    let url = server.create_database("tasktide").unwrap();
+    let mut both = Vec::new();
+    for name in ["a", "b"] {
+        let listen = format!("127.0.0.1:{}", components::free_port().unwrap());
+        let data = dir.path().join(name);
+        let args = ["run", "--data-dir", data.to_str().unwrap(), "--store", &url, "--listen", &listen];
+        let null = std::process::Stdio::null;
+        both.push((command(&args).stdout(null()).stderr(null()).spawn().unwrap(), format!("http://{listen}")));
+    }
+    let role = async |base: &str| {
+        let answer = reqwest::get(format!("{base}/readyz")).await.ok()?.json::<Value>().await.ok()?;
+        (answer["status"] == "ready").then(|| answer["role"].as_str().unwrap_or("writer").to_owned())
+    };
+    let (first, second) = (both[0].1.clone(), both[1].1.clone());
+    let settled = || async {
+        let mut roles = [role(&first).await?, role(&second).await?];
+        roles.sort();
+        (roles == ["standby", "writer"]).then_some(())
+    };
+    until("one writes and one waits", Duration::from_secs(30), settled).await;
+    assert_eq!(server.psql("tasktide", "SELECT epoch FROM lease").unwrap(), "1");
+    // A standby has nothing to finish: it ends at once.
+    let waits = usize::from(role(&first).await.as_deref() != Some("standby"));
+    let standby = &mut both[waits].0;
+    assert!(Command::new("kill").args(["-TERM", &standby.id().to_string()]).status().unwrap().success());
+    assert!(standby.wait().unwrap().success());
+    for (child, _) in &mut both {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
 /// How many audit entries of the test's own events there are.
 const EVENTS: &str = "SELECT count(*) FROM audit_entries WHERE metadata->>'source' = '/test'";
 
