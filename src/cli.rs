@@ -48,7 +48,7 @@ pub struct RunOptions {
     /// Address to serve on; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080", env = "TASKTIDE_LISTEN")]
     pub listen: SocketAddr,
-    /// Where events come from: `log` (the embedded one) or `kafka`; also the setting source.mode.
+    /// Where events come from: `log` (the embedded one), `kafka`, or `dapr` (pushed); also the setting source.mode.
     #[arg(long, value_name = "SOURCE", env = "TASKTIDE_SOURCE")]
     pub source: Option<SourceMode>,
     /// PostgreSQL database for commits, instead of the data directory: `postgres://user:password@host/database`.
@@ -268,6 +268,8 @@ pub enum SourceMode {
     Log,
     /// A Kafka broker.
     Kafka,
+    /// The Dapr sidecar, which pushes.
+    Dapr,
 }
 
 impl FromStr for SourceMode {
@@ -277,7 +279,8 @@ impl FromStr for SourceMode {
         match text {
             "log" => Ok(SourceMode::Log),
             "kafka" => Ok(SourceMode::Kafka),
-            _ => Err("give log or kafka".to_owned()),
+            "dapr" => Ok(SourceMode::Dapr),
+            _ => Err("give log, kafka or dapr".to_owned()),
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct Demo {
 impl Demo {
     /// Starts all of it.
     pub async fn start(options: DemoOptions) -> anyhow::Result<Demo> {
-        let settings = Settings::load(options.config.as_deref())?;
+        let settings = Settings::load(options.config.as_deref()).await?;
         let (data_dir, dir) = data_dir(options.data_dir)?;
         // The Chat API first: the product must know where creates go.
         let mut chat = ChatApi::bind(chat_api::Config {

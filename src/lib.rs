@@ -7,6 +7,7 @@ pub mod cli;
 pub mod settings;
 pub mod run;
 pub mod ops;
+pub mod sidecar;
 pub mod reading;
 pub mod demo;
 pub mod verify;

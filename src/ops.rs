@@ -13,8 +13,10 @@ use base64::engine::general_purpose::STANDARD;
 use pipeline::Input;
 use pipeline::source::clock::ClockError;
 use pipeline::source::log::{LogError, NewRecord, records_of_body};
+use pipeline::source::push::Pushed;
 use pipeline::source::topics::TopicsError;
 use query_api::auth::{Caller, Scope};
+use query_api::index::RowQuery;
 use query_api::params::{Kind, Param, Params, pairs, param};
 use query_api::problem::{Code, Problem};
 use query_api::routes::Resource;
@@ -28,6 +30,8 @@ use uuid::Uuid;
 
 use crate::run::{Parts, keep_clock};
 
+/// Rows that are read of the index at once.
+const ROWS_A_READ: usize = 1000;
 /// Largest body of `POST /v1/events`.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -67,6 +71,17 @@ pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
         Resource::new("post", "/v1/ops/clock", "Moves a manual clock forward.", post(set_clock).with_state(parts()))
             .reads(JSON),
     ];
+    if parts().mirror.is_some() {
+        resources.push(
+            Resource::new(
+                "post",
+                "/v1/ops/state-mirror/rebuild",
+                "Writes the mirror in the state store anew.",
+                post(rebuild_mirror).with_state(parts()),
+            )
+            .succeeds(202),
+        );
+    }
     // On a broker it is the broker that takes events.
     if parts().log.is_some() {
         let events = post(append_events).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts());
@@ -306,12 +321,43 @@ async fn replay_dead_letter(
         value: Some(value),
         timestamp: parts.clock.now(),
     };
-    let topic = letter.topic.name();
-    let positions = parts.topics.append(topic, vec![record]).await.map_err(|error| {
-        error!(error = &error as &dyn std::error::Error, "could not put a dead letter back");
-        Problem::new(Code::NotReady, "The event cannot be stored now.")
-    })?;
+    let topic = letter.topic;
+    let not_now = || Problem::new(Code::NotReady, "The event cannot be stored now.");
+    let positions = match &parts.push {
+        // Where the sidecar reads the broker, what is put back comes from us, at a place of its own.
+        Some(push) => {
+            let NewRecord { key, headers, value, timestamp, .. } = record;
+            let pushed = Pushed { topic, place: None, timestamp: Some(timestamp), key, headers, value };
+            let positions = push.push(vec![pushed]).await.map_err(|_| not_now())?;
+            parts.settle().await?;
+            positions
+        }
+        None => parts.topics.append(topic.name(), vec![record]).await.map_err(|error| {
+            error!(error = &error as &dyn std::error::Error, "could not put a dead letter back");
+            not_now()
+        })?,
+    };
     Ok((StatusCode::ACCEPTED, Json(json!({"accepted": 1, "position": position_text(&positions)}))).into_response())
+}
+
+/// Has every row that is mirrored written again.
+async fn rebuild_mirror(State(parts): State<Arc<Parts>>, caller: Caller) -> Answer {
+    caller.require(Scope::Ops)?;
+    let Some(mirror) = &parts.mirror else { return Err(Problem::not_found("state mirror")) };
+    let mut rows = 0;
+    for (number, _) in parts.index.views().iter().enumerate() {
+        let mut query = RowQuery { limit: ROWS_A_READ, ..RowQuery::default() };
+        loop {
+            let page = parts.index.rows(number, &query);
+            rows += page.rows.len();
+            mirror.put(page.rows.iter().map(|row| (number as u8, row.key(), Some(row.clone()))));
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+    }
+    Ok((StatusCode::ACCEPTED, Json(json!({"rows": rows}))).into_response())
 }
 
 #[derive(Deserialize)]
@@ -358,7 +404,7 @@ impl Parts {
     }
 
     /// Returns once everything sent so far is committed and durable.
-    async fn settle(&self) -> Result<(), Problem> {
+    pub(crate) async fn settle(&self) -> Result<(), Problem> {
         let (reached, commit) = tokio::sync::oneshot::channel();
         self.send(Input::Barrier(Box::new(move |n| {
             // The asker may have gone away meanwhile.

@@ -16,6 +16,7 @@ use pipeline::source::Source;
 use pipeline::source::clock::Clock;
 use pipeline::source::kafka::{KafkaSource, KafkaTopics};
 use pipeline::source::log::{Log, LogSource};
+use pipeline::source::push::PushSource;
 use pipeline::source::topics::Topics;
 use pipeline::state::reminders::AlreadySent;
 use pipeline::{Input, InputSender};
@@ -24,6 +25,7 @@ use query_api::index::Index;
 use query_api::metrics::Metrics;
 use query_api::stream::{Hub, StreamConfig};
 use sinks::relay::Relay;
+use sinks::state_mirror::StateMirror;
 use sinks::store::{DataDir, Durable, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -46,8 +48,9 @@ pub use rate::Rate;
 use crate::cli::{ClockOption, RunOptions, SourceMode};
 use crate::run::targets::Outcomes;
 use crate::settings::Settings;
+use crate::settings::secrets::Sidecar;
 use crate::traces::Traces;
-use crate::{ops, reading};
+use crate::{ops, reading, sidecar};
 
 /// How long open calls may take when the process stops.
 const RELAY_GRACE: Duration = Duration::from_secs(5);
@@ -64,7 +67,7 @@ const CLOCK_FILE: &str = "manual-clock";
 
 /// `tasktide run`.
 pub async fn command(options: RunOptions) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(options.config.as_deref())?;
+    let settings = Settings::load(options.config.as_deref()).await?;
     let running = tokio::select! {
         running = start(&options, settings) => running?,
         // A standby has nothing to finish.
@@ -122,6 +125,10 @@ pub struct Parts {
     pub inputs: Mutex<Option<InputSender>>,
     /// The source that feeds it.
     pub source: Arc<dyn Source>,
+    /// The same, where the sidecar pushes.
+    pub push: Option<Arc<PushSource>>,
+    /// What writes the mirror in the sidecar's state store, if that is wanted.
+    pub mirror: Option<StateMirror>,
     /// What delivers actions.
     pub relay: Relay,
     /// The readers' index.
@@ -216,8 +223,8 @@ impl Running {
 pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<Running> {
     let dir = &options.data_dir;
     let mode = options.source.or(settings.source).unwrap_or(SourceMode::Log);
-    if mode == SourceMode::Kafka && options.clock != ClockOption::System {
-        anyhow::bail!("--clock manual:… is for the embedded log: the records of --source kafka carry their own time");
+    if mode != SourceMode::Log && options.clock != ClockOption::System {
+        anyhow::bail!("--clock manual:… is for the embedded log: records of a broker carry their own time");
     }
     std::fs::create_dir_all(dir).with_context(|| format!("could not make --data-dir {}", dir.display()))?;
     let listener = TcpListener::bind(options.listen)
@@ -240,7 +247,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let stream =
         StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
     let hub = Hub::new(stream, restored.n, &metrics);
-    let Feed { source, topics, log } = Feed::open(mode, dir, &settings, &restored.positions).await?;
+    let Feed { source, topics, log, push } = Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
     let rebuilds = restored.n == 0;
     let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();
@@ -269,12 +276,19 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
             store.append(commit);
         })
     };
+    let sidecar = Sidecar::from_environment();
+    let mirror = match settings.state_mirror {
+        true => Some(StateMirror::start(&sidecar.endpoint, sidecar.token.as_deref(), &views)?),
+        false => None,
+    };
     let parts = Arc::new(Parts {
         log,
         topics,
         store: store.clone(),
         inputs: Mutex::new(Some(pipeline.sender())),
         source,
+        push,
+        mirror,
         relay,
         index: index.clone(),
         metrics: metrics.clone(),
@@ -309,7 +323,9 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
             ..Default::default()
         },
     });
-    let router = query_api::router_with(api, ops::resources(&parts));
+    let mut resources = ops::resources(&parts);
+    resources.extend(sidecar::resources(&parts, settings.app_api_token.as_ref().map(|token| token.0.as_str())));
+    let router = query_api::router_with(api, resources);
     let shutdown = CancellationToken::new();
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
@@ -372,6 +388,9 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
             if let Some(traces) = &parts.traces {
                 traces.processed(commit);
             }
+            if let Some(mirror) = &parts.mirror {
+                mirror.offer(commit);
+            }
             hub.publish(commit, visible.take(commit.n), &shown);
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);
@@ -386,22 +405,38 @@ struct Feed {
     source: Arc<dyn Source>,
     topics: Arc<dyn Topics>,
     log: Option<Arc<Log>>,
+    push: Option<Arc<PushSource>>,
 }
 
 impl Feed {
     /// Opens the source at the committed positions.
-    async fn open(mode: SourceMode, dir: &Path, settings: &Settings, committed: &[NextOffset]) -> anyhow::Result<Feed> {
+    async fn open(
+        mode: SourceMode,
+        dir: &Path,
+        settings: &Settings,
+        committed: &[NextOffset],
+        clock: &Clock,
+    ) -> anyhow::Result<Feed> {
         match mode {
             SourceMode::Log => {
                 let log = Log::open(dir).await?;
                 let source = Arc::new(LogSource::open(log.clone(), committed, settings.allow_truncated)?);
-                Ok(Feed { source, topics: Arc::new(log.clone()), log: Some(log) })
+                Ok(Feed { source, topics: Arc::new(log.clone()), log: Some(log), push: None })
             }
             SourceMode::Kafka => {
                 let options = settings.kafka.options(settings.allow_truncated)?;
                 let topics = Arc::new(KafkaTopics::new(&options.access)?);
                 let source = Arc::new(KafkaSource::new(options, committed));
-                Ok(Feed { source, topics, log: None })
+                Ok(Feed { source, topics, log: None, push: None })
+            }
+            SourceMode::Dapr => {
+                let source = Arc::new(PushSource::open(committed, clock.clone()));
+                // Dead letters go to the broker where it is known, else to the embedded log.
+                let topics: Arc<dyn Topics> = match &settings.kafka.access {
+                    Some(access) => Arc::new(KafkaTopics::new(access)?),
+                    None => Arc::new(Log::open(dir).await?),
+                };
+                Ok(Feed { source: source.clone(), topics, log: None, push: Some(source) })
             }
         }
     }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
 mod kafka;
+pub mod secrets;
 mod store;
 
 pub use kafka::Kafka;
@@ -52,6 +53,10 @@ pub struct Settings {
     pub kafka: Kafka,
     /// `bootstrap.allow_truncated`: whether to go on where records are gone.
     pub allow_truncated: bool,
+    /// `app_api_token`: what the sidecar names itself by when it calls.
+    pub app_api_token: Option<Secret>,
+    /// `state_mirror`: whether reminders and occurrences are written to the sidecar's state store.
+    pub state_mirror: bool,
     /// `query.timeout`.
     pub query_timeout: Duration,
     /// `otel.endpoint`: base address of an OTLP collector that traces are sent to by HTTP; none without it.
@@ -111,6 +116,16 @@ pub enum SettingError {
         /// A value that works.
         example: &'static str,
     },
+    /// A reference to a secret leads nowhere.
+    #[error("setting \"{key}\" refers to secret:{reference}: {detail}")]
+    Secret {
+        /// Name.
+        key: String,
+        /// As given, without its scheme.
+        reference: String,
+        /// Why.
+        detail: String,
+    },
     /// The file cannot be read.
     #[error("could not read the settings file {path}: {detail}")]
     File {
@@ -122,8 +137,8 @@ pub enum SettingError {
 }
 
 impl Settings {
-    /// Reads the file, if one is given, and the process's environment.
-    pub fn load(file: Option<&Path>) -> Result<Settings, SettingError> {
+    /// Reads the file, if one is given, and the process's environment; asks the sidecar for secrets.
+    pub async fn load(file: Option<&Path>) -> Result<Settings, SettingError> {
         let mut given = BTreeMap::new();
         if let Some(path) = file {
             let unreadable = |detail: String| SettingError::File { path: path.to_owned(), detail };
@@ -136,6 +151,7 @@ impl Settings {
                 given.insert(key.to_ascii_lowercase().replace("__", "."), Value::String(value));
             }
         }
+        secrets::resolve(&mut given, &secrets::Sidecar::from_environment()).await?;
         Settings::read(given)
     }
 
@@ -204,7 +220,7 @@ impl Settings {
             }
             _ => {}
         }
-        for (key, only) in [("state_mirror", "off"), ("updates.publish", "false"), ("audit.retention", "unlimited")] {
+        for (key, only) in [("updates.publish", "false"), ("audit.retention", "unlimited")] {
             if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))?
                 && value != only
             {
@@ -216,7 +232,7 @@ impl Settings {
                 (t.starts_with("http://") || t.starts_with("https://")).then(|| t.to_owned())
             })?;
         config.traces = otel_endpoint.is_some();
-        let source = from.text("source.mode", "log or kafka", "kafka", |t| t.parse().ok())?;
+        let source = from.text("source.mode", "log, kafka or dapr", "kafka", |t| t.parse().ok())?;
         let allow_truncated =
             from.text("bootstrap.allow_truncated", "true or false", "false", |t| t.parse::<bool>().ok())?;
         let settings = Settings {
@@ -224,6 +240,16 @@ impl Settings {
             kafka: Kafka::read(&mut from)?,
             allow_truncated: allow_truncated.unwrap_or(false),
             otel_endpoint,
+            app_api_token: from.text("app_api_token", "a text", "secret:kubernetes/app-token/token", |t| {
+                (!t.is_empty()).then(|| Secret(t.to_owned()))
+            })?,
+            state_mirror: from
+                .text("state_mirror", "off or dapr", "off", |t| match t {
+                    "off" => Some(false),
+                    "dapr" => Some(true),
+                    _ => None,
+                })?
+                .unwrap_or(false),
             store: StoreSettings::read(&mut from)?,
             create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
             create_by_invoke: via.unwrap_or(false),

@@ -34,7 +34,7 @@ const ENTRIES_A_PAGE: usize = 1000;
 
 /// Runs the command.
 pub async fn command(options: VerifyOptions) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(options.config.as_deref())?;
+    let settings = Settings::load(options.config.as_deref()).await?;
     let report = verify(&options.data_dir, options.store.as_ref(), settings).await?;
     for line in &report.shown {
         println!("{line}");

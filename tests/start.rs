@@ -31,7 +31,7 @@ fn settings_are_checked_before_anything_starts() {
         &[("TASKTIDE_REMINDRS__MAX_LATE", "P7D")],
         &["remindrs.max_late", "did you mean \"reminders.max_late\""],
     );
-    check(&args, &[("TASKTIDE_STATE_MIRROR", "dapr")], &["state_mirror", "cannot do yet"]);
+    check(&args, &[("TASKTIDE_STATE_MIRROR", "redis")], &["state_mirror", "\"redis\"", "off"]);
     check(&args, &[("TASKTIDE_WEBHOOK__SECRET", "whsec_???")], &["webhook.secret"]);
     let file = dir.path().join("settings.toml");
     std::fs::write(&file, "[reminders]\nall_day_hour = \"9 o'clock\"\n").unwrap();

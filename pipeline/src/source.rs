@@ -14,6 +14,7 @@ use tokio::sync::watch;
 pub mod clock;
 pub mod kafka;
 pub mod log;
+pub mod push;
 pub mod topics;
 
 /// Most records of a batch.

@@ -2,3 +2,4 @@
 
 pub mod store;
 pub mod relay;
+pub mod state_mirror;

@@ -40,7 +40,7 @@ const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(options.config.as_deref())?;
+    let settings = Settings::load(options.config.as_deref()).await?;
     let url = options.store.as_ref().or(settings.store.url.as_ref());
     let url = url.context("give the pipeline's database: --store postgres://user:password@host/database")?;
     let database = store::database(url, &settings)?;

@@ -15,13 +15,13 @@ use crate::settings::Settings;
 pub async fn command(options: TopicsOptions) -> anyhow::Result<ExitCode> {
     match options.task {
         TopicsTask::Apply(options) => {
-            let admin = admin(&options)?;
+            let admin = admin(&options).await?;
             for line in admin.apply().await? {
                 println!("{line}");
             }
             tell_differences(&admin).await
         }
-        TopicsTask::Check(options) => tell_differences(&admin(&options)?).await,
+        TopicsTask::Check(options) => tell_differences(&admin(&options).await?).await,
         TopicsTask::Render(options) => {
             print!("{}", render(&options));
             Ok(ExitCode::SUCCESS)
@@ -46,8 +46,8 @@ fn replication(copies: ReplicationOptions) -> Replication {
     Replication { factor: copies.replication, min_in_sync: copies.min_insync }
 }
 
-fn admin(options: &BrokerOptions) -> anyhow::Result<Admin> {
-    let settings = Settings::load(options.config.as_deref())?;
+async fn admin(options: &BrokerOptions) -> anyhow::Result<Admin> {
+    let settings = Settings::load(options.config.as_deref()).await?;
     let access = match (&options.brokers, settings.kafka.access.clone()) {
         (Some(brokers), Some(access)) => Access { brokers: brokers.clone(), ..access },
         (Some(brokers), None) => Access::plain(brokers.clone()),

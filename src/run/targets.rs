@@ -19,6 +19,7 @@ use topics::action::{Action, Outcome, OutcomeResult};
 
 use crate::cli::Actions;
 use crate::settings::Settings;
+use crate::settings::secrets::Sidecar;
 use crate::traces::Traces;
 
 /// Outcomes of one input of the dataflow, at most.
@@ -48,13 +49,8 @@ pub(super) fn target(actions: &Actions, settings: &Settings, topics: &Arc<dyn To
         Actions::Log => Target::Log(to_log()),
         Actions::ChatApi(url) => Target::ChatApi { url: url.clone(), log: to_log() },
         Actions::Dapr => {
-            let port = std::env::var("DAPR_HTTP_PORT").unwrap_or_else(|_| "3500".to_owned());
-            let endpoint = std::env::var("DAPR_HTTP_ENDPOINT").unwrap_or_else(|_| format!("http://127.0.0.1:{port}"));
-            Target::Dapr(Dapr {
-                endpoint,
-                token: std::env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()),
-                create_by_invoke: settings.create_by_invoke,
-            })
+            let Sidecar { endpoint, token } = Sidecar::from_environment();
+            Target::Dapr(Dapr { endpoint, token, create_by_invoke: settings.create_by_invoke })
         }
     }
 }

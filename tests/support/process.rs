@@ -30,6 +30,11 @@ impl Process {
         Process::spawn(command(&args).envs(env.iter().copied()))
     }
 
+    /// Starts the binary with settings in the environment, and waits until it has printed an address.
+    pub fn with(args: &[&str], env: &[(&str, &str)]) -> Process {
+        Process::spawn(command(args).envs(env.iter().copied()))
+    }
+
     /// Starts the binary and waits until it has printed an address.
     pub fn start(args: &[&str]) -> Process {
         Process::spawn(&mut command(args))

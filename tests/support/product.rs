@@ -42,19 +42,37 @@ pub fn topics_of(brokers: &str) -> Arc<dyn Topics> {
     Arc::new(KafkaTopics::new(&Access::plain(brokers)).expect("a producer"))
 }
 
+/// Something that is asked over HTTP: the product in this process, or an address.
+pub trait Served {
+    /// Its base address.
+    fn base(&self) -> String;
+}
+
+impl Served for Running {
+    fn base(&self) -> String {
+        format!("http://{}", self.addr())
+    }
+}
+
+impl Served for str {
+    fn base(&self) -> String {
+        self.to_owned()
+    }
+}
+
 /// An answer: status and body.
-pub async fn ask(running: &Running, path: &str) -> (u16, Value) {
-    let answer = reqwest::get(format!("http://{}{path}", running.addr())).await.expect("it serves");
+pub async fn ask(at: &(impl Served + ?Sized), path: &str) -> (u16, Value) {
+    let answer = reqwest::get(format!("{}{path}", at.base())).await.expect("it serves");
     let status = answer.status().as_u16();
     (status, answer.json().await.unwrap_or_default())
 }
 
 /// Every row of a list, page after page.
-pub async fn all(running: &Running, path: &str) -> Vec<Value> {
+pub async fn all(at: &(impl Served + ?Sized), path: &str) -> Vec<Value> {
     let joint = if path.contains('?') { '&' } else { '?' };
     let (mut rows, mut cursor) = (Vec::new(), String::new());
     loop {
-        let (status, page) = ask(running, &format!("{path}{joint}limit=200{cursor}")).await;
+        let (status, page) = ask(at, &format!("{path}{joint}limit=200{cursor}")).await;
         assert_eq!(status, 200, "{path}: {page}");
         rows.extend(page["items"].as_array().expect("a list").iter().cloned());
         match page["nextCursor"].as_str() {
@@ -87,16 +105,31 @@ pub async fn settled(running: &Running, topics: &dyn Topics) {
     .await;
 }
 
+/// Waits until an address shows everything on the topic as committed.
+pub async fn committed(at: &(impl Served + ?Sized), topics: &dyn Topics) {
+    let bounds = topics.bounds("task-events").await.expect("the topic");
+    until("everything is committed", async || {
+        let (_, status) = ask(at, "/v1/views/status").await;
+        let partitions = status["source"]["partitions"].as_array().cloned().unwrap_or_default();
+        bounds.iter().filter(|b| b.end > b.start).all(|b| {
+            let is_there = |p: &Value| p["partition"] == b.partition && p["committed"].as_i64() >= Some(b.end - 1);
+            partitions.iter().any(is_there)
+        })
+    })
+    .await;
+}
+
 /// All views, without what says when or in which run they were made.
-pub async fn views(running: &Running) -> Vec<(String, Vec<Value>)> {
+pub async fn views(at: &(impl Served + ?Sized)) -> Vec<(String, Vec<Value>)> {
     let mut views = Vec::new();
     for path in
         ["/v1/tasks?status=all", "/v1/occurrences", "/v1/reminders", "/v1/audit?order=asc", "/v1/ops/dead-letters"]
     {
-        let mut rows = all(running, path).await;
+        let mut rows = all(at, path).await;
         for row in &mut rows {
             let fields = row.as_object_mut().expect("a row");
-            for name in ["recordedAt", "hash", "prevHash"] {
+            // Whether a reminder was handed over before it was cancelled is a race with the backlog.
+            for name in ["recordedAt", "hash", "prevHash", "late"] {
                 fields.remove(name);
             }
             // Numbers of the store, in the order in which partitions came.

@@ -15,7 +15,7 @@ use components::{find, install_packages};
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
 
 const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] =
-    &[("browser", browser), ("kafka", kafka), ("postgres", postgres)];
+    &[("browser", browser), ("kafka", kafka), ("postgres", postgres), ("redis", redis), ("daprd", daprd)];
 
 /// Makes sure that every component is there, and returns where.
 pub(crate) fn find_all() -> anyhow::Result<Environment> {
@@ -30,6 +30,18 @@ pub(crate) fn find_all() -> anyhow::Result<Environment> {
 /// A broker of Kafka; tests find it where it was installed.
 fn kafka() -> anyhow::Result<Environment> {
     components::kafka::install()?;
+    Ok(Environment::new())
+}
+
+/// Redis, as a state store.
+fn redis() -> anyhow::Result<Environment> {
+    components::redis::program()?;
+    Ok(Environment::new())
+}
+
+/// The Dapr sidecar, built once.
+fn daprd() -> anyhow::Result<Environment> {
+    components::daprd::program()?;
     Ok(Environment::new())
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn encode(changes: &Changes, views: &[ViewSpec], packer: &mut zstd::b
         to.extend_from_slice(key.as_bytes());
         text.clear();
         if let Some(row) = row {
-            row.write_json(&mut text);
+            row.write_stored(&mut text);
         }
         put_blob(&mut to, &text); // no row is empty text
     }

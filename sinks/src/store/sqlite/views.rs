@@ -226,7 +226,7 @@ pub(crate) async fn put_view_rows(
             .bind(row.task().map(|task| task.0.as_bytes().to_vec()));
         let query = (0..view.columns.len()).fold(query, |query, column| bind_value(query, row.column(column)));
         let mut body = Vec::with_capacity(512);
-        row.write_json(&mut body);
+        row.write_stored(&mut body);
         query.bind(String::from_utf8_lossy(&body).into_owned())
     })
     .await

@@ -1,0 +1,84 @@
+//! Settings that are kept in a secret store: `secret:<store>/<key>` or `secret:<store>/<key>/<field>` in any setting's
+//! place is what the sidecar's secrets API has there when the process starts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::SettingError;
+
+/// What begins a reference.
+const SCHEME: &str = "secret:";
+/// How long the sidecar is waited for.
+const SIDECAR_WITHIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Where the sidecar is, and what it wants to hear.
+pub struct Sidecar {
+    /// Its address, without a slash at the end.
+    pub endpoint: String,
+    /// `DAPR_API_TOKEN`.
+    pub token: Option<String>,
+}
+
+impl Sidecar {
+    /// As the environment says (contract §4).
+    pub fn from_environment() -> Sidecar {
+        let port = std::env::var("DAPR_HTTP_PORT").unwrap_or_else(|_| "3500".to_owned());
+        let endpoint = std::env::var("DAPR_HTTP_ENDPOINT").unwrap_or_else(|_| format!("http://127.0.0.1:{port}"));
+        let token = std::env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty());
+        Sidecar { endpoint: endpoint.trim_end_matches('/').to_owned(), token }
+    }
+}
+
+/// Puts what they refer to in the place of references.
+pub async fn resolve(given: &mut BTreeMap<String, Value>, sidecar: &Sidecar) -> Result<(), SettingError> {
+    for (key, value) in given.iter_mut() {
+        let Some(reference) = value.as_str().and_then(|text| text.strip_prefix(SCHEME)) else { continue };
+        *value = Value::String(look_up(key, reference, sidecar).await?);
+    }
+    Ok(())
+}
+
+async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<String, SettingError> {
+    let failed =
+        |detail: String| SettingError::Secret { key: setting.to_owned(), reference: reference.to_owned(), detail };
+    let mut parts = reference.splitn(3, '/');
+    let (Some(store), Some(name)) = (parts.next(), parts.next()) else {
+        return Err(failed("a reference is secret:<store>/<key> or secret:<store>/<key>/<field>".to_owned()));
+    };
+    let field = parts.next();
+    let url = format!("{}/v1.0/secrets/{store}/{name}", sidecar.endpoint);
+    let client = reqwest::Client::new();
+    let began = Instant::now();
+    let answer = loop {
+        let mut request = client.get(&url);
+        if let Some(token) = &sidecar.token {
+            request = request.header("dapr-api-token", token);
+        }
+        match request.send().await {
+            Ok(answer) => break answer,
+            Err(error) if began.elapsed() >= SIDECAR_WITHIN => {
+                return Err(failed(format!("the sidecar at {} does not answer ({error})", sidecar.endpoint)));
+            }
+            // It may start after us.
+            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+        }
+    };
+    let status = answer.status();
+    let text = answer.text().await.map_err(|error| failed(error.to_string()))?;
+    if !status.is_success() || status == reqwest::StatusCode::NO_CONTENT {
+        return Err(failed(format!("the sidecar answers {status} {text}")));
+    }
+    let fields: BTreeMap<String, String> =
+        serde_json::from_str(&text).map_err(|_| failed("the sidecar's answer is no map of texts".to_owned()))?;
+    let found = match field {
+        Some(field) => fields.get(field),
+        None => fields.get(name).or_else(|| fields.values().next().filter(|_| fields.len() == 1)),
+    };
+    found.cloned().ok_or_else(|| {
+        let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+        failed(format!("it has the fields {}", names.join(", ")))
+    })
+}
