@@ -165,6 +165,9 @@ pub struct DemoOptions {
     /// Address to serve on; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// On a real Kafka, PostgreSQL, Redis and Dapr sidecar, started by the command, installed where missing.
+    #[arg(long)]
+    pub real: bool,
     /// How many simulated users.
     #[arg(long, default_value_t = 6)]
     pub users: usize,

@@ -12,6 +12,10 @@ use crate::cli::{Actions, ClockOption, DemoOptions, RunOptions, SourceMode};
 use crate::run;
 use crate::settings::Settings;
 
+mod real;
+
+use real::Real;
+
 /// Runs the command.
 pub async fn command(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let demo = Demo::start(options).await?;
@@ -20,6 +24,9 @@ pub async fn command(options: DemoOptions) -> anyhow::Result<ExitCode> {
         "Chat API  http://{}/api/tasks   owns the tasks; {} simulated users work in it",
         demo.chat_addr, demo.users
     );
+    if let Some(real) = &demo.real {
+        println!("{}", real.addresses());
+    }
     println!("Ctrl-C stops.");
     run::stop_signal().await;
     info!("stopping");
@@ -38,6 +45,8 @@ pub struct Demo {
     chat: tokio::task::JoinHandle<Result<(), chat_api::StartError>>,
     end_of_life: CancellationToken,
     end_of_chat: CancellationToken,
+    /// What it runs on, where that is not embedded.
+    real: Option<Real>,
     /// Removed when the demo ends.
     _dir: Option<tempfile::TempDir>,
 }
@@ -45,7 +54,7 @@ pub struct Demo {
 impl Demo {
     /// Starts all of it.
     pub async fn start(options: DemoOptions) -> anyhow::Result<Demo> {
-        let settings = Settings::load(options.config.as_deref()).await?;
+        let mut settings = Settings::load(options.config.as_deref()).await?;
         let (data_dir, dir) = data_dir(options.data_dir)?;
         // The Chat API first: the product must know where creates go.
         let mut chat = ChatApi::bind(chat_api::Config {
@@ -57,23 +66,30 @@ impl Demo {
         .await
         .context("could not start the Chat API")?;
         let chat_addr = chat.addr();
-        let run_options = RunOptions {
-            store: None,
+        let mut run_options = RunOptions {
             data_dir,
             listen: options.listen,
             source: Some(SourceMode::Log),
+            store: None,
             actions: Actions::ChatApi(format!("http://{chat_addr}")),
             clock: ClockOption::System,
             config: options.config,
         };
+        let real = match options.real {
+            true => Some(Real::start(chat_addr, &mut run_options, &mut settings).await?),
+            false => None,
+        };
         let tasktide = run::start(&run_options, settings).await?;
-        chat.publish_to(format!("http://{}/v1/events", tasktide.addr()));
+        chat.publish_to(match &real {
+            Some(real) => real.events_url(),
+            None => format!("http://{}/v1/events", tasktide.addr()),
+        });
         let (end_of_life, end_of_chat) = (CancellationToken::new(), CancellationToken::new());
         let chat = tokio::spawn(chat.run(end_of_chat.clone().cancelled_owned()));
         let users =
             SimulatedUsers { base_url: format!("http://{chat_addr}"), users: options.users, seed: options.seed };
         let life = tokio::spawn(users.run(end_of_life.clone().cancelled_owned()));
-        Ok(Demo { tasktide, chat_addr, users: options.users, life, chat, end_of_life, end_of_chat, _dir: dir })
+        Ok(Demo { tasktide, chat_addr, users: options.users, life, chat, end_of_life, end_of_chat, real, _dir: dir })
     }
 
     /// Users first, then the Chat API with its last events, then the product.
@@ -82,7 +98,11 @@ impl Demo {
         self.life.await.context("the simulated users ended badly")?;
         self.end_of_chat.cancel();
         self.chat.await.context("the Chat API ended badly")??;
-        self.tasktide.stop().await
+        self.tasktide.stop().await?;
+        if let Some(real) = self.real {
+            real.stop().await?;
+        }
+        Ok(())
     }
 }
 

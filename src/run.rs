@@ -48,7 +48,6 @@ pub use rate::Rate;
 use crate::cli::{ClockOption, RunOptions, SourceMode};
 use crate::run::targets::Outcomes;
 use crate::settings::Settings;
-use crate::settings::secrets::Sidecar;
 use crate::traces::Traces;
 use crate::{ops, reading, sidecar};
 
@@ -276,7 +275,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
             store.append(commit);
         })
     };
-    let sidecar = Sidecar::from_environment();
+    let sidecar = &settings.sidecar;
     let mirror = match settings.state_mirror {
         true => Some(StateMirror::start(&sidecar.endpoint, sidecar.token.as_deref(), &views)?),
         false => None,

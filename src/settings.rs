@@ -53,6 +53,8 @@ pub struct Settings {
     pub kafka: Kafka,
     /// `bootstrap.allow_truncated`: whether to go on where records are gone.
     pub allow_truncated: bool,
+    /// The Dapr sidecar, as the environment says.
+    pub sidecar: secrets::Sidecar,
     /// `app_api_token`: what the sidecar names itself by when it calls.
     pub app_api_token: Option<Secret>,
     /// `state_mirror`: whether reminders and occurrences are written to the sidecar's state store.
@@ -240,6 +242,7 @@ impl Settings {
             kafka: Kafka::read(&mut from)?,
             allow_truncated: allow_truncated.unwrap_or(false),
             otel_endpoint,
+            sidecar: secrets::Sidecar::from_environment(),
             app_api_token: from.text("app_api_token", "a text", "secret:kubernetes/app-token/token", |t| {
                 (!t.is_empty()).then(|| Secret(t.to_owned()))
             })?,

@@ -49,7 +49,7 @@ pub(super) fn target(actions: &Actions, settings: &Settings, topics: &Arc<dyn To
         Actions::Log => Target::Log(to_log()),
         Actions::ChatApi(url) => Target::ChatApi { url: url.clone(), log: to_log() },
         Actions::Dapr => {
-            let Sidecar { endpoint, token } = Sidecar::from_environment();
+            let Sidecar { endpoint, token } = settings.sidecar.clone();
             Target::Dapr(Dapr { endpoint, token, create_by_invoke: settings.create_by_invoke })
         }
     }

@@ -15,11 +15,18 @@ const SIDECAR_WITHIN: Duration = Duration::from_secs(60);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Where the sidecar is, and what it wants to hear.
+#[derive(Clone)]
 pub struct Sidecar {
     /// Its address, without a slash at the end.
     pub endpoint: String,
     /// `DAPR_API_TOKEN`.
     pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Sidecar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sidecar").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 impl Sidecar {
