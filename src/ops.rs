@@ -144,7 +144,7 @@ async fn append(parts: &Parts, records: Vec<NewRecord>) -> Result<Vec<Position>,
         }
         error if error.is_closed() => Problem::new(Code::NotReady, "The process is stopping."),
         error => {
-            error!(error = &error as &dyn std::error::Error, "could not append events");
+            error!(error = %topics::chain::chain(&error), "could not append events");
             Problem::new(Code::NotReady, "The events cannot be stored now; nothing of them was.")
         }
     })
@@ -333,7 +333,7 @@ async fn replay_dead_letter(
             positions
         }
         None => parts.topics.append(topic.name(), vec![record]).await.map_err(|error| {
-            error!(error = &error as &dyn std::error::Error, "could not put a dead letter back");
+            error!(error = %topics::chain::chain(&error), "could not put a dead letter back");
             not_now()
         })?,
     };
@@ -390,7 +390,7 @@ async fn set_clock(State(parts): State<Arc<Parts>>, caller: Caller, body: Bytes)
 }
 
 fn store_trouble(error: StoreError) -> Problem {
-    error!(error = &error as &dyn std::error::Error, "the store did not answer");
+    error!(error = %topics::chain::chain(&error), "the store did not answer");
     Problem::internal()
 }
 

@@ -487,7 +487,7 @@ async fn read_back(parts: &Weak<Parts>) -> Option<Vec<AlreadySent>> {
             Ok(sent) => return Some(sent),
             Err(error) => {
                 *parts.upgrade()?.before_source.lock().expect("never poisoned") = Some(error.code());
-                error!(error = &error as &dyn std::error::Error, "could not read task-reminders back; will try again");
+                error!(error = %topics::chain::chain(&error), "could not read task-reminders back; will try again");
                 tokio::time::sleep(READ_BACK_AGAIN).await;
             }
         }

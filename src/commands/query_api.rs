@@ -182,7 +182,7 @@ impl StatusSource for Status {
 
     async fn report(&self) -> Report {
         let actions = self.replica.open_actions().await.unwrap_or_else(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the outbox cannot be counted now");
+            tracing::warn!(error = %topics::chain::chain(&error), "the outbox cannot be counted now");
             Vec::new()
         });
         let seen = self.index.freshness();

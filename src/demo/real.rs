@@ -151,7 +151,7 @@ async fn append(State(topics): State<Arc<dyn Topics>>, headers: HeaderMap, body:
     match topics.append("task-events", records).await {
         Ok(_) => StatusCode::ACCEPTED,
         Err(error) => {
-            error!(error = &error as &dyn std::error::Error, "the broker did not take events; they are posted again");
+            error!(error = %topics::chain::chain(&error), "the broker did not take events; they are posted again");
             StatusCode::SERVICE_UNAVAILABLE
         }
     }

@@ -45,7 +45,7 @@ impl Writer {
                 Err(error) if error.is_closed() => return,
                 Err(TopicsError::Broker(BrokerError::TooLarge { bytes, .. })) => cut(&mut records, bytes),
                 Err(error) => {
-                    error!(error = &error as &dyn std::error::Error, "could not write dead letters; will try again");
+                    error!(error = %topics::chain::chain(&error), "could not write dead letters; will try again");
                     std::thread::sleep(TRY_AGAIN);
                 }
             }

@@ -40,6 +40,11 @@ impl Process {
         Process::spawn(&mut command(args))
     }
 
+    /// Starts a command that becomes the binary.
+    pub fn of(command: &mut Command) -> Process {
+        Process::spawn(command)
+    }
+
     fn spawn(command: &mut Command) -> Process {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut printed = Vec::new();

@@ -19,6 +19,7 @@ pub mod view;
 pub mod trace;
 pub mod commit;
 pub mod schemas;
+pub mod chain;
 
 pub use ids::{TaskId, UserId};
 pub use record::{Position, Record};

@@ -369,7 +369,7 @@ impl Log {
                     Ok(0) => {}
                     Ok(records) => tracing::info!(records, "trimmed the log by its topics' retention"),
                     Err(LogError::Closed) => return,
-                    Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "could not trim the log"),
+                    Err(error) => tracing::warn!(error = %topics::chain::chain(&error), "could not trim the log"),
                 }
             }
         });

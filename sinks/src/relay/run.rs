@@ -195,7 +195,7 @@ async fn append(shared: &Shared, calls: Vec<Call>) -> Vec<(Uuid, Verdict)> {
         false => match log.append(TASK_REMINDERS, records).await {
             Ok(()) => Verdict::Delivered,
             Err(error) => {
-                tracing::warn!(error = &*error as &dyn std::error::Error, "could not append reminders; will try again");
+                tracing::warn!(error = %topics::chain::chain(&*error), "could not append reminders; will try again");
                 Verdict::Retry { error: "the log could not be written".to_owned(), ambiguous: false, after: None }
             }
         },
@@ -258,7 +258,7 @@ async fn read_left_out(shared: Arc<Shared>, lane: usize, room: usize) -> Done {
         let page = match ledger.open_actions(after, PAGE).await {
             Ok(page) => page,
             Err(error) => {
-                tracing::warn!(error = &*error as &dyn std::error::Error, "could not read the ledger; will try again");
+                tracing::warn!(error = %topics::chain::chain(&*error), "could not read the ledger; will try again");
                 return Done::Read { read, all: false, failed: true };
             }
         };
@@ -283,7 +283,7 @@ pub(super) async fn read_again(shared: Arc<Shared>, id: Uuid) {
         None => Ok(None),
     };
     let read = found.unwrap_or_else(|error| {
-        tracing::warn!(%id, error = &*error as &dyn std::error::Error, "could not read an action of the ledger");
+        tracing::warn!(%id, error = %topics::chain::chain(&*error), "could not read an action of the ledger");
         None
     });
     let clock = (shared.ports.clock)();

@@ -55,6 +55,13 @@ pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
 /// Opens the file for its one writer, making it when there is none.
 pub(super) async fn open_for_writing(path: &Path) -> Result<SqliteConnection, LogError> {
     check_header(path)?;
+    let mut connection = connect_for_writing(path).await?;
+    prepare(path, &mut connection).await?;
+    Ok(connection)
+}
+
+/// Connects to a file that was prepared before.
+pub(super) async fn connect_for_writing(path: &Path) -> Result<SqliteConnection, LogError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -66,9 +73,7 @@ pub(super) async fn open_for_writing(path: &Path) -> Result<SqliteConnection, Lo
         .pragma("wal_autocheckpoint", "1000")
         .pragma("journal_size_limit", "67108864")
         .disable_statement_logging();
-    let mut connection = options.connect().await.map_err(|e| failed(path, "open", e))?;
-    prepare(path, &mut connection).await?;
-    Ok(connection)
+    options.connect().await.map_err(|e| failed(path, "open", e))
 }
 
 /// Refuses what is plainly no log before SQLite touches the file.
@@ -310,7 +315,7 @@ pub(super) async fn watch_other_writer(readers: Readers, shared: Arc<Shared>, pe
                     shared.announce();
                 }
             }
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "could not look at the log again"),
+            Err(error) => tracing::warn!(error = %topics::chain::chain(&error), "could not look at the log again"),
         }
     }
 }

@@ -225,7 +225,7 @@ async fn read_ahead(shared: Arc<Shared>, batches: mpsc::Sender<Batch>) {
                 batch
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "could not read the log; will try again");
+                tracing::error!(error = %topics::chain::chain(&error), "could not read the log; will try again");
                 *shared.trouble.lock().expect("never poisoned") = Some(Arc::new(SourceError::Log(error)));
                 if stopped_within(&shared, TRY_AGAIN).await {
                     return;

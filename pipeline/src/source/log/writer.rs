@@ -10,7 +10,7 @@ use topics::topic_list::TOPICS;
 use topics::{Position, Timestamp};
 
 use super::block::{Block, Encoder, OpenBlock};
-use super::database::failed;
+use super::database::{connect_for_writing, failed};
 use super::{LogError, NewRecord, Shared};
 
 type Answer = oneshot::Sender<Result<Vec<Position>, LogError>>;
@@ -61,7 +61,7 @@ fn encode(mut waiting: mpsc::Receiver<Append>, jobs: &mpsc::Sender<Job>, shared:
     let mut encoder = match Encoder::new() {
         Ok(encoder) => encoder,
         Err(source) => {
-            tracing::error!(error = &source as &dyn std::error::Error, "could not start the log's writer");
+            tracing::error!(error = %topics::chain::chain(&source), "could not start the log's writer");
             return;
         }
     };
@@ -161,7 +161,11 @@ pub(super) async fn write(mut connection: SqliteConnection, mut jobs: mpsc::Rece
         };
         match job {
             Job::Trim { now, answer } => {
-                let _ = answer.send(trim(&mut connection, &shared, now).await);
+                let trimmed = trim(&mut connection, &shared, now).await;
+                if trimmed.is_err() {
+                    reconnect(&mut connection, &shared).await;
+                }
+                let _ = answer.send(trimmed);
             }
             Job::Store(first) => {
                 let mut records = first.records;
@@ -184,7 +188,7 @@ pub(super) async fn write(mut connection: SqliteConnection, mut jobs: mpsc::Rece
         }
     }
     if let Err(error) = connection.close().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "could not close the log");
+        tracing::warn!(error = %topics::chain::chain(&error), "could not close the log");
     }
 }
 
@@ -218,10 +222,25 @@ async fn store(connection: &mut SqliteConnection, shared: &Shared, together: Vec
         Err(error) => {
             shared.failures.fetch_add(1, Ordering::AcqRel);
             let error = failed(&shared.path, "write to", error);
-            tracing::error!(error = &error as &dyn std::error::Error, "could not append to the log");
+            tracing::error!(error = %topics::chain::chain(&error), "could not append to the log");
             for packed in accepted {
                 refuse(packed, &error);
             }
+            reconnect(connection, shared).await;
+        }
+    }
+}
+
+/// Puts a new connection in the place of one whose transaction failed: when SQLite gave it up by itself, as on a full
+/// disk, the old one counts it as open for ever.
+async fn reconnect(connection: &mut SqliteConnection, shared: &Shared) {
+    match connect_for_writing(&shared.path).await {
+        Ok(new) => {
+            // What it had to say was said by the write that failed.
+            let _ = std::mem::replace(connection, new).close().await;
+        }
+        Err(error) => {
+            tracing::warn!(error = %topics::chain::chain(&error), "could not open the log again; will try with the next append")
         }
     }
 }

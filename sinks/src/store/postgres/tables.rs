@@ -114,7 +114,7 @@ async fn flush_until_done(
         };
         *conn = None;
         let error = db.failed("bring the tables up to date")(source);
-        tracing::error!(error = &error as &dyn std::error::Error, "the tables refuse a flush; will retry");
+        tracing::error!(error = %topics::chain::chain(&error), "the tables refuse a flush; will retry");
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(Duration::from_secs(5));
     }

@@ -336,7 +336,7 @@ async fn write_until_done(writer: &mut Writer, group: &Group, shared: &Shared) -
         }
         let error = writer.db.failed("write a commit")(source);
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        tracing::error!(error = &error as &dyn std::error::Error, "the database refuses a commit; will retry");
+        tracing::error!(error = %topics::chain::chain(&error), "the database refuses a commit; will retry");
         shared.set_failing(Some(format!("{error}{cause}")));
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(Duration::from_secs(2));
@@ -364,7 +364,7 @@ async fn erase_until_done(writer: &mut Writer, users: &[u32], shared: &Arc<Share
             }
             Err(error) => {
                 tracing::error!(
-                    error = &error as &dyn std::error::Error,
+                    error = %topics::chain::chain(&error),
                     "a user's entries are not erased yet; will retry"
                 );
                 shared.set_failing(Some(error.to_string()));

@@ -88,6 +88,17 @@ impl Db {
             .map_err(self.failed("open"))
     }
 
+    /// Puts a new connection in the place of one whose transaction failed: when SQLite gave it up by itself, as on a full
+    /// disk, the old one counts it as open for ever.
+    pub(crate) async fn open_anew(&self, conn: &mut SqliteConnection) {
+        match self.open_plain().await {
+            Ok(new) => close(std::mem::replace(conn, new)).await,
+            Err(error) => {
+                tracing::warn!(error = %topics::chain::chain(&error), "a file cannot be opened again; will retry")
+            }
+        }
+    }
+
     /// Opens the file for reading, beside its writer.
     pub(crate) fn reading(&self) -> SqliteConnectOptions {
         self.options().read_only(true).pragma("cache_size", "-16000")

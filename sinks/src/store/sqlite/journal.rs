@@ -232,10 +232,11 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
             }
             Err(source) => {
                 let error = db.failed("write a commit")(source);
-                tracing::error!(error = &error as &dyn std::error::Error, "the journal refuses a commit; will retry");
+                tracing::error!(error = %topics::chain::chain(&error), "the journal refuses a commit; will retry");
                 shared.set_failing(Some(error.to_string()));
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(Duration::from_secs(5));
+                db.open_anew(&mut journal.conn).await;
             }
         }
     }
@@ -244,10 +245,11 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
 async fn erase_until_done(journal: &mut Journal, users: &[u32], shared: &Shared, db: &Db) {
     let mut pause = Duration::from_millis(50);
     while let Err(error) = erase::run(&mut journal.conn, users, shared, db).await {
-        tracing::error!(error = &error as &dyn std::error::Error, "a user's entries are not erased yet; will retry");
+        tracing::error!(error = %topics::chain::chain(&error), "a user's entries are not erased yet; will retry");
         shared.set_failing(Some(error.to_string()));
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(Duration::from_secs(5));
+        db.open_anew(&mut journal.conn).await;
     }
     shared.set_failing(None);
     journal.pages = LOG_PAGES;

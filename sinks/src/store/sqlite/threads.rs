@@ -16,7 +16,7 @@ pub(crate) async fn open_again(shared: &Shared, db: &Db) -> Option<SqliteConnect
         match db.open_plain().await {
             Ok(conn) => return Some(conn),
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a file cannot be opened again; will retry");
+                tracing::error!(error = %topics::chain::chain(&error), "a file cannot be opened again; will retry");
                 shared.set_failing(Some(error.to_string()));
             }
         }
@@ -38,9 +38,10 @@ pub(crate) async fn index_runs(shared: Arc<Shared>, db: Db) {
             Err(source) => {
                 let error = db.failed("write a run")(source);
                 tracing::error!(
-                    error = &error as &dyn std::error::Error,
+                    error = %topics::chain::chain(&error),
                     "the audit's indexes stay in memory; will retry"
                 );
+                db.open_anew(&mut conn).await;
             }
         }
         std::thread::park_timeout(Duration::from_millis(250));

@@ -58,12 +58,18 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored:
         if dirty.n > shared.applied.load(Ordering::Acquire) && due {
             let started = Instant::now();
             let mut pause = Duration::from_millis(100);
+            let mut refused = false;
             while let Err(source) = flush(&mut conn, &dirty, &shared).await {
                 let error = db.failed("bring the tables up to date")(source);
-                tracing::error!(error = &error as &dyn std::error::Error, "the tables refuse a flush; will retry");
+                tracing::error!(error = %topics::chain::chain(&error), "the tables refuse a flush; will retry");
                 shared.set_failing(Some(error.to_string()));
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(Duration::from_secs(5));
+                db.open_anew(&mut conn).await;
+                refused = true;
+            }
+            if refused {
+                shared.set_failing(None);
             }
             shared.applied.store(dirty.n, Ordering::Release);
             shared.ledger.flushed(dirty.n);
