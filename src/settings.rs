@@ -153,8 +153,8 @@ impl Settings {
                 given.insert(key.to_ascii_lowercase().replace("__", "."), Value::String(value));
             }
         }
-        secrets::resolve(&mut given, &secrets::Sidecar::from_environment()).await?;
-        Settings::read(given)
+        let secret = secrets::resolve(&mut given, &secrets::Sidecar::from_environment()).await?;
+        Settings::read(given).map_err(|error| secrets::hidden(error, &secret))
     }
 
     /// Reads settings from their dotted names.

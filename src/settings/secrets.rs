@@ -12,6 +12,9 @@ use super::SettingError;
 const SCHEME: &str = "secret:";
 /// How long the sidecar is waited for.
 const SIDECAR_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may take to load its stores.
+const LOADED_WITHIN: Duration = Duration::from_secs(3);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Where the sidecar is, and what it wants to hear.
@@ -39,13 +42,28 @@ impl Sidecar {
     }
 }
 
-/// Puts what they refer to in the place of references.
-pub async fn resolve(given: &mut BTreeMap<String, Value>, sidecar: &Sidecar) -> Result<(), SettingError> {
+/// Puts what they refer to in the place of references; returns the settings that now hold a secret.
+pub async fn resolve(given: &mut BTreeMap<String, Value>, sidecar: &Sidecar) -> Result<Vec<String>, SettingError> {
+    let mut secret = Vec::new();
     for (key, value) in given.iter_mut() {
         let Some(reference) = value.as_str().and_then(|text| text.strip_prefix(SCHEME)) else { continue };
         *value = Value::String(look_up(key, reference, sidecar).await?);
+        secret.push(key.clone());
     }
-    Ok(())
+    Ok(secret)
+}
+
+/// The error without a value that is a secret.
+pub fn hidden(error: SettingError, secret: &[String]) -> SettingError {
+    match error {
+        SettingError::Invalid { key, expected, example, .. } if secret.iter().any(|hidden| hidden == key) => {
+            SettingError::Invalid { key, value: "what its secret holds".to_owned(), expected, example }
+        }
+        SettingError::NotYet { key, example, .. } if secret.iter().any(|hidden| hidden == key) => {
+            SettingError::NotYet { key, value: "what its secret holds".to_owned(), example }
+        }
+        other => other,
+    }
 }
 
 async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<String, SettingError> {
@@ -56,15 +74,25 @@ async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<St
         return Err(failed("a reference is secret:<store>/<key> or secret:<store>/<key>/<field>".to_owned()));
     };
     let field = parts.next();
-    let url = format!("{}/v1.0/secrets/{store}/{name}", sidecar.endpoint);
-    let client = reqwest::Client::new();
+    let mut url =
+        reqwest::Url::parse(&sidecar.endpoint).map_err(|error| failed(format!("the sidecar's address: {error}")))?;
+    match url.path_segments_mut() {
+        Ok(mut path) => path.pop_if_empty().extend(["v1.0", "secrets", store, name]),
+        Err(()) => return Err(failed(format!("the sidecar's address {} is no base", sidecar.endpoint))),
+    };
+    let client = reqwest::Client::builder().timeout(ANSWER_WITHIN).no_proxy().build();
+    let client = client.map_err(|error| failed(error.to_string()))?;
     let began = Instant::now();
     let answer = loop {
-        let mut request = client.get(&url);
+        let mut request = client.get(url.clone());
         if let Some(token) = &sidecar.token {
             request = request.header("dapr-api-token", token);
         }
         match request.send().await {
+            // A sidecar that still loads its stores.
+            Ok(answer) if answer.status().is_server_error() && began.elapsed() < LOADED_WITHIN => {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
             Ok(answer) => break answer,
             Err(error) if began.elapsed() >= SIDECAR_WITHIN => {
                 return Err(failed(format!("the sidecar at {} does not answer ({error})", sidecar.endpoint)));
