@@ -43,6 +43,7 @@ fn random_task(random: &mut StdRng, users: &[UserId]) -> Task {
             3..5 => Some(Due::AllDay(at.local(Tz::UTC).date())),
             _ => Some(Due::Instant(at)),
         },
+        erased: Default::default(),
         extra: Extra::default(),
         id: TaskId(Uuid::from_u128(random.random())),
         occurrence_index: None,

@@ -162,6 +162,7 @@ impl Strand {
             58..62 => self.delete(),
             62..66 => self.bring_back(),
             66..73 => self.silence(),
+            73 if self.one_partition && self.rng.random_bool(0.4) => self.user_erased(),
             73..78 if self.one_partition => self.user_updated(),
             73..84 => self.successor_returns().unwrap_or_else(|| self.complete()),
             84..88 => self.again(),
@@ -346,6 +347,12 @@ impl Strand {
         data.insert("userId".into(), json!(user));
         let attributes = self.attributes("com.todo.user.updated");
         self.carry(self.partition, attributes, data)
+    }
+
+    fn user_erased(&mut self) -> RecordSpec {
+        let user = self.users.choose(&mut self.rng).expect("not empty").clone();
+        let attributes = self.attributes("com.todo.user.erased");
+        self.carry(self.partition, attributes, Map::from_iter([("userId".to_owned(), json!(user))]))
     }
 
     /// The create of a successor comes back as an event.

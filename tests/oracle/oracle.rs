@@ -84,6 +84,8 @@ pub struct Known {
     pub order: Order,
     pub firsts: Firsts,
     pub version: u64,
+    /// The version that the last applied entry tells of: an erasure has none.
+    pub told: u64,
     pub seq: u64,
     /// Whether it had its successor when it was last deleted.
     pub decided_before_deletion: bool,
@@ -337,7 +339,7 @@ impl State {
             }
             EventBody::ReminderDismissed { task, reminder, .. } => self.silence(event, *task, *reminder, None)?,
             EventBody::UserUpdated { user, settings } => self.user_updated(event, user.as_str(), settings),
-            EventBody::UserErased { .. } => panic!("the oracle does not know erasure; leave it out of histories"),
+            EventBody::UserErased { user } => self.user_erased(event, user.as_str()),
         }
         self.seen.insert(identity);
         Ok(())
@@ -401,7 +403,7 @@ impl State {
             task: Some(id),
             user: user.clone(),
             action: action_name(change.action),
-            before: before.as_ref().map_or(Value::Null, TaskState::json),
+            before: before_state(before.as_ref(), known.as_ref().map_or(0, |known| known.told)),
             after: Value::Null,
             compared: true,
             stale: false,
@@ -411,7 +413,8 @@ impl State {
         };
         if stale {
             self.stale += 1;
-            entry.after = entry.before.clone();
+            entry.after = before.as_ref().map_or(Value::Null, TaskState::json);
+            entry.before = entry.after.clone();
             entry.compared = false;
             entry.stale = true;
             self.write(id, |seq| entry.json(seq));
@@ -423,6 +426,7 @@ impl State {
             order: Order::default(),
             firsts: Firsts { created: event.time, completed: None },
             version: 0,
+            told: 0,
             seq: 0,
             decided_before_deletion: false,
         });
@@ -430,6 +434,7 @@ impl State {
         known.order.applied(event, change);
         known.owner = user.clone();
         known.version += 1;
+        known.told = known.version;
         let mut completes = false;
         if change.action == TaskAction::Deleted {
             known.live = None;
@@ -518,6 +523,8 @@ impl State {
         fields.index = Some(made.next.index);
         fields.previous = Some(id);
         fields.series = task.series.or(Some(id));
+        // What was erased travels as empty.
+        fields.erased.clear();
         let shown = fields.json();
         let mut body: Map<String, Value> = fields.extra.clone().into_iter().collect();
         for name in [
@@ -676,6 +683,59 @@ impl State {
         }
     }
 
+    fn user_erased(&mut self, event: &TaskEvent, user: &str) {
+        self.users.remove(user);
+        let entry = Entry {
+            event,
+            task: None,
+            user: user.to_owned(),
+            action: "ERASED",
+            before: Value::Null,
+            after: Value::Null,
+            compared: false,
+            stale: false,
+            gap: false,
+            warnings: event
+                .warnings
+                .iter()
+                .map(|warning| (warning.field.to_string(), warning.code.to_string()))
+                .collect(),
+            implicit_create: json!(false),
+        };
+        let seq = self.user_seqs.entry(user.to_owned()).or_default();
+        *seq += 1;
+        self.entries.push(entry.json(*seq));
+        for action in self.actions.values_mut() {
+            if action.create.as_ref().is_some_and(|create| create.fields.user == user) {
+                action.create = None;
+                if action.state != "CONFIRMED" {
+                    action.state = "CANCELLED";
+                }
+            }
+        }
+        let theirs: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, known)| known.live.as_ref().is_some_and(|task| task.user == user))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in theirs {
+            let known = self.tasks.get_mut(&id).expect("chosen from the tasks");
+            known.version += 1;
+            if let Some(task) = &mut known.live {
+                task.version = known.version;
+                task.erase();
+            }
+            let mut facts = Vec::new();
+            for row in self.reminders.values_mut().filter(|row| row.task == id && row.status == Status::Pending) {
+                row.cancel("user_erased", event.time);
+                facts.push(("REMINDER_CANCELLED", row.id));
+            }
+            self.write_facts(id, event, facts);
+        }
+        self.entries.iter_mut().for_each(|entry| model::audit::erase(entry, user));
+    }
+
     fn write(&mut self, id: TaskId, entry: impl FnOnce(u64) -> Value) {
         let known = self.tasks.get_mut(&id).expect("every entry is of a known task");
         known.seq += 1;
@@ -733,6 +793,15 @@ impl State {
         };
         self.write(task, |seq| fact.json(seq));
     }
+}
+
+/// The state that an entry which changes the task begins with: what the last one told of.
+fn before_state(task: Option<&TaskState>, told: u64) -> Value {
+    let mut state = task.map_or(Value::Null, TaskState::json);
+    if !state.is_null() {
+        state["version"] = json!(told);
+    }
+    state
 }
 
 fn action_name(action: TaskAction) -> &'static str {

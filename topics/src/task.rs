@@ -10,6 +10,8 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+mod stored;
+
 use crate::ids::{TaskId, UserId};
 use crate::reminder::ReminderEntry;
 use crate::time::{Due, Timestamp};
@@ -88,9 +90,23 @@ impl PartialEq for Extra {
     }
 }
 
+/// Which personal fields were destroyed with their user (contract §7). Such a field is empty here, so that no search,
+/// filter or order finds anything in it, and reads `{"$erased":true}` in JSON until an event gives it a value again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// `description`
+    pub description: bool,
+    /// `extra`
+    pub extra: bool,
+    /// `tags`
+    pub tags: bool,
+    /// `title`
+    pub title: bool,
+}
+
 /// A task as of its last applied event.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "stored::Stored")]
 pub struct Task {
     /// Whether it is done.
     pub completed: bool,
@@ -104,6 +120,8 @@ pub struct Task {
     pub due_date: Option<Due>,
     /// Unknown fields, verbatim.
     pub extra: Extra,
+    /// Which of its personal fields were destroyed.
+    pub erased: Erased,
     /// Its id.
     pub id: TaskId,
     /// 1-based ordinal of its scheduled instant in the series.
@@ -138,4 +156,15 @@ pub struct Task {
     pub version: u64,
     /// Warnings of the last applied event.
     pub warnings: Vec<Warning>,
+}
+
+impl Task {
+    /// Destroys the personal fields.
+    pub fn erase(&mut self) {
+        self.title = CompactString::default();
+        self.description = None;
+        self.tags = Vec::new();
+        self.extra = Extra::default();
+        self.erased = Erased { description: true, extra: true, tags: true, title: true };
+    }
 }

@@ -35,6 +35,7 @@ fn task(full: bool) -> Task {
         created_at: at,
         description: full.then(|| "d".into()),
         due_date: due,
+        erased: Default::default(),
         extra: Extra::default(),
         id,
         occurrence_index: full.then_some(1),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use compact_str::CompactString;
 use hashbrown::HashMap;
 use topics::Task;
-use topics::audit::{AuditEntry, Metadata};
+use topics::audit::{AuditAction, AuditEntry, Metadata};
 use topics::event::Actor;
 use topics::ids::{self, TaskId};
 use topics::time::Timestamp;
@@ -56,6 +56,14 @@ pub fn sequence(
             && let Some(state) = current.get_mut(&task)
         {
             state.clone_from(&entry.after);
+        }
+        // Erased tasks have no entry of their own: what is said of them from here on is said without what was theirs.
+        if entry.action == AuditAction::Erased {
+            for task in current.values_mut().flatten().filter(|task| task.user_id == entry.user) {
+                let task = Arc::make_mut(task);
+                task.version += 1;
+                task.erase();
+            }
         }
         number(entry, tasks, &mut sequenced);
     }

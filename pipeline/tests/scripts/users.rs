@@ -65,8 +65,8 @@ fn erasure_takes_what_is_personal() {
         "#,
         expect![[r#"
             -- tasks
-            1: v3 completed=true completedAt=2026-03-01T08:00Z dueDate=2026-03-10T09:00Z occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-10T09:00Z seriesId=1 title=
-            2: v2 dueDate=2026-03-10T09:00Z title=
+            1: v3 completed=true completedAt=2026-03-01T08:00Z description={$erased:true} dueDate=2026-03-10T09:00Z extra={$erased:true} occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-10T09:00Z seriesId=1 tags={$erased:true} title={$erased:true}
+            2: v2 description={$erased:true} dueDate=2026-03-10T09:00Z extra={$erased:true} tags={$erased:true} title={$erased:true}
             3: v1 dueDate=2026-03-10T09:00Z title=Task 3
             -- reminders
             1 triggerTime=2026-03-10T08:00Z status=CANCELLED reason=task_completed late=false
@@ -78,7 +78,7 @@ fn erasure_takes_what_is_personal() {
             1 ERASED -→-
             -- audit 2
             1 CREATED -→v1
-            2 REMINDER_CANCELLED v1→v1
+            2 REMINDER_CANCELLED v2→v2
         "#]],
     );
 }

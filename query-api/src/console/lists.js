@@ -37,7 +37,7 @@ function taskRow(task, now, userId, open) {
       h("span", { class: "mark" }, icon(task.completed ? "done" : "open"), h("span", { class: "hidden" }, task.completed ? "Done: " : "Open: ")),
       h("span", { class: "what" },
         h("span", { class: "title" }, named(task.title)),
-        h("span", { class: "metas" }, dueText, repeats, userId ? null : h("span", { class: "meta owner" }, task.userId), task.tags.slice(0, 4).map((tag) => h("span", { class: "tag" }, tag)))),
+        h("span", { class: "metas" }, dueText, repeats, userId ? null : h("span", { class: "meta owner" }, task.userId), (task.tags.$erased ? [] : task.tags).slice(0, 4).map((tag) => h("span", { class: "tag" }, tag)))),
       priority));
 }
 

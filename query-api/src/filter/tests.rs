@@ -18,6 +18,7 @@ pub(crate) fn task(n: u128, change: impl FnOnce(&mut Task)) -> Task {
         created_at: at,
         description: None,
         due_date: None,
+        erased: Default::default(),
         extra: Extra::default(),
         id: TaskId(Uuid::from_u128(0x4000_8000_0000_0000_0000 + n)),
         occurrence_index: None,

@@ -223,16 +223,17 @@ fn schemas(views: &[ViewSpec]) -> Value {
     let maybe_id = json!({ "type": ["string", "null"], "format": "uuid" });
     let id = json!({ "type": "string", "format": "uuid" });
     let text = json!({ "type": "string" });
+    let or_erased = |value: Value| json!({ "anyOf": [value, { "$ref": "#/components/schemas/Erased" }] });
     let warning =
         json!({ "type": "object", "required": ["field", "code"], "properties": { "field": text, "code": text } });
     let mut task = json!({
         "type": "object",
         "properties": {
-            "id": id, "userId": text, "title": text, "description": maybe_text,
+            "id": id, "userId": text, "title": or_erased(text.clone()), "description": or_erased(maybe_text.clone()),
             "completed": { "type": "boolean" }, "completedAt": or_null(instant()), "createdAt": instant(), "updatedAt": instant(),
             "dueDate": due, "timezone": maybe_text,
             "priority": { "type": "string", "enum": ["HIGH", "MEDIUM", "LOW", "NONE"] },
-            "tags": { "type": "array", "items": text },
+            "tags": or_erased(json!({ "type": "array", "items": text })),
             "recurrenceRule": maybe_text, "recurrenceMode": { "type": "string", "enum": ["due", "completion"] },
             "recurrenceStart": due, "recurrenceId": due, "seriesId": maybe_id, "previousTaskId": maybe_id,
             "occurrenceIndex": { "type": ["integer", "null"] },
@@ -251,6 +252,10 @@ fn schemas(views: &[ViewSpec]) -> Value {
     let mut schemas = json!({
         "Task": task,
         "TaskList": list_of("Task"),
+        "Erased": {
+            "type": "object", "required": ["$erased"], "properties": { "$erased": { "const": true } },
+            "description": "Stands in the place of a personal value that was destroyed with its user.",
+        },
         "AuditEntry": {
             "type": "object",
             "required": [

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use topics::action::{Action, OutboxChange, Progress};
+use topics::action::{Action, ActionKind, ActionState, OutboxChange, Progress};
 use topics::commit::UserRow;
 use topics::ids::{TaskId, UserId};
 use topics::task::Task;
@@ -109,12 +109,21 @@ impl Changes {
 
     /// Destroys what the ledger holds of a user.
     pub(crate) fn erase(&mut self, user: UserId) {
-        for change in self.actions.values_mut() {
-            if let Some(action) = change.decided.as_mut().filter(|action| action.user == user) {
-                *action = Arc::new(erased_action(action));
-            }
-        }
+        self.actions.values_mut().for_each(|change| change.erase(&user));
         self.erased.push(user);
+    }
+}
+
+impl ActionChange {
+    /// Destroys the action's body if it is of `user`. An erasure cancels every open create: one that is open was
+    /// decided after it, in the same commit, and is still to be sent.
+    pub(crate) fn erase(&mut self, user: &UserId) {
+        let open = matches!(self.progress.state, ActionState::Decided | ActionState::Sent | ActionState::Delivered);
+        if let Some(action) = self.decided.as_mut().filter(|action| action.user == *user)
+            && !(open && action.kind == ActionKind::CreateNextTask)
+        {
+            *action = Arc::new(erased_action(action));
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use topics::view::ViewSpec;
 use uuid::Uuid;
 
 use crate::store::changes::{ActionChange, Changes, TaskChange};
-use crate::store::task_text::{read_task, write_task};
+use crate::store::task_text::write_task;
 use crate::store::varint::{Reader, Unreadable, put_blob, put_int, put_uint};
 
 const VERSION: u8 = 1;
@@ -159,7 +159,7 @@ fn read_task_change(from: &mut Reader<'_>) -> Result<(u32, TaskChange), DeltaErr
     let (after, entry): (Option<Arc<Task>>, u64) = match from.array::<1>()? {
         [0] => (None, 0),
         [1] => (None, from.uint()?),
-        [2] => (Some(Arc::new(read_task(std::str::from_utf8(from.blob()?).map_err(|_| Unreadable)?)?)), 0),
+        [2] => (Some(Arc::new(serde_json::from_str(std::str::from_utf8(from.blob()?).map_err(|_| Unreadable)?)?)), 0),
         _ => return Err(Unreadable.into()),
     };
     Ok((no, TaskChange { id, after, memory, entry }))

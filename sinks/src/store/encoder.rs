@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use std::hash::BuildHasher;
-use topics::audit::AuditEntry;
+use topics::audit::{AuditAction, AuditEntry};
 use topics::commit::Commit;
 use topics::ids::UserId;
 use topics::task::Task;
@@ -152,9 +152,15 @@ impl Encoder {
     /// Adds a commit to the group.
     pub(crate) fn add(&mut self, commit: Arc<Commit>, group: &mut Group) {
         self.states.clear();
-        for entry in &commit.audit {
+        let erasures = erasures(&commit);
+        let mut waiting = erasures.iter().peekable();
+        for (at, entry) in commit.audit.iter().enumerate() {
+            while let Some((_, user)) = waiting.next_if(|(end, _)| *end <= at) {
+                self.erase(user, group);
+            }
             self.add_entry(entry, commit.n, group);
         }
+        waiting.for_each(|(_, user)| self.erase(user, group));
         let changes = &mut group.changes;
         for row in &commit.tasks {
             let chain = ChainId::Task(row.id);
@@ -181,9 +187,7 @@ impl Encoder {
         changes.frontier = commit.frontier;
         changes.entries = self.entries;
         changes.caught_up = commit.caught_up;
-        for user in &commit.erased {
-            self.erase(user, group);
-        }
+        erasures.iter().for_each(|(_, user)| changes.erase(UserId::clone(user)));
         group.weight += weight(&commit);
         group.commits.push(commit);
     }
@@ -380,9 +384,27 @@ impl Encoder {
                 group.erased.push(no);
             }
         }
-        drop(users);
-        group.changes.erase(id.clone());
     }
+}
+
+/// The users whom a commit erases, each with the number of its entries that the last erasure takes: what a user does
+/// afterwards is no part of it, even in the same commit.
+fn erasures(commit: &Commit) -> Vec<(usize, &UserId)> {
+    let mut found: Vec<(usize, &UserId)> = Vec::new();
+    for user in &commit.erased {
+        if found.iter().any(|(_, known)| *known == user) {
+            continue;
+        }
+        let is_erasure = |entry: &AuditEntry| entry.action == AuditAction::Erased && entry.user == *user;
+        let end = commit.audit.iter().rposition(is_erasure).map_or(commit.audit.len(), |at| {
+            let event = &commit.audit[at].metadata.event_id;
+            let facts = commit.audit[at + 1..].iter();
+            at + 1 + facts.take_while(|fact| fact.metadata.causation_id.as_ref() == Some(event)).count()
+        });
+        found.push((end, user));
+    }
+    found.sort_by_key(|(end, _)| *end);
+    found
 }
 
 /// First 8 bytes of an id: what the pipeline remembers of it, and the key of its run.

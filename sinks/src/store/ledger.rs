@@ -64,9 +64,7 @@ impl Ledger {
         }
         ahead.erased.extend(changes.erased.iter().map(|user| (changes.n, user.clone())));
         for (_, change) in ahead.actions.values_mut() {
-            if let Some(action) = change.decided.as_mut().filter(|action| changes.erased.contains(&action.user)) {
-                *action = Arc::new(erased_action(action));
-            }
+            changes.erased.iter().for_each(|user| change.erase(user));
         }
     }
 

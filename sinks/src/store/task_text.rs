@@ -85,21 +85,6 @@ pub(crate) fn write_canonical(value: &str, to: &mut Vec<u8>) {
     }
 }
 
-/// Reads a stored task. What was erased reads as empty.
-pub(crate) fn read_task(text: &str) -> Result<Task, serde_json::Error> {
-    match serde_json::from_str(text) {
-        Ok(task) => Ok(task),
-        Err(error) if !text.contains(ERASED) => Err(error),
-        Err(_) => {
-            let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
-            for (name, empty) in [("description", "null"), ("extra", "{}"), ("tags", "[]"), ("title", "\"\"")] {
-                fields.insert(name.to_owned(), serde_json::from_str(empty)?);
-            }
-            serde_json::from_value(serde_json::Value::Object(fields))
-        }
-    }
-}
-
 fn put<T: Serialize + ?Sized>(name: &str, value: &T, start: usize, to: &mut Vec<u8>) -> Range<usize> {
     put_with(name, start, to, |to| {
         serde_json::to_writer(to, value).expect("a task's fields have no maps with other keys than text");
@@ -123,6 +108,25 @@ fn put_with(name: &str, start: usize, to: &mut Vec<u8>, value: impl FnOnce(&mut 
     place..to.len() - start
 }
 
+/// Puts a value, or the mark of a destroyed one.
+fn put_personal<T: Serialize>(name: &str, value: &T, erased: bool, start: usize, to: &mut Vec<u8>) -> Range<usize> {
+    match erased {
+        false => put(name, value, start, to),
+        true => put_erased(name, start, to),
+    }
+}
+
+fn put_personal_text(name: &str, value: Option<&str>, erased: bool, start: usize, to: &mut Vec<u8>) -> Range<usize> {
+    match erased {
+        false => put_text(name, value, start, to),
+        true => put_erased(name, start, to),
+    }
+}
+
+fn put_erased(name: &str, start: usize, to: &mut Vec<u8>) -> Range<usize> {
+    put_with(name, start, to, |to| to.extend_from_slice(ERASED.as_bytes()))
+}
+
 /// Appends the JSON of `task`. The places found count from where the text begins.
 pub(crate) fn write_task(task: &Task, to: &mut Vec<u8>) -> Personal {
     // Named one by one, so that a new field of `Task` does not compile until it stands here.
@@ -132,6 +136,7 @@ pub(crate) fn write_task(task: &Task, to: &mut Vec<u8>) -> Personal {
         created_at,
         description,
         due_date,
+        erased,
         extra,
         id,
         occurrence_index,
@@ -155,9 +160,9 @@ pub(crate) fn write_task(task: &Task, to: &mut Vec<u8>) -> Personal {
     put("completed", completed, start, to);
     put("completedAt", completed_at, start, to);
     put("createdAt", created_at, start, to);
-    let description = put_text("description", description.as_deref(), start, to);
+    let description = put_personal_text("description", description.as_deref(), erased.description, start, to);
     put("dueDate", due_date, start, to);
-    let extra = put("extra", extra, start, to);
+    let extra = put_personal("extra", extra, erased.extra, start, to);
     put("id", id, start, to);
     put("occurrenceIndex", occurrence_index, start, to);
     put("previousTaskId", previous_task_id, start, to);
@@ -168,9 +173,9 @@ pub(crate) fn write_task(task: &Task, to: &mut Vec<u8>) -> Personal {
     put("recurrenceStart", recurrence_start, start, to);
     put("reminders", reminders, start, to);
     put("seriesId", series_id, start, to);
-    let tags = put("tags", tags, start, to);
+    let tags = put_personal("tags", tags, erased.tags, start, to);
     put("timezone", timezone, start, to);
-    let title = put_text("title", Some(title), start, to);
+    let title = put_personal_text("title", Some(title), erased.title, start, to);
     put("updatedAt", updated_at, start, to);
     put_text("userId", Some(user_id.as_str()), start, to);
     put("version", version, start, to);
@@ -221,19 +226,31 @@ mod tests {
     }
 
     #[test]
-    fn erased_fields_read_as_empty() {
+    fn erased_fields_read_as_empty_and_are_written_as_erased() {
         let erased = Personal::find(FULL).unwrap().erase(FULL);
         assert_eq!(erased.matches(ERASED).count(), 4);
         assert_eq!(Personal::find(&erased).unwrap().erase(&erased), erased);
-        let task = read_task(&erased).unwrap();
-        assert_eq!((&*task.title, task.description, task.tags.len(), task.extra.0.len()), ("", None, 0, 0));
+        let task: Task = serde_json::from_str(&erased).unwrap();
+        assert_eq!((&*task.title, &task.description, task.tags.len(), task.extra.0.len()), ("", &None, 0, 0));
         assert_eq!(task.version, 7);
+        let mut same: Task = serde_json::from_str(FULL).unwrap();
+        same.erase();
+        assert_eq!(task, same);
+        check(
+            &erased,
+            &FULL
+                .replace(r#""description":"a, \"b\"","#, "")
+                .replace(r#""extra":{"a":{"y": 2, "x":1.50},"z":[]},"#, "")
+                .replace(r#""tags":["home","x\\y"],"#, "")
+                .replace(r#""title":"call the \"plumber\"","#, ""),
+            r#""description":{"$erased":true},"extra":{"$erased":true}|"tags":{"$erased":true},"title":{"$erased":true}"#,
+        );
     }
 
     #[test]
     fn what_is_no_task_is_refused() {
         for text in ["", "{}", r#"{"title":"x"}"#, &FULL[..300]] {
-            assert!(read_task(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<Task>(text).is_err(), "{text}");
             assert_eq!(Personal::find(text), None, "{text}");
         }
     }

@@ -182,6 +182,7 @@ impl History {
             created_at: at,
             description: None,
             due_date: None,
+            erased: Default::default(),
             extra: Extra::default(),
             id,
             occurrence_index: None,
@@ -448,14 +449,8 @@ impl History {
             .filter_map(|(id, known)| Some((*id, known.state.clone().filter(|task| &task.user_id == user)?)))
             .collect();
         for (id, before) in owned {
-            let blank = Task {
-                title: "".into(),
-                description: None,
-                tags: Vec::new(),
-                extra: Extra::default(),
-                version: before.version + 1,
-                ..(*before).clone()
-            };
+            let mut blank = Task { version: before.version + 1, ..(*before).clone() };
+            blank.erase();
             let after = Some(Arc::new(blank));
             self.entry(
                 Some(id),

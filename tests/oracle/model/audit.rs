@@ -5,7 +5,7 @@ use topics::event::TaskEvent;
 use topics::{TaskId, Timestamp, ids};
 
 use super::open;
-use super::task::{Warning, warnings_json};
+use super::task::{PERSONAL, Warning, erased, warnings_json};
 
 /// Source of everything that the pipeline says itself.
 pub const PIPELINE: &str = "/services/task-pipeline";
@@ -98,6 +98,22 @@ impl Fact<'_> {
             "afterState": self.state, "changes": [], "stale": false, "gap": false, "warnings": [],
             "metadata": metadata, "prevHash": open(), "hash": open(),
         })
+    }
+}
+
+/// Destroys what an entry says of a user.
+pub fn erase(entry: &mut Value, user: &str) {
+    let compared = entry["changes"] != json!([]);
+    for state in ["beforeState", "afterState"] {
+        if entry[state]["userId"] == user {
+            PERSONAL.iter().for_each(|name| entry[state][*name] = erased());
+        }
+    }
+    if compared {
+        entry["changes"] = changes(&entry["beforeState"], &entry["afterState"]);
+    }
+    if entry["userId"] == user && entry["metadata"]["actor"].get("name").is_some() {
+        entry["metadata"]["actor"]["name"] = erased();
     }
 }
 

@@ -193,6 +193,9 @@ pub fn align(
                 facts.push(("REMINDER_CANCELLED", row.id));
             }
             (Status::Cancelled, Some(asked)) if row.kind != Kind::Snooze && !row.wanted => {
+                if row.reason == Some("user_erased") {
+                    continue;
+                }
                 let silenced = matches!(row.reason, Some("dismissed" | "snoozed"));
                 if (!silenced || (row.due_left && row.kind == Kind::Relative)) && asked.trigger >= earliest {
                     row.status = Status::Pending;

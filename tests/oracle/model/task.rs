@@ -1,6 +1,6 @@
 //! The task after an event: snapshot or changes laid over what is stored (contract §1.2, §13).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_tz::Tz;
 use serde_json::{Map, Value, json};
@@ -40,7 +40,12 @@ pub struct TaskState {
     pub extra: BTreeMap<String, Value>,
     pub warnings: Vec<Warning>,
     pub version: u64,
+    /// Names of the fields that were destroyed and have no value since.
+    pub erased: BTreeSet<&'static str>,
 }
+
+/// The fields that are destroyed with a user.
+pub const PERSONAL: [&str; 4] = ["title", "description", "tags", "extra"];
 
 /// What is remembered beside the task for the defaults of its times.
 #[derive(Clone, Debug)]
@@ -147,14 +152,23 @@ fn from_snapshot(fields: &Fields, meeting: &Meeting<'_>, firsts: &Firsts) -> Tas
         extra: fields.extra.iter().map(|(key, raw)| (key.clone(), json_of(raw.get()))).collect(),
         warnings: Vec::new(),
         version: stored.map_or(0, |task| task.version),
+        // A title that a snapshot does not name stays as it is.
+        erased: stored
+            .iter()
+            .flat_map(|task| &task.erased)
+            .copied()
+            .filter(|name| *name == "title" && !matches!(fields.title, Field::Value(_)))
+            .collect(),
     }
 }
 
 fn lay_over(task: &mut TaskState, fields: &Fields, meeting: &Meeting<'_>, firsts: &Firsts) {
     if let Field::Value(title) = &fields.title {
         task.title = title.to_string();
+        task.erased.remove("title");
     }
     if !fields.description.is_absent() {
+        task.erased.remove("description");
         task.description = text(&fields.description);
     }
     if !fields.completed.is_absent() {
@@ -176,6 +190,7 @@ fn lay_over(task: &mut TaskState, fields: &Fields, meeting: &Meeting<'_>, firsts
         task.priority = plain(&fields.priority).map_or("NONE", |priority| priority.name());
     }
     if !fields.tags.is_absent() {
+        task.erased.remove("tags");
         let tags = fields.tags.as_value().map(|tags| tags.iter().map(|tag| tag.to_string()).collect());
         task.tags = tags.unwrap_or_default();
     }
@@ -196,13 +211,21 @@ fn lay_over(task: &mut TaskState, fields: &Fields, meeting: &Meeting<'_>, firsts
     for (key, raw) in &fields.extra {
         match json_of(raw.get()) {
             Value::Null => task.extra.remove(key),
-            value => task.extra.insert(key.clone(), value),
+            value => {
+                task.erased.remove("extra");
+                task.extra.insert(key.clone(), value)
+            }
         };
     }
 }
 
 fn json_of(raw: &str) -> Value {
     serde_json::from_str(raw).expect("the decoder gives JSON")
+}
+
+/// What a destroyed value reads as.
+pub fn erased() -> Value {
+    json!({"$erased": true})
 }
 
 /// Warnings in a defined order; the contract names none.
@@ -216,7 +239,7 @@ pub fn warnings_json(warnings: &[Warning]) -> Value {
 impl TaskState {
     /// The resource of §8 and §13.
     pub fn json(&self) -> Value {
-        json!({
+        let mut shown = json!({
             "id": self.id, "userId": self.user, "title": self.title, "description": self.description,
             "completed": self.completed, "completedAt": self.completed_at, "createdAt": self.created_at,
             "updatedAt": self.updated_at, "dueDate": self.due, "timezone": self.zone.map(|zone| zone.name()),
@@ -226,7 +249,17 @@ impl TaskState {
             "previousTaskId": self.previous, "occurrenceIndex": self.index, "reminders": self.reminders,
             "extra": Value::Object(self.extra.clone().into_iter().collect::<Map<_, _>>()),
             "warnings": warnings_json(&self.warnings), "version": self.version,
-        })
+        });
+        for name in &self.erased {
+            shown[*name] = erased();
+        }
+        shown
+    }
+
+    /// Personal values are destroyed.
+    pub fn erase(&mut self) {
+        (self.title, self.description, self.tags, self.extra) = Default::default();
+        self.erased = PERSONAL.into();
     }
 
     /// The due as part of a reminder's id.

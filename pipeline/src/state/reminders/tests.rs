@@ -32,6 +32,7 @@ pub(super) fn task(due: Option<&str>, reminders: Option<&str>) -> Task {
         created_at: at,
         description: None,
         due_date: due.map(|text| Due::parse(text).unwrap()),
+        erased: Default::default(),
         extra: Extra::default(),
         id: TaskId::parse(TASK).unwrap(),
         occurrence_index: None,

@@ -2,12 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use compact_str::CompactString;
 use topics::Task;
 use topics::audit::AuditAction;
 use topics::event::{EventBody, Fields, TaskAction, TaskChange, TaskEvent, UserSettings};
 use topics::ids::{TaskId, UserId};
-use topics::task::Extra;
 
 use super::draft::{Said, audit_action, cause_of};
 use super::order::{Order, Verdict};
@@ -357,7 +355,7 @@ impl Tasks {
             entry.version += 1;
             let mut after = Task::clone(&before);
             after.version = entry.version;
-            erase(&mut after);
+            after.erase();
             let after = Arc::new(after);
             entry.task = Some(Arc::clone(&after));
             drafts.touched.push((id, Some(Arc::clone(&before))));
@@ -377,11 +375,3 @@ impl Tasks {
 
 /// Stands where a body was taken out.
 static NOBODY: LazyLock<UserId> = LazyLock::new(|| UserId::parse("nobody").expect("a short word"));
-
-/// Destroys the personal fields.
-fn erase(task: &mut Task) {
-    task.title = CompactString::default();
-    task.description = None;
-    task.tags = Vec::new();
-    task.extra = Extra::default();
-}

@@ -3,7 +3,7 @@
 use topics::Task;
 use topics::event::{Field, Fields, TaskAction};
 use topics::ids::{TaskId, UserId};
-use topics::task::{Extra, Warning};
+use topics::task::{Erased, Extra, Warning};
 use topics::time::{Due, Timestamp};
 
 /// What is known besides the fields.
@@ -42,10 +42,14 @@ pub fn from_snapshot(basis: &Basis<'_>, fields: Fields) -> (Task, Given) {
     let stored = basis.stored;
     let given = given(&fields);
     let mut warnings = fields.warnings;
+    let mut erased = Erased::default();
     let title = match fields.title {
         Field::Value(title) => title,
         _ => match stored {
-            Some(stored) => stored.title.clone(),
+            Some(stored) => {
+                erased.title = stored.erased.title;
+                stored.title.clone()
+            }
             None => {
                 warnings.push(Warning::new("title", "title_invalid"));
                 Default::default()
@@ -60,6 +64,7 @@ pub fn from_snapshot(basis: &Basis<'_>, fields: Fields) -> (Task, Given) {
         created_at,
         description: fields.description.value(),
         due_date: fields.due_date.value(),
+        erased,
         extra: Extra(fields.extra),
         id: basis.id,
         occurrence_index: stored.and_then(|task| task.occurrence_index),
@@ -98,12 +103,19 @@ pub fn from_changes(basis: &Basis<'_>, stored: &Task, fields: Fields) -> (Task, 
             extra.0.insert(name, value);
         }
     }
+    let erased = Erased {
+        description: stored.erased.description && fields.description.is_absent(),
+        extra: stored.erased.extra && extra.0.is_empty(),
+        tags: stored.erased.tags && fields.tags.is_absent(),
+        title: stored.erased.title && fields.title.is_absent(),
+    };
     let task = Task {
         completed,
         completed_at: completed_at(basis, completed, fields.completed_at.value()),
         created_at: fields.created_at.value().or_else(|| first_seen(basis)).unwrap_or(basis.time),
         description: named(fields.description, || stored.description.clone()),
         due_date: named(fields.due_date, || stored.due_date),
+        erased,
         extra,
         id: basis.id,
         occurrence_index: stored.occurrence_index,

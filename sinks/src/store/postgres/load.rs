@@ -25,7 +25,6 @@ use crate::store::postgres::db::{At, Db, from_sql};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::ledger::{COLUMNS as ACTION_COLUMNS, read_action};
 use crate::store::postgres::tables::{column_names, create_table, view_rows};
-use crate::store::task_text::read_task;
 
 /// How far commits or tables are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,7 +209,7 @@ pub(crate) async fn fill_in(conn: &mut PgConnection, db: &Db, changes: &mut Chan
         sqlx::query("SELECT n, after_state FROM audit_entry WHERE n = ANY($1) ORDER BY n").bind(numbers).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read audit entries"))? {
         let n = row.get::<i64, _>(0) as u64;
-        let task = read_task(row.get::<Option<&str>, _>(1).unwrap_or_default())
+        let task = serde_json::from_str(row.get::<Option<&str>, _>(1).unwrap_or_default())
             .map_err(|error| db.damaged(format!("the task in audit entry {n} cannot be read ({error})")))?;
         if let Some(change) = open.remove(&n).and_then(|no| changes.tasks.get_mut(&no)) {
             change.after = Some(Arc::new(task));
@@ -402,7 +401,8 @@ fn parse(stored: Vec<StoredTask>, db: &Db) -> Result<Vec<TaskRow>, StoreError> {
         let after = match text {
             None => None,
             Some(text) => Some(Arc::new(
-                read_task(&text).map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
+                serde_json::from_str(&text)
+                    .map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
             )),
         };
         Ok(TaskRow { id, before: None, after, memory })

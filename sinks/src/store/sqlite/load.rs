@@ -23,7 +23,6 @@ use crate::store::sqlite::db::{Db, close};
 use crate::store::sqlite::ledger::read_action;
 use crate::store::sqlite::runs::{Index, all_ids};
 use crate::store::sqlite::views::{create_table, put_view_rows, shape};
-use crate::store::task_text::read_task;
 use crate::store::{REBUILD, StoreError};
 
 /// How far a file is.
@@ -195,7 +194,7 @@ pub(crate) async fn newer(
             block = read_block(conn, db, block_of(n)).await?;
         }
         let Some((_, texts)) = block.slot(n) else { return Err(db.damaged(format!("audit entry {n} is missing"))) };
-        let task = read_task(texts.after)
+        let task = serde_json::from_str(texts.after)
             .map_err(|error| db.damaged(format!("the task in audit entry {n} cannot be read ({error})")))?;
         if let Some(change) = merged.tasks.get_mut(&no) {
             change.after = Some(Arc::new(task));
@@ -373,7 +372,8 @@ async fn read_tasks(
         let after = match row.get::<Option<&str>, _>(2) {
             None => None,
             Some(text) => Some(Arc::new(
-                read_task(text).map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
+                serde_json::from_str(text)
+                    .map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
             )),
         };
         tasks.push(TaskRow { id, before: None, after, memory: row.get::<&[u8], _>(3).into() });
