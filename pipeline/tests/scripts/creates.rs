@@ -206,7 +206,7 @@ fn a_create_is_confirmed_by_whatever_came_back() {
             duplicates=0 stale=0 duplicate_successors=2
             -- audit 31
             1 CREATED -→v1 duplicate-successor
-            2 CREATED -→v2
+            2 CREATED v1→v2
             -- audit 32
             1 CREATED -→v1 duplicate-successor
         "#]],

@@ -327,21 +327,22 @@ fn snapshots_fill_in_what_they_leave_out() {
 }
 
 #[test]
-fn created_again_begins_anew_in_the_audit() {
+fn created_again_has_the_stored_task_before_it_and_a_deleted_one_nothing() {
     check(
         r#"
         at 2026-03-01T08:00:00Z
         > created 1 title=One tags=["x"]
         > created 1 title=Two
-        show task 1
+        > deleted 1
+        > created 1 title=Three
         show audit 1
         "#,
         expect![[r#"
-            -- task 1
-            1: v2 title=Two
             -- audit 1
             1 CREATED -→v1
-            2 CREATED -→v2
+            2 CREATED v1→v2
+            3 DELETED v2→-
+            4 CREATED -→v4
         "#]],
     );
 }

@@ -330,8 +330,7 @@ impl Encoder {
             in_order,
             plain,
             prev: head.last,
-            // A task that is created once more has no state before, though its chain has one.
-            prev_applied: if entry.applied && entry.before.is_none() { 0 } else { head.applied },
+            prev_applied: head.applied,
             personal: (after_kind == After::Same).then_some(digest),
             after_kind,
             ends,

@@ -115,9 +115,8 @@ impl Tasks {
         drafts.counts.duplicate_successors += u64::from(matched.duplicate);
         drafts.touched.push((id, live.clone()));
 
-        let created_again = task_action == TaskAction::Created && live.is_some();
         let said = Said {
-            before: if created_again { &None } else { &live },
+            before: &live,
             after: &after,
             applied: true,
             gap,
