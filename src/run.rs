@@ -21,6 +21,8 @@ use pipeline::source::topics::Topics;
 use pipeline::state::reminders::AlreadySent;
 use pipeline::{Input, InputSender};
 use query_api::Api;
+use query_api::auth::jwt::Jwt;
+use query_api::auth::{Auth, Tokens};
 use query_api::index::Index;
 use query_api::metrics::Metrics;
 use query_api::stream::{Hub, StreamConfig};
@@ -48,6 +50,7 @@ pub use rate::Rate;
 use crate::cli::{ClockOption, RunOptions, SourceMode};
 use crate::run::targets::Outcomes;
 use crate::settings::Settings;
+use crate::settings::auth::AuthSettings;
 use crate::traces::Traces;
 use crate::{ops, reading, sidecar};
 
@@ -230,7 +233,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
-    let auth = read_auth(&settings)?;
+    let auth = read_auth(&settings).await?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
     let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener).await?;
@@ -331,11 +334,16 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
 }
 
 /// Who may ask, as the settings say.
-pub fn read_auth(settings: &Settings) -> anyhow::Result<query_api::auth::Auth> {
-    let Some(path) = &settings.token_file else { return Ok(query_api::auth::Auth::None) };
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("could not read auth.token_file {}", path.display()))?;
-    Ok(query_api::auth::Auth::new("token", Some(&text))?)
+pub async fn read_auth(settings: &Settings) -> anyhow::Result<Auth> {
+    match &settings.auth {
+        AuthSettings::None => Ok(Auth::None),
+        AuthSettings::Token(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("could not read auth.token_file {}", path.display()))?;
+            Ok(Auth::Token(Tokens::parse(&text)?))
+        }
+        AuthSettings::Jwt(jwt) => Ok(Auth::Jwt(Jwt::open(jwt.clone()).await?)),
+    }
 }
 
 fn since_us(at: i64) -> Duration {

@@ -12,6 +12,7 @@ use chrono::NaiveTime;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
+pub mod auth;
 mod kafka;
 pub mod secrets;
 mod store;
@@ -71,8 +72,8 @@ pub struct Settings {
     pub stream_buffer: usize,
     /// Where commits are kept.
     pub store: StoreSettings,
-    /// `auth.token_file` when `auth.mode=token`.
-    pub token_file: Option<PathBuf>,
+    /// Who may ask.
+    pub auth: auth::AuthSettings,
 }
 
 /// A text that is never shown.
@@ -206,22 +207,6 @@ impl Settings {
         let path = from.text("actions.create.path", "a path that starts with /", "/api/tasks", |t| {
             t.starts_with('/').then(|| t.to_owned())
         })?;
-        let mode = from.text("auth.mode", "none, token or jwt", "none", |t| {
-            matches!(t, "none" | "token" | "jwt").then(|| t.to_owned())
-        })?;
-        let token_file = from.text("auth.token_file", "a path", "/etc/tasktide/tokens", |t| Some(PathBuf::from(t)))?;
-        match mode.as_deref() {
-            Some("jwt") => return not_yet("auth.mode", "jwt", "none or token"),
-            Some("token") if token_file.is_none() => {
-                return Err(SettingError::Invalid {
-                    key: "auth.token_file",
-                    value: "not set".into(),
-                    expected: "a path, as auth.mode=token needs",
-                    example: "/etc/tasktide/tokens",
-                });
-            }
-            _ => {}
-        }
         for (key, only) in [("updates.publish", "false"), ("audit.retention", "unlimited")] {
             if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))?
                 && value != only
@@ -266,7 +251,7 @@ impl Settings {
             ready_max_lag: from.number("ready.max_lag", 0, u64::MAX, "10000")?.unwrap_or(10_000),
             stream_replay: from.number("stream.replay", 0, 10_000_000, "10000")?.unwrap_or(10_000) as usize,
             stream_buffer: from.number("stream.buffer", 1, 1_000_000, "1024")?.unwrap_or(1024) as usize,
-            token_file: token_file.filter(|_| mode.as_deref() == Some("token")),
+            auth: auth::AuthSettings::read(&mut from)?,
             pipeline: config,
         };
         from.finish()?;
@@ -407,7 +392,9 @@ mod tests {
         check(
             "auth.mode",
             "jwt",
-            Some("setting \"auth.mode\" is jwt, which this version cannot do yet; it can do none or token"),
+            Some(
+                "setting \"auth.jwt.algorithm\" is not set, which is not named, as auth.mode=jwt needs; for example auth.jwt.algorithm=RS256",
+            ),
         );
     }
 

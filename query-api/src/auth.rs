@@ -1,7 +1,7 @@
 //! Who asks, and what they may see (contract §8.6). Scopes are checked here and nowhere else.
 //!
 //! Three modes: `none` (everybody may read everything, `userId` is a plain filter), `token` (a static file) and
-//! `jwt`, whose setting is refused until it is built: a wrong guess about a signature is worse than a clear no.
+//! `jwt` ([`jwt`]: signed tokens of an identity provider).
 
 use std::sync::Arc;
 
@@ -12,6 +12,10 @@ use sha2::{Digest, Sha256};
 use topics::UserId;
 
 use crate::problem::{Code, Problem};
+
+pub mod jwt;
+mod keys;
+mod openssl;
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +166,8 @@ pub enum Auth {
     None,
     /// Tokens of a static file.
     Token(Tokens),
+    /// Signed tokens of an identity provider.
+    Jwt(jwt::Jwt),
 }
 
 impl std::fmt::Debug for Auth {
@@ -169,6 +175,7 @@ impl std::fmt::Debug for Auth {
         f.write_str(match self {
             Auth::None => "none",
             Auth::Token(_) => "token",
+            Auth::Jwt(_) => "jwt",
         })
     }
 }
@@ -176,12 +183,12 @@ impl std::fmt::Debug for Auth {
 /// The setting cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// A mode that is not built.
-    #[error("auth.mode \"{0}\" is not available; use \"none\" or \"token\"")]
-    Mode(String),
-    /// Token mode without its file.
-    #[error("auth.mode \"token\" needs auth.token_file, such as /etc/tasktide/tokens")]
-    NoTokenFile,
+    /// The keys of `jwt` mode cannot be read.
+    #[error("auth.jwt.jwks cannot be used: {0}")]
+    Keys(String),
+    /// The secret of `jwt` mode could be guessed.
+    #[error("auth.jwt.secret is shorter than {0} bytes; make one with: openssl rand -base64 48")]
+    ShortSecret(usize),
     /// A line of the file cannot be read. The line is not printed: it may hold a token.
     #[error("auth.token_file, line {line}: {reason}; a line is: <token> <user or -> <scope,scope,…>")]
     Line {
@@ -196,30 +203,27 @@ pub enum AuthError {
 }
 
 impl Auth {
-    /// Makes the setting of `mode` and, for `token`, the text of the token file.
-    pub fn new(mode: &str, tokens: Option<&str>) -> Result<Auth, AuthError> {
-        match mode {
-            "none" => Ok(Auth::None),
-            "token" => Ok(Auth::Token(Tokens::parse(tokens.ok_or(AuthError::NoTokenFile)?)?)),
-            other => Err(AuthError::Mode(other.to_owned())),
-        }
-    }
-
     /// Who sends these headers.
-    pub fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         match self {
             Auth::None => Ok(Caller::anyone()),
-            Auth::Token(tokens) => {
-                let value =
-                    headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(unauthorized)?;
-                let (scheme, token) = value.split_once(' ').ok_or_else(unauthorized)?;
-                if !scheme.eq_ignore_ascii_case("bearer") {
-                    return Err(unauthorized());
+            Auth::Token(tokens) => tokens.caller(bearer(headers)?).ok_or_else(unauthorized),
+            Auth::Jwt(jwt) => jwt.caller(bearer(headers)?).await.map_err(|refused| match refused {
+                jwt::Refused::Bad => unauthorized(),
+                jwt::Refused::NotYet => {
+                    Problem::new(Code::NotReady, "The keys that tokens are checked with cannot be read yet; try again.")
+                        .with_header(header::RETRY_AFTER, HeaderValue::from_static("5"))
                 }
-                tokens.caller(token.trim()).ok_or_else(unauthorized)
-            }
+            }),
         }
     }
+}
+
+/// The token of a request.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(unauthorized)?;
+    let (scheme, token) = value.split_once(' ').ok_or_else(unauthorized)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(unauthorized()) }
 }
 
 /// The tokens of a static file, kept as digests only.
@@ -282,10 +286,11 @@ mod tests {
         token-of-the-ops-01 - ops,events:write\n";
 
     fn caller(token: &str) -> Result<Caller, Problem> {
-        let auth = Auth::new("token", Some(FILE)).unwrap();
+        let auth = Auth::Token(Tokens::parse(FILE).unwrap());
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_str(token).unwrap());
-        auth.caller(&headers)
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(auth.caller(&headers))
     }
 
     #[track_caller]
@@ -321,25 +326,21 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_setting(mode: &str, file: Option<&str>, expected: &str) {
-        assert_eq!(Auth::new(mode, file).unwrap_err().to_string(), expected);
+    fn check_setting(file: &str, expected: &str) {
+        assert_eq!(Tokens::parse(file).err().map(|error| error.to_string()).as_deref(), Some(expected));
     }
 
     #[test]
     fn bad_settings_name_what_is_wrong_and_never_the_token() {
-        check_setting("jwt", None, "auth.mode \"jwt\" is not available; use \"none\" or \"token\"");
-        check_setting("token", None, "auth.mode \"token\" needs auth.token_file, such as /etc/tasktide/tokens");
         let form = "; a line is: <token> <user or -> <scope,scope,…>";
-        check_setting("token", Some("\n# none\n"), &format!("auth.token_file has no token{form}"));
-        check_setting("token", Some("abc"), &format!("auth.token_file, line 1: it has not three words{form}"));
+        check_setting("\n# none\n", &format!("auth.token_file has no token{form}"));
+        check_setting("abc", &format!("auth.token_file, line 1: it has not three words{form}"));
         check_setting(
-            "token",
-            Some("\nshort ann tasks:read"),
+            "\nshort ann tasks:read",
             &format!("auth.token_file, line 2: the token is shorter than 16 characters{form}"),
         );
         check_setting(
-            "token",
-            Some("a-token-long-enough ann tasks:write"),
+            "a-token-long-enough ann tasks:write",
             &format!("auth.token_file, line 1: it names an unknown scope{form}"),
         );
     }

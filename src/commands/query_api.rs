@@ -76,7 +76,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         views,
         preview: reading::preview(),
         config: query_api::Config {
-            auth: read_auth(&settings)?,
+            auth: read_auth(&settings).await?,
             zone: settings.pipeline.timezone,
             query_timeout: settings.query_timeout,
             ..Default::default()

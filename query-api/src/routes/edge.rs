@@ -31,7 +31,7 @@ pub(super) async fn edge(State(api): State<Arc<Api>>, mut request: Request, next
     let route = route.unwrap_or_else(|| "unmatched".to_owned());
     let path = request.uri().path();
     let versioned = path == "/v1" || path.starts_with("/v1/");
-    let let_in = if versioned { admit(&api, &mut request) } else { within_limits(&request) };
+    let let_in = if versioned { admit(&api, &mut request).await } else { within_limits(&request) };
     let mut response = match let_in {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
@@ -49,9 +49,9 @@ pub(super) async fn edge(State(api): State<Arc<Api>>, mut request: Request, next
 }
 
 /// Lets a request under `/v1` in: within limits, from a known caller, in a form that we speak.
-fn admit(api: &Api, request: &mut Request) -> Result<(), Problem> {
+async fn admit(api: &Api, request: &mut Request) -> Result<(), Problem> {
     within_limits(request)?;
-    let caller = api.config.auth.caller(request.headers())?;
+    let caller = api.config.auth.caller(request.headers()).await?;
     request.extensions_mut().insert(caller);
     if !api.status.is_serving() {
         return Err(Problem::new(Code::NotReady, "The views are still being loaded; try again.")

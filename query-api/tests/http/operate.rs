@@ -3,7 +3,7 @@
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::post;
-use query_api::auth::{Auth, Caller, Scope};
+use query_api::auth::{Auth, Caller, Scope, Tokens};
 use query_api::params::{Kind, param};
 use query_api::problem::Problem;
 use query_api::routes::Resource;
@@ -196,7 +196,7 @@ async fn what_the_binary_adds_has_the_same_edge_and_description() {
         .reads(&["application/cloudevents+json"])
         .succeeds(202);
     let auth =
-        Auth::new("token", Some("token-of-the-app-01 - events:write\ntoken-of-ann-000001 ann tasks:read")).unwrap();
+        Auth::Token(Tokens::parse("token-of-the-app-01 - events:write\ntoken-of-ann-000001 ann tasks:read").unwrap());
     let world = World::with(Setup { auth, beside: vec![events], ..Setup::default() }).await;
     let send = async |who: &str, body: &str| {
         let length = body.len().to_string();
