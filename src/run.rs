@@ -19,7 +19,7 @@ use pipeline::source::log::{Log, LogSource};
 use pipeline::source::push::PushSource;
 use pipeline::source::topics::Topics;
 use pipeline::state::reminders::AlreadySent;
-use pipeline::{Input, InputSender};
+use pipeline::{CountKey, Input, InputSender};
 use query_api::Api;
 use query_api::auth::jwt::Jwt;
 use query_api::auth::{Auth, Tokens};
@@ -36,6 +36,7 @@ use topics::action::ActionKind;
 use topics::audit::ShownEntry;
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
+use topics::task::Priority;
 use topics::view::{ViewRow, ViewSpec};
 use tracing::{error, info};
 
@@ -135,6 +136,8 @@ pub struct Parts {
     pub relay: Relay,
     /// The readers' index.
     pub index: Arc<Index>,
+    /// Counts of open tasks.
+    pub counts: pipeline::Counts,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Where traces go, if anywhere.
@@ -293,6 +296,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         mirror,
         relay,
         index: index.clone(),
+        counts: pipeline.counts().clone(),
         metrics: metrics.clone(),
         traces,
         clock,
@@ -517,6 +521,10 @@ fn watch_numbers(parts: &Arc<Parts>) {
         metrics.set_outbox_pending(ActionKind::CreateNextTask, numbers.pending_creates as i64);
         metrics.set_outbox_pending(ActionKind::Reminder, numbers.pending_reminders as i64);
         metrics.set_outbox_oldest(numbers.oldest_decided_at.map_or(Duration::ZERO, age));
+        for priority in Priority::ALL {
+            metrics.set_open_tasks(priority.name(), parts.counts.get(&CountKey::Priority(priority)));
+        }
+        metrics.set_overdue_tasks(parts.counts.get(&CountKey::Overdue));
         let counts = reading::reminders_by_status(&parts.index);
         counts.iter().for_each(|(status, number)| metrics.set_reminders(status, *number));
     });

@@ -215,7 +215,7 @@ fn build(worker: &mut Worker, parts: Parts, give_waker: &Sender<SyncActivator>) 
     let Parts { config, clock, mut restored, messages, counts, commits } = parts;
     let tasks = Tasks::new(&config, &mut restored);
     let follows = follow_views(&config, &mut restored, &tasks);
-    let totals = config.counts.then(|| counts::totals(&tasks));
+    let counted = config.counts.then(|| (counts::totals(&tasks), counts::Overdue::of(&tasks)));
     let tasks = Rc::new(RefCell::new(tasks));
     let gate = Rc::new(Gate::new());
 
@@ -223,8 +223,8 @@ fn build(worker: &mut Worker, parts: Parts, give_waker: &Sender<SyncActivator>) 
         let batches = source::source(scope, &config, clock, messages, Rc::clone(&gate), give_waker);
         let (turns, heads) = upsert::upsert(batches, Rc::clone(&tasks), config.traces);
         let mut parts = vec![heads];
-        if let Some(totals) = totals {
-            parts.push(counts::count(turns.clone(), totals, counts));
+        if let Some((totals, overdue)) = counted {
+            parts.push(counts::count(turns.clone(), totals, overdue, counts, Rc::clone(&gate)));
         }
         for (number, follow) in follows.into_iter().enumerate() {
             parts.push(view::view(turns.clone(), VIEWS[number].spec.name, follow, number, Rc::clone(&gate)));
@@ -258,7 +258,8 @@ struct Gate {
 
 impl Gate {
     fn new() -> Self {
-        let wakes = VIEWS.iter().map(|_| Cell::new(Wake::Never)).collect();
+        // One for each view, and the last for the counts.
+        let wakes = (0..=VIEWS.len()).map(|_| Cell::new(Wake::Never)).collect();
         Gate { opened: Cell::new(0), committed: Cell::new(0), wakes, source: OnceCell::new() }
     }
 

@@ -14,7 +14,7 @@ pub mod views;
 pub mod dataflow;
 
 pub use config::Config;
-pub use dataflow::{Handle, InputSender, Stopped, TrySend, start};
+pub use dataflow::{CountKey, Counts, Handle, InputSender, Stopped, TrySend, start};
 pub use input::{Barrier, Input};
 pub use source::clock::{Clock, ClockError};
 pub use views::{VIEWS, View};

@@ -38,6 +38,8 @@ labels! {
     KindLabels { kind: &'static str }
     /// What came of a call.
     ActionLabels { kind: &'static str, component: &'static str, result: &'static str }
+    /// How urgent.
+    PriorityLabels { priority: &'static str }
     /// Where rows stand.
     StatusLabels { status: String }
     /// Which resource, and how it was answered.
@@ -63,6 +65,8 @@ pub struct Metrics {
     event_to_action: Histograms<KindLabels>,
     reminder_lateness: Histogram,
     reminders: Family<StatusLabels, Gauge>,
+    open_tasks: Family<PriorityLabels, Gauge>,
+    overdue_tasks: Gauge,
     actions: Family<ActionLabels, Counter>,
     outbox_pending: Family<KindLabels, Gauge>,
     outbox_oldest: Seconds,
@@ -120,6 +124,8 @@ impl Metrics {
                 Histogram::new(LATENESS),
             ),
             reminders: add(r, "reminders", "Reminders by status", Family::default()),
+            open_tasks: add(r, "open_tasks", "Open tasks by priority", Family::default()),
+            overdue_tasks: add(r, "overdue_tasks", "Open tasks whose due has passed", Gauge::default()),
             actions: add(r, "actions", "Calls of actions by result", Family::default()),
             outbox_pending: add(r, "outbox_pending", "Actions not yet settled", Family::default()),
             outbox_oldest: add(r, "outbox_oldest_seconds", "Age of the oldest open action", Gauge::default()),
@@ -225,6 +231,16 @@ impl Metrics {
     /// Age of the frontier while input waits.
     pub fn set_frontier_age(&self, age: Duration) {
         self.frontier_age.set(age.as_secs_f64());
+    }
+
+    /// Open tasks of a priority.
+    pub fn set_open_tasks(&self, priority: &'static str, number: u64) {
+        self.open_tasks.get_or_create(&PriorityLabels { priority }).set(number as i64);
+    }
+
+    /// Open tasks whose due has passed.
+    pub fn set_overdue_tasks(&self, number: u64) {
+        self.overdue_tasks.set(number as i64);
     }
 
     /// Reminders that stand at `status`.

@@ -88,6 +88,7 @@ fn a_restart_at_any_place_changes_nothing() {
         2 USER_UPDATED -→-
         -- open
         Open 3
+        Overdue 2
         Priority(None) 3
         User(ann) 2
         User(bob) 1

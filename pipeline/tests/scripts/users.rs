@@ -122,6 +122,57 @@ fn open_tasks_are_counted() {
 }
 
 #[test]
+fn overdue_tasks_are_counted_as_time_passes() {
+    check(
+        r#"
+        at 2026-03-01T08:00:00Z
+        > created 1 user=ann due=2026-03-01T09:00:00Z
+        > created 2 user=ann due=2026-03-01
+        > created 3 user=ann due=2026-02-28
+        > created 4 user=ann
+        show open
+        at 2026-03-01T09:00:00Z
+        show open
+        at 2026-03-01T09:00:01Z
+        show open
+        restart
+        at 2026-03-02T00:00:00Z
+        show open
+        > completed 3 user=ann
+        > updated 1 user=ann due=2026-03-05T09:00:00Z
+        > deleted 2
+        show open
+        "#,
+        expect![[r#"
+            -- open
+            Open 4
+            Overdue 1
+            Priority(None) 4
+            User(ann) 4
+            -- open
+            Open 4
+            Overdue 1
+            Priority(None) 4
+            User(ann) 4
+            -- open
+            Open 4
+            Overdue 2
+            Priority(None) 4
+            User(ann) 4
+            -- open
+            Open 4
+            Overdue 3
+            Priority(None) 4
+            User(ann) 4
+            -- open
+            Open 2
+            Priority(None) 2
+            User(ann) 2
+        "#]],
+    );
+}
+
+#[test]
 fn a_task_can_change_hands() {
     check(
         r#"
