@@ -18,7 +18,11 @@ use real::Real;
 
 /// Runs the command.
 pub async fn command(options: DemoOptions) -> anyhow::Result<ExitCode> {
-    let demo = Demo::start(options).await?;
+    let demo = tokio::select! {
+        demo = Demo::start(options) => demo?,
+        // What was started by then is ended as it is dropped.
+        () = run::stop_signal() => return Ok(ExitCode::SUCCESS),
+    };
     println!("Tasktide  http://{}   the page: tasks, reminders, timeline, health", demo.tasktide.addr());
     println!(
         "Chat API  http://{}/api/tasks   owns the tasks; {} simulated users work in it",

@@ -92,10 +92,11 @@ impl Real {
     pub async fn stop(self) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || {
             let Real { daprd, redis, mut server, mut broker, .. } = self;
-            daprd.stop()?;
+            // Each is told, whatever became of the one before.
+            let daprd = daprd.stop();
             drop(redis);
-            server.stop()?;
-            broker.end()
+            let (server, broker) = (server.stop(), broker.end());
+            daprd.and(server).and(broker)
         })
         .await?
     }

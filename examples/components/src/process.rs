@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ impl Process {
     pub fn start(name: &'static str, command: &mut Command, log: &Path) -> anyhow::Result<Process> {
         let out = File::options().create(true).append(true).open(log)?;
         let child = command
+            // What a terminal sends to those who run in it is not for the parts: whoever started them ends them in order.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

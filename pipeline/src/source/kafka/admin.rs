@@ -10,6 +10,8 @@ use super::Access;
 use super::connection::Connection;
 
 const ASK_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const KNOWN_AFTER_LOOKS: usize = 100;
 
 /// How often each record is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,13 @@ pub struct Difference {
     pub is: String,
     /// As it should be.
     pub should: String,
+}
+
+impl Difference {
+    /// Whether [`Admin::apply`] sets it right: numbers of partitions and copies of a topic that is there it leaves alone.
+    fn can_be_mended(&self) -> bool {
+        !matches!(self.what.as_str(), "partitions" | "replication.factor")
+    }
 }
 
 impl std::fmt::Display for Difference {
@@ -130,12 +139,27 @@ impl Admin {
             if of.iter().any(|d| d.what == "the topic") {
                 self.create(spec).await?;
                 done.push(format!("{}: made with {} partitions", spec.name, spec.partitions));
-            } else if of.iter().any(|d| d.what.contains('.') && d.what != "replication.factor") {
+            } else if of.iter().any(|d| d.can_be_mended()) {
                 self.configure(spec).await?;
                 done.push(format!("{}: settings changed", spec.name));
             }
         }
+        if !done.is_empty() {
+            self.wait_until_known().await?;
+        }
         Ok(done)
+    }
+
+    /// A broker answers before it knows by itself what it was told: waits until it does, for a while.
+    async fn wait_until_known(&self) -> Result<(), AdminError> {
+        for _ in 0..KNOWN_AFTER_LOOKS {
+            let open = self.differences().await?;
+            if open.iter().all(|d| !d.can_be_mended()) {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
     /// Partitions and copies of a topic, if it is there.
