@@ -8,7 +8,7 @@ mod oracle;
 mod product;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use components::kafka::{Broker, Options};
 use oracle::history::{History, RecordSpec, Step};
@@ -17,7 +17,7 @@ use pipeline::source::kafka::{Access, Identity, Mechanism, Pem, Tls};
 use pipeline::source::log::NewRecord;
 use product::{all, ask, event, product, record, same, settled, task_id, topics_of, until, views};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -93,7 +93,7 @@ async fn expected(steps: &[Vec<NewRecord>]) -> Vec<(String, Vec<serde_json::Valu
 
 async fn readyz(running: &tasktide::run::Running, status: u16, reason: &str) {
     let mut last = (0, serde_json::Value::Null);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while last.0 != status || last.1["reason"].as_str().unwrap_or_default() != reason {
         assert!(began.elapsed() < product::LIMIT, "/readyz should say {status} {reason}, and says {last:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -196,6 +196,36 @@ async fn what_would_make_wrong_views_in_silence_stops_reading() {
     running.stop().await.unwrap();
     let running = on_kafka(dir.path(), &allowing).await;
     readyz(&running, 503, "partitions_changed").await;
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_anew_is_not_read_as_if_it_were_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_broker, address) = broker(dir.path(), &Options::default()).await;
+    let topics = topics_of(&address);
+    let append = async |numbers: std::ops::Range<u32>| {
+        let made = |n: u32| event(&n.to_string(), "created", &task_id(n), json!({}));
+        let records = numbers.map(|n| record(3, &task_id(n), Some(made(n)), &[], Timestamp::MIN)).collect();
+        topics.append("task-events", records).await.unwrap();
+    };
+    let running = on_kafka(dir.path(), &on(&address)).await;
+    append(0..20).await;
+    settled(&running, &*topics).await;
+
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &address).create().unwrap();
+    admin.delete_topics(&["task-events"], &AdminOptions::new()).await.unwrap();
+    readyz(&running, 503, "topic_missing").await;
+    let anew = NewTopic::new("task-events", 12, TopicReplication::Fixed(1));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while admin.create_topics([&anew], &AdminOptions::new()).await.unwrap()[0].is_err() {
+        assert!(Instant::now() < deadline, "the topic was never gone");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    append(20..25).await;
+    readyz(&running, 503, "log_end_lost").await;
+    assert_eq!(all(&running, "/v1/tasks").await.len(), 20, "the views are served as they are");
     running.stop().await.unwrap();
 }
 

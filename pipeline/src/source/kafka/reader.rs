@@ -93,6 +93,8 @@ impl Reader<'_> {
                 return Ok(());
             }
             match self.connect() {
+                // What was found while stopping says nothing of the topic, and nobody may be told that all is read.
+                _ if self.shared.is_stopping() => return Ok(()),
                 Ok(true) => break,
                 Ok(false) => {
                     self.shared.set_trouble(self.topic, None);
@@ -262,17 +264,19 @@ impl Reader<'_> {
     }
 
     /// Compares each partition with what there is now; goes on after what is gone, where that is allowed.
+    ///
+    /// The client has ended to fetch the partition that it complained of, and does not say which it is. So each is sought
+    /// anew, also where its place turns out to be good: a new leader may not yet have known its end. What is fetched
+    /// twice by that is handed over twice, and taken once.
     fn find_places(&self) -> Result<(), Failure> {
         for partition in self.partitions.iter() {
             let (start, end) = self.ask_ends(partition.number)?;
             let next = partition.next();
             let from = self.judge_place(partition.number, next, start, end)?;
-            if from != next {
-                partition.handed_over(from);
-                self.consumer
-                    .seek(self.topic.name(), partition.number, Offset::Offset(from), ASK_WITHIN)
-                    .map_err(|error| self.passing(&error))?;
-            }
+            partition.handed_over(from);
+            self.consumer
+                .seek(self.topic.name(), partition.number, Offset::Offset(from), ASK_WITHIN)
+                .map_err(|error| self.passing(&error))?;
         }
         Ok(())
     }
