@@ -137,7 +137,7 @@ async fn bench(options: &Options) -> anyhow::Result<()> {
     let tasks = options.size_or(TASKS);
     let rate = options.rate.unwrap_or(RATE).max(1);
     let times = TIMES.min(tasks);
-    let prepared = Prepared::log(options, tasks, tasks * EVENTS_A_TASK)?;
+    let prepared = Prepared::log(options, tasks, options.events.unwrap_or(tasks * EVENTS_A_TASK))?;
     let scratch = prepared.copy("queries")?;
     let history = prepared.continued();
     let report = Report::new(options, &format!("how long does a query take, beside {rate} events a second?"), tasks);

@@ -16,7 +16,7 @@ pub struct Options {
     /// Seed of everything that is random.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// `throughput`: how many events; by default 4 a task.
+    /// `throughput`, `queries`: how many events; by default 4 or 2 a task.
     #[arg(long)]
     pub events: Option<u64>,
     /// `latency`, `queries`: events a second. `reminders`: reminders a second.

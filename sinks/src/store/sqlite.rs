@@ -256,7 +256,7 @@ impl Store for Sqlite {
 
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
         match self.shared.audit.number(id).await? {
-            Some(n) => self.shared.audit.show(self.shared.audit.entry(n).await?).await.map(Some),
+            Some(n) => self.shared.audit.show(n).await.map(Some),
             None => Ok(None),
         }
     }

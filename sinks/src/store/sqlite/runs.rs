@@ -346,41 +346,55 @@ async fn add_run(
     Ok(result.last_insert_rowid())
 }
 
-/// One of the runs being merged.
+/// One of the runs being merged: the page that was read last, and how much of it was taken.
 struct Input {
     run: Arc<Run>,
     keys: Vec<Key>,
     at: usize,
     no: i64,
+    ended: bool,
 }
 
 impl Input {
-    /// The smallest key left, after reading on where needed.
-    async fn peek(&mut self, conn: &mut SqliteConnection, kind: Kind) -> Result<Option<Key>, sqlx::Error> {
-        if self.at == self.keys.len() {
-            let row = match self.no {
-                0 => {
-                    sqlx::query("SELECT no, data FROM run_page WHERE run = ? AND kind = ? ORDER BY first_key LIMIT 1")
-                        .bind(self.run.id)
-                        .bind(kind as i64)
-                        .fetch_optional(conn)
-                        .await?
-                }
-                no => {
-                    sqlx::query("SELECT no, data FROM run_page WHERE no = ? AND run = ? AND kind = ?")
-                        .bind(no + 1)
-                        .bind(self.run.id)
-                        .bind(kind as i64)
-                        .fetch_optional(conn)
-                        .await?
-                }
-            };
-            let Some(row) = row else { return Ok(None) };
-            self.no = row.get(0);
-            self.keys = decode_page(row.get(1)).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            self.at = 0;
+    fn new(run: &Arc<Run>) -> Input {
+        Input { run: run.clone(), keys: Vec::new(), at: 0, no: 0, ended: false }
+    }
+
+    /// The smallest key left.
+    fn head(&self) -> Option<Key> {
+        self.keys.get(self.at).copied()
+    }
+
+    /// Reads the next page where all of this one is taken.
+    async fn read_on(&mut self, conn: &mut SqliteConnection, kind: Kind) -> Result<(), sqlx::Error> {
+        if self.ended || self.at < self.keys.len() {
+            return Ok(());
         }
-        Ok(self.keys.get(self.at).copied())
+        let row = match self.no {
+            0 => {
+                sqlx::query("SELECT no, data FROM run_page WHERE run = ? AND kind = ? ORDER BY first_key LIMIT 1")
+                    .bind(self.run.id)
+                    .bind(kind as i64)
+                    .fetch_optional(conn)
+                    .await?
+            }
+            no => {
+                sqlx::query("SELECT no, data FROM run_page WHERE no = ? AND run = ? AND kind = ?")
+                    .bind(no + 1)
+                    .bind(self.run.id)
+                    .bind(kind as i64)
+                    .fetch_optional(conn)
+                    .await?
+            }
+        };
+        let Some(row) = row else {
+            self.ended = true;
+            return Ok(());
+        };
+        self.no = row.get(0);
+        self.keys = decode_page(row.get(1)).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        self.at = 0;
+        Ok(())
     }
 }
 
@@ -390,21 +404,18 @@ async fn merge(conn: &mut SqliteConnection, index: &Index, old: &[Arc<Run>]) -> 
     let (level, first_n, last_n) = (first.level + 1, first.first_n, last.last_n);
     let id = add_run(conn, level, first_n, last_n, 0).await?;
     for kind in Kind::ALL {
-        let mut inputs: Vec<Input> =
-            old.iter().map(|run| Input { run: run.clone(), keys: Vec::new(), at: 0, no: 0 }).collect();
+        let mut inputs: Vec<Input> = old.iter().map(Input::new).collect();
+        for input in &mut inputs {
+            input.read_on(conn, kind).await?;
+        }
         let mut out = Vec::with_capacity(64 * PAGE);
         loop {
-            let mut least: Option<(Key, usize)> = None;
-            for (i, input) in inputs.iter_mut().enumerate() {
-                if let Some(key) = input.peek(conn, kind).await?
-                    && least.is_none_or(|(other, _)| key < other)
-                {
-                    least = Some((key, i));
-                }
-            }
-            if let Some((key, i)) = least {
+            let heads = inputs.iter().enumerate().filter_map(|(at, input)| Some((input.head()?, at)));
+            let least = heads.min();
+            if let Some((key, at)) = least {
                 out.push(key);
-                inputs[i].at += 1;
+                inputs[at].at += 1;
+                inputs[at].read_on(conn, kind).await?;
             }
             if out.len() == 64 * PAGE || (least.is_none() && !out.is_empty()) {
                 let mut transaction = sqlx::Connection::begin_with(&mut *conn, "BEGIN IMMEDIATE").await?;
