@@ -9,91 +9,26 @@ mod process;
 #[path = "support/product.rs"]
 #[allow(dead_code)]
 mod product;
+#[path = "support/sidecar.rs"]
+#[allow(dead_code)]
+mod sidecar;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use components::daprd::{Daprd, Options};
-use components::kafka::Broker;
+use components::daprd::Options;
+use components::free_port;
 use components::redis::Redis;
-use components::{free_port, kafka};
 use oracle::history::Step;
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication};
 use pipeline::source::log::NewRecord;
 use process::{Process, output};
 use product::{all, ask, committed, product, record, same, settled, topics_of, until, views};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use sidecar::{blocking, broker, environment, receiver, resources, restarted, sidecar};
 use tasktide::cli::{Actions, SourceMode};
-use tokio::net::TcpListener;
 use topics::event::Limits;
-
-/// A directory with some of the components that come with the product, and others of a test's own.
-fn resources(dir: &Path, names: &[&str], own: &[(&str, String)]) -> PathBuf {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/dapr-components/resources");
-    let to = dir.join("resources");
-    std::fs::create_dir_all(&to).unwrap();
-    for name in names {
-        std::fs::copy(from.join(format!("{name}.yaml")), to.join(format!("{name}.yaml"))).expect("a component");
-    }
-    for (name, text) in own {
-        std::fs::write(to.join(format!("{name}.yaml")), text).unwrap();
-    }
-    to
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap().expect("a part starts")
-}
-
-async fn broker(dir: &Path) -> Broker {
-    let at = dir.join("kafka");
-    let broker = blocking(move || Broker::start(&at, &kafka::Options::default())).await;
-    let one = Replication { factor: 1, min_in_sync: 1 };
-    Admin::new(&Access::plain(broker.address()), one).unwrap().apply().await.expect("topics are made");
-    broker
-}
-
-async fn sidecar(options: Options) -> Daprd {
-    blocking(move || Daprd::start(options)).await
-}
-
-fn environment(pairs: &[(&str, &str)]) -> Vec<(String, std::ffi::OsString)> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect()
-}
-
-/// Calls that a receiver got: headers and body.
-type Calls = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
-
-/// A receiver that answers its first calls with `statuses`, then 200.
-async fn receiver(statuses: &[u16]) -> (String, Calls) {
-    #[derive(Clone)]
-    struct Shared(Calls, Arc<Mutex<Vec<u16>>>);
-    async fn take(
-        State(shared): State<Shared>,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> (StatusCode, [(&'static str, &'static str); 1]) {
-        shared.0.lock().unwrap().push((headers, body));
-        let status = shared.1.lock().unwrap().pop().unwrap_or(200);
-        (StatusCode::from_u16(status).unwrap(), [("retry-after", "1")])
-    }
-    let shared = Shared(Calls::default(), Arc::new(Mutex::new(statuses.iter().rev().copied().collect())));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let router = Router::new().route("/hook", post(take)).with_state(shared.clone());
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (url, shared.0)
-}
 
 /// HMAC with SHA-256 (RFC 2104), of a key no longer than a block.
 fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
@@ -130,7 +65,7 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
     };
     let mut chat = chat_api::ChatApi::bind(chat).await.unwrap();
     let chat_url = format!("http://{}", chat.addr());
-    let (hook, hooks) = receiver(&[503, 429]).await;
+    let (hook, hooks) = receiver("/hook", &[("", &[503, 429])]).await;
     let port = free_port().unwrap().to_string();
     let secret = format!("whsec_{}", STANDARD.encode("a secret of thirty-two bytes ok!"));
     let settings =
@@ -197,7 +132,7 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
     assert_eq!(topic[0].1["data"]["title"], "<b>Water</b> & feed");
     // webhook: refused twice, then taken; what was signed is what came, byte for byte.
     let calls = hooks.lock().unwrap().clone();
-    assert_eq!(calls.len(), 3, "503, 429 and 200");
+    assert_eq!(calls.len(), 3, "503, 429 and 201");
     for (headers, body) in &calls {
         let text = |name: &str| headers[name].to_str().unwrap().to_owned();
         let (id, time) = (text("webhook-id"), text("webhook-timestamp"));
@@ -215,7 +150,7 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
         actions["items"][0]["attempts"].as_u64() >= Some(1)
     })
     .await;
-    let daprd = tokio::task::spawn_blocking(move || daprd.restart().map(|()| daprd)).await.unwrap().unwrap();
+    let daprd = restarted(daprd).await;
     until("the successor is confirmed", async || {
         let rows = all(base, &format!("/v1/occurrences?taskId={id}")).await;
         rows.first().is_some_and(|row| row["successor"]["state"] == "CONFIRMED")
@@ -387,4 +322,97 @@ async fn the_state_store_mirrors_reminders_and_occurrences() {
     assert_eq!(rebuilt.status(), 202);
     let rebuilt: Value = rebuilt.json().await.unwrap();
     assert_eq!(rebuilt["rows"], 1, "the reminder's row stays");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn creates_may_go_by_invocation_of_the_chat_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let scripts: [(&str, &[u16], &str); 4] = [
+        ("taken before", &[409], "DELIVERED"),
+        ("refused", &[422], "FAILED"),
+        ("busy", &[503, 201], "DELIVERED"),
+        ("too many", &[429, 201], "DELIVERED"),
+    ];
+    let answers: Vec<_> = scripts.iter().map(|(title, statuses, _)| (*title, *statuses)).collect();
+    let (chat_url, calls) = receiver("/api/tasks", &answers).await;
+    // A file says where applications are: mDNS does not work everywhere.
+    let config = dir.path().join("config.yaml");
+    let names = dir.path().join("names.db");
+    let text = format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: names\nspec:\n  nameResolution:\n    component: sqlite\n    version: v1\n    configuration:\n      connectionString: {}\n",
+        names.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let of_app = |app_id: &str, app_port: Option<u16>| Options {
+        app_id: app_id.to_owned(),
+        app_port,
+        resources: resources(dir.path(), &["resiliency"], &[]),
+        config: Some(config.clone()),
+        ..Options::default()
+    };
+    let chat_port = chat_url.strip_prefix("http://127.0.0.1:").unwrap().split('/').next().unwrap().parse().unwrap();
+    let mut of_chat = sidecar(of_app("chat-api", Some(chat_port))).await;
+    let daprd = sidecar(of_app("task-pipeline", None)).await;
+    let port = daprd.http_port().to_string();
+    let settings = [
+        ("DAPR_HTTP_PORT", port.as_str()),
+        ("TASKTIDE_ACTIONS__CREATE__VIA", "invoke"),
+        ("TASKTIDE_ACTIONS__CONFIRM_WAIT", "100ms"),
+    ];
+    let tasktide = Process::run_with(&dir.path().join("data"), &["--actions", "dapr"], &settings);
+    let base = tasktide.base.as_str();
+    let completed = |number: u32, title: &str| -> Value {
+        let task = json!({"title": title, "recurrenceRule": "FREQ=DAILY", "completed": true});
+        let event = product::event(&format!("e{number}"), "completed", &product::task_id(number), task);
+        let mut event: Value = serde_json::from_slice(&event).unwrap();
+        event["correlationid"] = format!("c{number}").into();
+        event["traceparent"] = format!("00-{number:032x}-00000000000000aa-01").into();
+        event
+    };
+    let create = async |number: u32| -> Value {
+        let task = product::task_id(number);
+        let (_, actions) = ask(base, &format!("/v1/ops/actions?kind=create-next-task&taskId={task}")).await;
+        actions["items"][0].clone()
+    };
+    let numbered: Vec<(u32, _)> = (1..).zip(scripts).collect();
+    let events: Vec<Value> = numbered.iter().map(|(number, (title, ..))| completed(*number, title)).collect();
+    tasktide.post_events(&events).await;
+    for (number, (title, statuses, state)) in &numbered {
+        until(title, async || create(*number).await["state"] == *state).await;
+        let action = create(*number).await;
+        assert_eq!(action["attempts"], statuses.len(), "{action}");
+        let calls: Vec<_> = calls
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(headers, body)| (headers.clone(), serde_json::from_slice::<Value>(body).unwrap()))
+            .filter(|(_, body)| body["title"] == *title)
+            .collect();
+        assert_eq!(calls.len(), statuses.len(), "{title}");
+        for (headers, body) in &calls {
+            let text = |name: &str| headers[name].to_str().unwrap();
+            assert_eq!((text("idempotency-key"), &body["id"]), (action["id"].as_str().unwrap(), &action["id"]));
+            assert_eq!((text("content-type"), text("x-correlation-id")), ("application/json", &*format!("c{number}")));
+            assert!(text("traceparent").starts_with(&format!("00-{number:032x}-")), "{headers:?}");
+            assert_eq!(*body, calls[0].1, "a repeat has the same body");
+        }
+    }
+    // Given up, told, and tried again when an operator asks for it.
+    let refused = create(2).await;
+    assert_eq!(refused["lastError"], "chat-api answered 422");
+    let audit = all(base, &format!("/v1/audit?taskId={}&action=ACTION_FAILED", product::task_id(2))).await;
+    assert_eq!(audit.len(), 1);
+    assert_eq!(ask(base, "/v1/views/status").await.1["outbox"]["failed"], 1);
+    let retry = format!("{base}/v1/ops/actions/{}/retry", refused["id"].as_str().unwrap());
+    assert!(reqwest::Client::new().post(retry).send().await.unwrap().status().is_success());
+    until("it is taken now", async || create(2).await["state"] == "DELIVERED").await;
+
+    // Without the Chat API's sidecar the create waits, and says why.
+    of_chat.process().kill().unwrap();
+    tasktide.post_events(&[completed(5, "later")]).await;
+    until("it is tried", async || create(5).await["attempts"].as_u64() >= Some(1)).await;
+    assert!(create(5).await["lastError"].as_str().unwrap().contains("the sidecar answered 500 for chat-api"));
+    let of_chat = restarted(of_chat).await;
+    until("it is delivered", async || create(5).await["state"] == "DELIVERED").await;
+    drop((of_chat, daprd));
 }
