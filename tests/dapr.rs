@@ -1,8 +1,5 @@
-//! The product with a real sidecar: its bindings, its pushes, its secrets and its state store.
+//! The product with a real sidecar: what it is called for: bindings, invocation, secrets, state store.
 
-#[path = "oracle/oracle.rs"]
-#[allow(dead_code)]
-mod oracle;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod process;
@@ -20,15 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use components::daprd::Options;
 use components::free_port;
 use components::redis::Redis;
-use oracle::history::Step;
-use pipeline::source::log::NewRecord;
 use process::{Process, output};
-use product::{all, ask, committed, product, record, same, settled, topics_of, until, views};
+use product::{all, ask, topics_of, until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sidecar::{blocking, broker, environment, receiver, resources, restarted, sidecar};
-use tasktide::cli::{Actions, SourceMode};
-use topics::event::Limits;
 
 /// HMAC with SHA-256 (RFC 2104), of a key no longer than a block.
 fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
@@ -160,79 +153,6 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
         client.get(format!("{chat_url}/api/tasks?limit=200&status=all")).send().await.unwrap().json().await.unwrap();
     assert_eq!(tasks["items"].as_array().unwrap().len(), 2, "one successor");
     drop(daprd);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_sidecar_pushes_gives_the_same_views() {
-    let dir = tempfile::tempdir().unwrap();
-    let broker = broker(dir.path()).await;
-    let topics = topics_of(&broker.address());
-    let bytes = "20000";
-    let limits = Limits { max_event_bytes: 20_000 };
-    let options = oracle::generate::Options { strands: 10, http_only: false, restarts: false, kills: false, limits };
-    let history = oracle::generate::history(11, &options);
-    let mut now = history.start;
-    let mut steps: Vec<Vec<NewRecord>> = Vec::new();
-    for step in &history.steps {
-        match step {
-            Step::Append(items) => {
-                let of = |spec: &oracle::history::RecordSpec| {
-                    let mut made = record(spec.partition, "", spec.value.clone(), &spec.headers, now);
-                    made.key = spec.key.clone().map(Into::into);
-                    made
-                };
-                steps.push(items.iter().map(|item| of(&item.record)).collect());
-            }
-            Step::Advance(to) => now = *to,
-            Step::Restart | Step::Kill => {}
-        }
-    }
-    let expected = {
-        let at = dir.path().join("expected");
-        let running = product(&at, SourceMode::Log, Actions::None, &[("max_event_bytes", bytes)]).await;
-        for records in &steps {
-            running.parts().topics.append("task-events", records.clone()).await.unwrap();
-        }
-        settled(&running, &*running.parts().topics).await;
-        let views = views(&running).await;
-        running.stop().await.unwrap();
-        views
-    };
-    let app_port = free_port().unwrap();
-    let (data, listen) = (dir.path().join("data"), format!("127.0.0.1:{app_port}"));
-    let settings = [
-        ("TASKTIDE_MAX_EVENT_BYTES", bytes),
-        ("TASKTIDE_REMINDERS__MAX_LATE", "P9999D"),
-        ("TASKTIDE_BOOTSTRAP__CREATE_HORIZON", "P9999D"),
-        ("TASKTIDE_APP_API_TOKEN", "knock"),
-    ];
-    let args =
-        ["run", "--data-dir", data.to_str().unwrap(), "--listen", &listen, "--source", "dapr", "--actions", "none"];
-    let mut tasktide = Process::with(&args, &settings);
-    let base = tasktide.base.clone();
-    let refused = reqwest::Client::new().post(format!("{base}/events/task-events")).body("{}").send().await.unwrap();
-    assert_eq!(refused.status(), 401, "only the sidecar knows the token");
-    let address = broker.address();
-    let options = Options {
-        app_id: "task-pipeline".to_owned(),
-        app_port: Some(app_port),
-        resources: resources(dir.path(), &["task-pubsub", "task-events-subscription", "resiliency"], &[]),
-        environment: environment(&[("KAFKA_BROKERS", &address), ("APP_API_TOKEN", "knock")]),
-        ..Options::default()
-    };
-    let daprd = sidecar(options).await;
-    for (number, records) in steps.iter().enumerate() {
-        topics.append("task-events", records.clone()).await.expect("the broker takes records");
-        if number == steps.len() / 2 {
-            // Killed while the sidecar pushes; what was not answered comes again.
-            tasktide.kill();
-            tasktide = Process::with(&args, &settings);
-        }
-    }
-    committed(base.as_str(), &*topics).await;
-    same(&views(base.as_str()).await, &expected);
-    drop(daprd);
-    drop(tasktide);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,16 +18,19 @@ use tokio::net::TcpListener;
 
 /// A directory with some of the components that come with the product, and others of a test's own.
 pub fn resources(dir: &Path, names: &[&str], own: &[(&str, String)]) -> PathBuf {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/dapr-components/resources");
     let to = dir.join("resources");
     std::fs::create_dir_all(&to).unwrap();
-    for name in names {
-        std::fs::copy(from.join(format!("{name}.yaml")), to.join(format!("{name}.yaml"))).expect("a component");
-    }
-    for (name, text) in own {
+    let shipped = names.iter().map(|name| (*name, shipped(name)));
+    for (name, text) in shipped.chain(own.iter().cloned()) {
         std::fs::write(to.join(format!("{name}.yaml")), text).unwrap();
     }
     to
+}
+
+/// The text of a component that comes with the product.
+pub fn shipped(name: &str) -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/dapr-components/resources");
+    std::fs::read_to_string(dir.join(format!("{name}.yaml"))).expect("a component")
 }
 
 /// Does on a thread of its own what would block the others.

@@ -1,0 +1,137 @@
+//! The product with a real sidecar, what the sidecar calls: records that it pushes, and its cron binding.
+
+#[path = "oracle/oracle.rs"]
+#[allow(dead_code)]
+mod oracle;
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod process;
+#[path = "support/product.rs"]
+#[allow(dead_code)]
+mod product;
+#[path = "support/sidecar.rs"]
+#[allow(dead_code)]
+mod sidecar;
+
+use components::daprd::Options;
+use components::free_port;
+use oracle::history::Step;
+use pipeline::source::log::NewRecord;
+use process::Process;
+use product::{all, committed, product, record, same, settled, topics_of, until, views};
+use serde_json::json;
+use sidecar::{broker, environment, resources, shipped, sidecar};
+use tasktide::cli::{Actions, SourceMode};
+use topics::event::Limits;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_sidecar_pushes_gives_the_same_views() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path()).await;
+    let topics = topics_of(&broker.address());
+    let bytes = "20000";
+    let limits = Limits { max_event_bytes: 20_000 };
+    let options = oracle::generate::Options { strands: 10, http_only: false, restarts: false, kills: false, limits };
+    let history = oracle::generate::history(11, &options);
+    let mut now = history.start;
+    let mut steps: Vec<Vec<NewRecord>> = Vec::new();
+    for step in &history.steps {
+        match step {
+            Step::Append(items) => {
+                let of = |spec: &oracle::history::RecordSpec| {
+                    let mut made = record(spec.partition, "", spec.value.clone(), &spec.headers, now);
+                    made.key = spec.key.clone().map(Into::into);
+                    made
+                };
+                steps.push(items.iter().map(|item| of(&item.record)).collect());
+            }
+            Step::Advance(to) => now = *to,
+            Step::Restart | Step::Kill => {}
+        }
+    }
+    let expected = {
+        let at = dir.path().join("expected");
+        let running = product(&at, SourceMode::Log, Actions::None, &[("max_event_bytes", bytes)]).await;
+        for records in &steps {
+            running.parts().topics.append("task-events", records.clone()).await.unwrap();
+        }
+        settled(&running, &*running.parts().topics).await;
+        let views = views(&running).await;
+        running.stop().await.unwrap();
+        views
+    };
+    let app_port = free_port().unwrap();
+    let (data, listen) = (dir.path().join("data"), format!("127.0.0.1:{app_port}"));
+    let settings = [
+        ("TASKTIDE_MAX_EVENT_BYTES", bytes),
+        ("TASKTIDE_REMINDERS__MAX_LATE", "P9999D"),
+        ("TASKTIDE_BOOTSTRAP__CREATE_HORIZON", "P9999D"),
+        ("TASKTIDE_APP_API_TOKEN", "knock"),
+    ];
+    let args =
+        ["run", "--data-dir", data.to_str().unwrap(), "--listen", &listen, "--source", "dapr", "--actions", "none"];
+    let mut tasktide = Process::with(&args, &settings);
+    let base = tasktide.base.clone();
+    let refused = reqwest::Client::new().post(format!("{base}/events/task-events")).body("{}").send().await.unwrap();
+    assert_eq!(refused.status(), 401, "only the sidecar knows the token");
+    let address = broker.address();
+    let options = Options {
+        app_id: "task-pipeline".to_owned(),
+        app_port: Some(app_port),
+        resources: resources(dir.path(), &["task-pubsub", "task-events-subscription", "resiliency"], &[]),
+        environment: environment(&[("KAFKA_BROKERS", &address), ("APP_API_TOKEN", "knock")]),
+        ..Options::default()
+    };
+    let daprd = sidecar(options).await;
+    for (number, records) in steps.iter().enumerate() {
+        topics.append("task-events", records.clone()).await.expect("the broker takes records");
+        if number == steps.len() / 2 {
+            // Killed while the sidecar pushes; what was not answered comes again.
+            tasktide.kill();
+            tasktide = Process::with(&args, &settings);
+        }
+    }
+    committed(base.as_str(), &*topics).await;
+    same(&views(base.as_str()).await, &expected);
+    drop(daprd);
+    drop(tasktide);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cron_binding_wakes_the_clock_and_nothing_depends_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [("TASKTIDE_APP_API_TOKEN", "knock")];
+    let tasktide = Process::run_with(&dir.path().join("data"), &["--clock", "manual:2027-04-01T07:00:00Z"], &settings);
+    let base = tasktide.base.as_str();
+    let event = product::event("1", "created", &product::task_id(1), json!({"reminders": ["PT1H"]}));
+    tasktide.post_events(&[serde_json::from_slice(&event).unwrap()]).await;
+    let app_port = base.rsplit(':').next().unwrap().parse().unwrap();
+    let every_second = shipped("reminder-cron").replace("@every 10s", "@every 1s");
+    let options = Options {
+        app_id: "task-pipeline".to_owned(),
+        app_port: Some(app_port),
+        resources: resources(dir.path(), &[], &[("reminder-cron", every_second)]),
+        environment: environment(&[("APP_API_TOKEN", "knock")]),
+        ..Options::default()
+    };
+    let daprd = sidecar(options).await;
+    // By status, the calls that came so far.
+    let calls = async || -> Vec<String> {
+        let metrics = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+        let of_route = |line: &&str| line.contains("query_seconds_count{") && line.contains("/check-reminders");
+        metrics.lines().filter(of_route).map(str::to_owned).collect()
+    };
+    let taken = async || {
+        let calls = calls().await;
+        let count = calls.iter().find(|line| line.contains("200"))?.rsplit(' ').next()?.parse::<u64>().ok();
+        assert!(!calls.iter().any(|line| line.contains("401") || line.contains("500")), "{calls:?}");
+        count
+    };
+    until("it is called again and again", async || taken().await >= Some(3)).await;
+    assert_eq!(all(base, "/v1/reminders").await[0]["status"], "PENDING", "nothing is early");
+    let now = json!({"now": "2027-04-01T08:00:00Z"});
+    let moved = reqwest::Client::new().post(format!("{base}/v1/ops/clock")).json(&now).send().await.unwrap();
+    assert_eq!(moved.status(), 200);
+    until("the reminder is sent", async || all(base, "/v1/reminders").await[0]["status"] == "SENT").await;
+    drop(daprd);
+}
