@@ -13,45 +13,102 @@ mod product;
 #[allow(dead_code)]
 mod sidecar;
 
+use std::path::{Path, PathBuf};
+
 use components::daprd::Options;
 use components::free_port;
-use oracle::history::Step;
+use oracle::history::{RecordSpec, Step};
 use pipeline::source::log::NewRecord;
 use process::Process;
 use product::{all, committed, product, record, same, settled, topics_of, until, views};
-use serde_json::json;
-use sidecar::{broker, environment, resources, shipped, sidecar};
+use serde_json::{Value, json};
+use sidecar::{broker, changed, environment, resources, shipped, sidecar};
 use tasktide::cli::{Actions, SourceMode};
 use topics::event::Limits;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_sidecar_pushes_gives_the_same_views() {
-    let dir = tempfile::tempdir().unwrap();
-    let broker = broker(dir.path()).await;
-    let topics = topics_of(&broker.address());
-    let bytes = "20000";
-    let limits = Limits { max_event_bytes: 20_000 };
+/// A history that lies in the past: a broker takes no record of the future.
+const SEED: u64 = 11;
+/// Records longer than this are dead letters.
+const EVENT_BYTES_MAX: usize = 20_000;
+
+/// How a sidecar is told to hand records over.
+#[derive(Clone, Copy)]
+enum Subscription {
+    /// It asks the product.
+    AsTold,
+    /// By a resource of its own, for a component of another name: what the product asks for would win.
+    Declared { bulk: bool, raw: bool },
+}
+
+impl Subscription {
+    /// Its resources.
+    fn resources(self, dir: &Path) -> PathBuf {
+        let Subscription::Declared { bulk, raw } = self else {
+            return resources(dir, &["task-pubsub", "resiliency"], &[]);
+        };
+        let renamed = |name: &str| changed(&shipped(name), "task-pubsub", "events");
+        let subscription =
+            changed(&renamed("task-events-subscription"), "rawPayload: \"true\"", &format!("rawPayload: \"{raw}\""));
+        let subscription = changed(&subscription, "enabled: true", &format!("enabled: {bulk}"));
+        let own =
+            [("events", renamed("task-pubsub")), ("subscription", subscription), ("resiliency", renamed("resiliency"))];
+        resources(dir, &[], &own)
+    }
+}
+
+/// One by one, the sidecar puts its own content type in place of the record's: a batch is no longer known as one.
+fn is_one_event(spec: &RecordSpec) -> bool {
+    !spec.headers.iter().any(|(_, value)| value.starts_with("application/cloudevents-batch"))
+}
+
+/// Not raw, the sidecar hands over nothing but JSON objects.
+fn is_object(spec: &RecordSpec) -> bool {
+    let value = spec.value.as_deref().unwrap_or_default();
+    serde_json::from_slice::<Value>(value).is_ok_and(|value| value.is_object())
+}
+
+/// Many at once and not raw, it writes objects anew, and rounds integers that a double cannot hold.
+fn is_object_of_short_numbers(spec: &RecordSpec) -> bool {
+    let text = String::from_utf8_lossy(spec.value.as_deref().unwrap_or_default());
+    is_object(spec) && !text.contains(&((1_u64 << 53) + 1).to_string())
+}
+
+/// The steps of a generated history, with those of its records that a form of pushing can carry.
+fn steps(seed: u64, fits: fn(&RecordSpec) -> bool) -> Vec<Vec<NewRecord>> {
+    let limits = Limits { max_event_bytes: EVENT_BYTES_MAX };
     let options = oracle::generate::Options { strands: 10, http_only: false, restarts: false, kills: false, limits };
-    let history = oracle::generate::history(11, &options);
+    let history = oracle::generate::history(seed, &options);
     let mut now = history.start;
-    let mut steps: Vec<Vec<NewRecord>> = Vec::new();
+    let mut steps = Vec::new();
     for step in &history.steps {
         match step {
             Step::Append(items) => {
-                let of = |spec: &oracle::history::RecordSpec| {
+                let of = |spec: &RecordSpec| {
                     let mut made = record(spec.partition, "", spec.value.clone(), &spec.headers, now);
                     made.key = spec.key.clone().map(Into::into);
                     made
                 };
-                steps.push(items.iter().map(|item| of(&item.record)).collect());
+                steps.push(items.iter().map(|item| &item.record).filter(|spec| fits(spec)).map(of).collect());
             }
             Step::Advance(to) => now = *to,
             Step::Restart | Step::Kill => {}
         }
     }
+    steps
+}
+
+/// Pushes a history to a product that is killed half way, and compares its views with those of the embedded log.
+async fn same_views(subscription: Subscription, seed: u64, fits: fn(&RecordSpec) -> bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path()).await;
+    let topics = topics_of(&broker.address());
+    let bytes = EVENT_BYTES_MAX.to_string();
+    let steps = steps(seed, fits);
+    let is_binary = |record: &NewRecord| record.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("ce_type"));
+    assert!(steps.iter().flatten().any(is_binary), "binary mode is among them");
     let expected = {
         let at = dir.path().join("expected");
-        let running = product(&at, SourceMode::Log, Actions::None, &[("max_event_bytes", bytes)]).await;
+        let running = product(&at, SourceMode::Log, Actions::None, &[("max_event_bytes", &bytes)]).await;
         for records in &steps {
             running.parts().topics.append("task-events", records.clone()).await.unwrap();
         }
@@ -63,7 +120,7 @@ async fn what_the_sidecar_pushes_gives_the_same_views() {
     let app_port = free_port().unwrap();
     let (data, listen) = (dir.path().join("data"), format!("127.0.0.1:{app_port}"));
     let settings = [
-        ("TASKTIDE_MAX_EVENT_BYTES", bytes),
+        ("TASKTIDE_MAX_EVENT_BYTES", bytes.as_str()),
         ("TASKTIDE_REMINDERS__MAX_LATE", "P9999D"),
         ("TASKTIDE_BOOTSTRAP__CREATE_HORIZON", "P9999D"),
         ("TASKTIDE_APP_API_TOKEN", "knock"),
@@ -78,7 +135,7 @@ async fn what_the_sidecar_pushes_gives_the_same_views() {
     let options = Options {
         app_id: "task-pipeline".to_owned(),
         app_port: Some(app_port),
-        resources: resources(dir.path(), &["task-pubsub", "task-events-subscription", "resiliency"], &[]),
+        resources: subscription.resources(dir.path()),
         environment: environment(&[("KAFKA_BROKERS", &address), ("APP_API_TOKEN", "knock")]),
         ..Options::default()
     };
@@ -98,6 +155,31 @@ async fn what_the_sidecar_pushes_gives_the_same_views() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushed_as_the_product_asks_for_it_gives_the_same_views() {
+    same_views(Subscription::AsTold, SEED, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushed_many_at_once_and_raw_gives_the_same_views() {
+    same_views(Subscription::Declared { bulk: true, raw: true }, SEED, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushed_one_by_one_and_raw_gives_the_same_views() {
+    same_views(Subscription::Declared { bulk: false, raw: true }, SEED, is_one_event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushed_one_by_one_gives_the_same_views() {
+    same_views(Subscription::Declared { bulk: false, raw: false }, SEED, is_object).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushed_many_at_once_gives_the_same_views() {
+    same_views(Subscription::Declared { bulk: true, raw: false }, SEED, is_object_of_short_numbers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cron_binding_wakes_the_clock_and_nothing_depends_on_it() {
     let dir = tempfile::tempdir().unwrap();
     let settings = [("TASKTIDE_APP_API_TOKEN", "knock")];
@@ -106,7 +188,7 @@ async fn the_cron_binding_wakes_the_clock_and_nothing_depends_on_it() {
     let event = product::event("1", "created", &product::task_id(1), json!({"reminders": ["PT1H"]}));
     tasktide.post_events(&[serde_json::from_slice(&event).unwrap()]).await;
     let app_port = base.rsplit(':').next().unwrap().parse().unwrap();
-    let every_second = shipped("reminder-cron").replace("@every 10s", "@every 1s");
+    let every_second = changed(&shipped("reminder-cron"), "@every 10s", "@every 1s");
     let options = Options {
         app_id: "task-pipeline".to_owned(),
         app_port: Some(app_port),

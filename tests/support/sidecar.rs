@@ -33,6 +33,12 @@ pub fn shipped(name: &str) -> String {
     std::fs::read_to_string(dir.join(format!("{name}.yaml"))).expect("a component")
 }
 
+/// A component's text with one value changed, which must be there.
+pub fn changed(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "no {from} in {text}");
+    text.replace(from, to)
+}
+
 /// Does on a thread of its own what would block the others.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap().expect("a part starts")
