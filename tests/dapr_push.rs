@@ -14,16 +14,20 @@ mod product;
 mod sidecar;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use components::daprd::Options;
 use components::free_port;
 use oracle::history::{RecordSpec, Step};
 use pipeline::source::log::NewRecord;
 use process::Process;
-use product::{all, committed, product, record, same, settled, topics_of, until, views};
+use product::{all, ask, committed, product, record, same, settled, topics_of, until, views};
 use serde_json::{Value, json};
 use sidecar::{broker, changed, environment, resources, shipped, sidecar};
 use tasktide::cli::{Actions, SourceMode};
+use topics::Timestamp;
 use topics::event::Limits;
 
 /// A history that lies in the past: a broker takes no record of the future.
@@ -97,6 +101,20 @@ fn steps(seed: u64, fits: fn(&RecordSpec) -> bool) -> Vec<Vec<NewRecord>> {
     steps
 }
 
+/// The views of the embedded log after the same records.
+async fn expected(dir: &Path, steps: &[Vec<NewRecord>]) -> Vec<(String, Vec<Value>)> {
+    let bytes = EVENT_BYTES_MAX.to_string();
+    let at = dir.join("expected");
+    let running = product(&at, SourceMode::Log, Actions::None, &[("max_event_bytes", &bytes)]).await;
+    for records in steps {
+        running.parts().topics.append("task-events", records.clone()).await.unwrap();
+    }
+    settled(&running, &*running.parts().topics).await;
+    let views = views(&running).await;
+    running.stop().await.unwrap();
+    views
+}
+
 /// Pushes a history to a product that is killed half way, and compares its views with those of the embedded log.
 async fn same_views(subscription: Subscription, seed: u64, fits: fn(&RecordSpec) -> bool) {
     let dir = tempfile::tempdir().unwrap();
@@ -106,17 +124,7 @@ async fn same_views(subscription: Subscription, seed: u64, fits: fn(&RecordSpec)
     let steps = steps(seed, fits);
     let is_binary = |record: &NewRecord| record.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("ce_type"));
     assert!(steps.iter().flatten().any(is_binary), "binary mode is among them");
-    let expected = {
-        let at = dir.path().join("expected");
-        let running = product(&at, SourceMode::Log, Actions::None, &[("max_event_bytes", &bytes)]).await;
-        for records in &steps {
-            running.parts().topics.append("task-events", records.clone()).await.unwrap();
-        }
-        settled(&running, &*running.parts().topics).await;
-        let views = views(&running).await;
-        running.stop().await.unwrap();
-        views
-    };
+    let expected = expected(dir.path(), &steps).await;
     let app_port = free_port().unwrap();
     let (data, listen) = (dir.path().join("data"), format!("127.0.0.1:{app_port}"));
     let settings = [
@@ -215,5 +223,79 @@ async fn the_cron_binding_wakes_the_clock_and_nothing_depends_on_it() {
     let moved = reqwest::Client::new().post(format!("{base}/v1/ops/clock")).json(&now).send().await.unwrap();
     assert_eq!(moved.status(), 200);
     until("the reminder is sent", async || all(base, "/v1/reminders").await[0]["status"] == "SENT").await;
+    drop(daprd);
+}
+
+/// Leaves no room on the disk of a process, or room again: a limit on the size of files is what a full disk looks like
+/// to a program that writes them.
+fn disk(tasktide: &Process, fsize: &str) {
+    let id = tasktide.id().to_string();
+    let limited = Command::new("prlimit").args(["--pid", &id, &format!("--fsize={fsize}:")]).status().unwrap();
+    assert!(limited.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_stored_is_answered_with_retry_and_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path()).await;
+    let topics = topics_of(&broker.address());
+    let written_at: Timestamp = "2026-03-01T08:00:00Z".parse().unwrap();
+    let event = |number: u32| product::event(&format!("e{number}"), "created", &product::task_id(number), json!({}));
+    let record = |number: u32| record(3, &product::task_id(number), Some(event(number)), &[], written_at);
+    let app_port = free_port().unwrap();
+    let (data, listen) = (dir.path().join("data"), format!("127.0.0.1:{app_port}"));
+    let args =
+        ["run", "--data-dir", data.to_str().unwrap(), "--listen", &listen, "--source", "dapr", "--actions", "none"];
+    let start = || {
+        // The limit's signal would end it; a full disk sends none.
+        let script = "trap '' XFSZ; exec \"$0\" \"$@\"";
+        Process::of(Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_tasktide")]).args(args))
+    };
+    let tasktide = start();
+    let base = tasktide.base.clone();
+    let tasks = async || all(base.as_str(), "/v1/tasks").await.len();
+    let address = broker.address();
+    let options = Options {
+        app_id: "task-pipeline".to_owned(),
+        app_port: Some(app_port),
+        resources: Subscription::AsTold.resources(dir.path()),
+        environment: environment(&[("KAFKA_BROKERS", &address)]),
+        ..Options::default()
+    };
+    let daprd = sidecar(options).await;
+    topics.append("task-events", vec![record(0)]).await.unwrap();
+    until("the first is there", async || tasks().await == 1).await;
+
+    disk(&tasktide, "1");
+    topics.append("task-events", (1..20).map(record).collect()).await.unwrap();
+    let is_full = async || {
+        let (status, ready) = ask(base.as_str(), "/readyz").await;
+        status == 503 && ready["waiting"].to_string().contains("database")
+    };
+    until("the disk is full", is_full).await;
+    // The first of them once more, as the sidecar has it, to see what it is answered.
+    let metadata = json!({"__partition": "3", "__offset": "1", "__timestamp": written_at.millis().to_string()});
+    let entry = json!({"entryId": "one", "event": STANDARD.encode(event(1)), "metadata": metadata});
+    let push = json!({"topic": "task-events", "entries": [entry]});
+    let call = reqwest::Client::new().post(format!("{base}/events/task-events")).json(&push).send().await.unwrap();
+    assert_eq!(call.status(), 200);
+    let answer: Value = call.json().await.unwrap();
+    assert_eq!(answer, json!({"statuses": [{"entryId": "one", "status": "RETRY"}]}));
+    // Killed, it forgets what it could not store; the sidecar brings it again.
+    tasktide.kill();
+    let tasktide = start();
+    until("what was not stored comes again", async || tasks().await == 20).await;
+
+    // With room in time it goes on by itself.
+    disk(&tasktide, "1");
+    topics.append("task-events", (20..40).map(record).collect()).await.unwrap();
+    until("the disk is full again", is_full).await;
+    disk(&tasktide, "unlimited");
+    until("there is room", async || ask(base.as_str(), "/readyz").await.0 == 200).await;
+    topics.append("task-events", vec![record(40)]).await.unwrap();
+    until("nothing is lost", async || tasks().await == 41).await;
+    committed(base.as_str(), &*topics).await;
+    let records = vec![(0..41).map(record).collect()];
+    same(&views(base.as_str()).await, &expected(dir.path(), &records).await);
     drop(daprd);
 }
