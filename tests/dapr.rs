@@ -18,10 +18,10 @@ use components::daprd::Options;
 use components::free_port;
 use components::redis::Redis;
 use process::{Process, output};
-use product::{all, ask, topics_of, until};
+use product::{all, ask, until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sidecar::{blocking, broker, environment, receiver, resources, restarted, sidecar};
+use sidecar::{blocking, broker, environment, receiver, resources, restarted, sidecar, values_of};
 
 /// HMAC with SHA-256 (RFC 2104), of a key no longer than a block.
 fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
@@ -29,21 +29,6 @@ fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
     padded[..key.len()].copy_from_slice(key);
     let inner = Sha256::new().chain_update(padded.map(|byte| byte ^ 0x36)).chain_update(text).finalize();
     Sha256::new().chain_update(padded.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().into()
-}
-
-async fn values_of(brokers: &str, topic: &'static str) -> Vec<(Option<String>, Value)> {
-    let topics = topics_of(brokers);
-    let mut found = Vec::new();
-    for bounds in topics.bounds(topic).await.unwrap() {
-        let mut reading = topics.read(topic, bounds.partition, bounds.start, bounds.end);
-        while let Some(records) = reading.recv().await {
-            for record in records.unwrap() {
-                let key = record.key.map(|key| String::from_utf8_lossy(&key).into_owned());
-                found.push((key, serde_json::from_slice(&record.value.unwrap_or_default()).unwrap()));
-            }
-        }
-    }
-    found
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,10 @@ use components::daprd::{Daprd, Options};
 use components::kafka::{self, Broker};
 use pipeline::source::kafka::Access;
 use pipeline::source::kafka::admin::{Admin, Replication};
+use serde_json::Value;
 use tokio::net::TcpListener;
+
+use crate::product::topics_of;
 
 /// A directory with some of the components that come with the product, and others of a test's own.
 pub fn resources(dir: &Path, names: &[&str], own: &[(&str, String)]) -> PathBuf {
@@ -68,6 +71,22 @@ pub fn environment(pairs: &[(&str, &str)]) -> Vec<(String, OsString)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect()
 }
 
+/// Keys and values of a topic that holds JSON.
+pub async fn values_of(brokers: &str, topic: &'static str) -> Vec<(Option<String>, Value)> {
+    let topics = topics_of(brokers);
+    let mut found = Vec::new();
+    for bounds in topics.bounds(topic).await.unwrap() {
+        let mut reading = topics.read(topic, bounds.partition, bounds.start, bounds.end);
+        while let Some(records) = reading.recv().await {
+            for record in records.unwrap() {
+                let key = record.key.map(|key| String::from_utf8_lossy(&key).into_owned());
+                found.push((key, serde_json::from_slice(&record.value.unwrap_or_default()).unwrap()));
+            }
+        }
+    }
+    found
+}
+
 /// Calls that a receiver got: headers and body.
 pub type Calls = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
 
@@ -77,6 +96,9 @@ struct Receiver {
     /// The last of a list is the next answer.
     answers: Arc<Mutex<BTreeMap<&'static str, Vec<u16>>>>,
 }
+
+/// In place of a status: no answer.
+pub const SILENCE: u16 = 0;
 
 /// A receiver that answers calls whose body has some text with the statuses given for it, one after the other, and
 /// others with 201. It asks those whom it refuses to wait for a second.
@@ -88,8 +110,13 @@ pub async fn receiver(path: &str, answers: &[(&'static str, &[u16])]) -> (String
     ) -> (StatusCode, [(&'static str, &'static str); 1]) {
         let text = String::from_utf8_lossy(&body).into_owned();
         receiver.calls.lock().unwrap().push((headers, body));
-        let mut answers = receiver.answers.lock().unwrap();
-        let next = answers.iter_mut().find(|(words, _)| text.contains(**words)).and_then(|(_, left)| left.pop());
+        let next = {
+            let mut answers = receiver.answers.lock().unwrap();
+            answers.iter_mut().find(|(words, _)| text.contains(**words)).and_then(|(_, left)| left.pop())
+        };
+        if next == Some(SILENCE) {
+            std::future::pending::<()>().await;
+        }
         (StatusCode::from_u16(next.unwrap_or(201)).unwrap(), [("retry-after", "1")])
     }
     let answers = answers.iter().map(|(text, statuses)| (*text, statuses.iter().rev().copied().collect())).collect();

@@ -164,6 +164,16 @@ impl Daprd {
         can_call_out(self.http_port)
     }
 
+    /// Has it stand still: it takes connections and answers nothing.
+    pub fn stand_still(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Has it go on after it stood still.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// The process: to be killed, stopped and continued.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
