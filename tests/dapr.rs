@@ -9,6 +9,8 @@ mod product;
 #[path = "support/sidecar.rs"]
 #[allow(dead_code)]
 mod sidecar;
+#[path = "support/smtp.rs"]
+mod smtp;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +24,7 @@ use product::{all, ask, until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sidecar::{blocking, broker, environment, receiver, resources, restarted, sidecar, values_of};
+use smtp::mail_server;
 
 /// HMAC with SHA-256 (RFC 2104), of a key no longer than a block.
 fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
@@ -320,4 +323,80 @@ async fn creates_may_go_by_invocation_of_the_chat_api() {
     let of_chat = restarted(of_chat).await;
     until("it is delivered", async || create(5).await["state"] == "DELIVERED").await;
     drop((of_chat, daprd));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reminders_go_out_by_mail() {
+    let dir = tempfile::tempdir().unwrap();
+    let (smtp_port, received) = mail_server(2).await;
+    let options = Options {
+        app_id: "task-pipeline".to_owned(),
+        resources: resources(dir.path(), &["email-out", "resiliency"], &[]),
+        environment: environment(&[("SMTP_HOST", "127.0.0.1"), ("SMTP_PORT", &smtp_port.to_string())]),
+        ..Options::default()
+    };
+    let daprd = sidecar(options).await;
+    let port = daprd.http_port().to_string();
+    let settings = [("DAPR_HTTP_PORT", port.as_str()), ("TASKTIDE_EMAIL__FROM", "Tasks <tasks@example.org>")];
+    let tasktide = Process::run_with(&dir.path().join("data"), &["--actions", "dapr"], &settings);
+    let base = tasktide.base.as_str();
+    let now = topics::Timestamp::from(chrono::Utc::now()).to_string();
+    let mut events = Vec::new();
+    for (user, address) in [("ann", Some("ann@example.org")), ("bob", Some("bob@example.org")), ("eve", None)] {
+        events.push(json!({
+            "specversion": "1.0", "id": user, "source": "/services/chat-api", "type": "com.todo.user.updated",
+            "data": {"userId": user, "email": address, "channels": ["email"]},
+        }));
+    }
+    let title = "<b>Wäter</b> & \"feed\"\r\nBcc: all@example.org";
+    for number in 0..21 {
+        let task =
+            json!({"title": format!("{title} {number}"), "timezone": "Europe/Berlin", "reminders": [{"at": now}]});
+        let event = product::event(&format!("e{number}"), "created", &product::task_id(number), task);
+        let mut event: Value = serde_json::from_slice(&event).unwrap();
+        event["data"]["userId"] = ["ann", "bob", "eve"][number as usize % 3].into();
+        events.push(event);
+    }
+    tasktide.post_events(&events).await;
+    until("every reminder has its end", async || {
+        let rows = all(base, "/v1/reminders").await;
+        rows.len() == 21 && rows.iter().all(|row| row["status"] != "PENDING")
+    })
+    .await;
+    for row in all(base, "/v1/reminders").await {
+        let channel = &row["channels"][0];
+        match row["userId"].as_str().unwrap() {
+            "eve" => {
+                assert_eq!((&row["status"], &row["reason"]), (&json!("FAILED"), &json!("delivery_failed")));
+                assert_eq!(channel["lastError"], "the user has no e-mail address");
+            }
+            _ => assert_eq!((&row["status"], &channel["state"]), (&json!("SENT"), &json!("DELIVERED")), "{row}"),
+        }
+    }
+    let received = received.lock().unwrap();
+    assert_eq!((received.mails.len(), received.under_way_max), (14, 1), "each once, one after the other");
+    let mut numbers = Vec::new();
+    for mail in &received.mails {
+        let (head, number) = mail.field("Subject").expect("a subject").rsplit_once('_').expect("words");
+        let number: u32 = number.trim_end_matches("?=").parse().expect("a number");
+        // The subject is one line: nothing in a title begins another field.
+        assert_eq!(head, "=?UTF-8?q?Reminder:_<b>W=C3=A4ter</b>_&_\"feed\"_Bcc:_all@example.org");
+        let address = ["ann@example.org", "bob@example.org"][number as usize % 3];
+        assert_eq!((mail.from.as_str(), &*mail.to), ("tasks@example.org", &[address.to_owned()][..]));
+        assert_eq!(mail.field("From"), Some("Tasks <tasks@example.org>"));
+        assert_eq!((mail.field("To"), mail.field("Cc"), mail.field("Bcc")), (Some(address), None, None));
+        assert_eq!(
+            (mail.field("X-priority"), mail.field("Content-Type")),
+            (Some("3"), Some("text/html; charset=UTF-8"))
+        );
+        let escaped = format!("&lt;b&gt;Wäter&lt;/b&gt; &amp; &quot;feed&quot;\nBcc: all@example.org {number}");
+        let body =
+            format!("<p>Reminder: <strong>{escaped}</strong></p><p>Due: 2027-04-01T09:00:00.000Z (Europe/Berlin)</p>");
+        assert_eq!(mail.body().trim_end(), body);
+        numbers.push(number);
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 14, "one mail a reminder");
+    drop(daprd);
 }
