@@ -13,6 +13,7 @@ mod sidecar;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use components::daprd::{Daprd, Options};
@@ -37,7 +38,7 @@ async fn with_destinations(dir: &Path, brokers: &str, chat: &str, hook: &str) ->
     sidecar(options).await
 }
 
-/// A product that sends through a sidecar, and a user who is told in the app and by webhook.
+/// A product that sends through a sidecar and writes its log to a file, and a user who is told in the app and by webhook.
 async fn sending(dir: &Path, daprd: &Daprd) -> Process {
     let port = daprd.http_port().to_string();
     let settings = [
@@ -45,7 +46,11 @@ async fn sending(dir: &Path, daprd: &Daprd) -> Process {
         ("TASKTIDE_ACTIONS__TIMEOUT", "3s"),
         ("TASKTIDE_ACTIONS__CONFIRM_WAIT", "100ms"),
     ];
-    let tasktide = Process::run_with(&dir.join("data"), &["--actions", "dapr"], &settings);
+    let mut command = Command::new("bash");
+    command.args(["-c", "log=$1; shift; exec \"$0\" \"$@\" 2>\"$log\"", env!("CARGO_BIN_EXE_tasktide")]);
+    command.arg(dir.join("log")).args(["run", "--data-dir"]).arg(dir.join("data"));
+    command.args(["--listen", "127.0.0.1:0", "--actions", "dapr"]).envs(settings);
+    let tasktide = Process::of(&mut command);
     let user = json!({
         "specversion": "1.0", "id": "u1", "source": "/services/chat-api", "type": "com.todo.user.updated",
         "data": {"userId": "ann", "channels": ["in-app", "webhook"]},
@@ -198,6 +203,10 @@ async fn a_sidecar_that_hangs_or_dies_loses_no_action_and_changes_no_id() {
         let creates = creates(base).await.iter().filter(|create| create["state"] == "DELIVERED").count();
         reminders == up_to && creates == up_to
     };
+    let told = |words: &str| {
+        let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        log.lines().any(|line| line.contains(words) && line.contains("webhook-out"))
+    };
     post(0).await;
     until("all is sent", async || sent(EACH as usize).await).await;
 
@@ -207,14 +216,16 @@ async fn a_sidecar_that_hangs_or_dies_loses_no_action_and_changes_no_id() {
     let (status, _) = ask(base, "/readyz").await;
     assert_eq!((status, all(base, "/v1/tasks?status=all").await.len()), (200, 4 * EACH as usize), "views go on");
     daprd.go_on().unwrap();
-    until("all is sent after it goes on", async || sent(2 * EACH as usize).await).await;
+    process::until("all is sent after it goes on", LONG, async || sent(2 * EACH as usize).await.then_some(())).await;
 
     post(200).await;
     daprd.process().kill().unwrap();
     post(300).await;
     until("nobody takes calls", async || came_to(300, "could not connect").await).await;
+    until("that is told", async || told("actions are not taken; will try again")).await;
     let daprd = restarted(daprd).await;
-    until("all is sent by the new one", async || sent(4 * EACH as usize).await).await;
+    process::until("all is sent by the new one", LONG, async || sent(4 * EACH as usize).await.then_some(())).await;
+    assert!(told("actions are taken again"));
     until("nothing waits", async || ask(base, "/v1/views/status").await.1["outbox"]["pending"] == 0).await;
 
     let mut expected: [BTreeMap<String, BTreeSet<String>>; 2] = Default::default();
