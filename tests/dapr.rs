@@ -363,6 +363,7 @@ async fn reminders_go_out_by_mail() {
         rows.len() == 21 && rows.iter().all(|row| row["status"] != "PENDING")
     })
     .await;
+    let mut calls = 0;
     for row in all(base, "/v1/reminders").await {
         let channel = &row["channels"][0];
         match row["userId"].as_str().unwrap() {
@@ -370,9 +371,13 @@ async fn reminders_go_out_by_mail() {
                 assert_eq!((&row["status"], &row["reason"]), (&json!("FAILED"), &json!("delivery_failed")));
                 assert_eq!(channel["lastError"], "the user has no e-mail address");
             }
-            _ => assert_eq!((&row["status"], &channel["state"]), (&json!("SENT"), &json!("DELIVERED")), "{row}"),
+            _ => {
+                assert_eq!((&row["status"], &channel["state"]), (&json!("SENT"), &json!("DELIVERED")), "{row}");
+                calls += channel["attempts"].as_u64().unwrap();
+            }
         }
     }
+    assert_eq!(calls, 14 + 2, "two were refused for now");
     let received = received.lock().unwrap();
     assert_eq!((received.mails.len(), received.under_way_max), (14, 1), "each once, one after the other");
     let mut numbers = Vec::new();
