@@ -188,6 +188,40 @@ async fn pushed_many_at_once_gives_the_same_views() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_read_from_a_topic_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path()).await;
+    let address = broker.address();
+    let tasktide = Process::run_with(&dir.path().join("data"), &["--source", "dapr", "--actions", "none"], &[]);
+    let base = tasktide.base.as_str();
+    let options = Options {
+        app_id: "task-pipeline".to_owned(),
+        app_port: Some(base.rsplit(':').next().unwrap().parse().unwrap()),
+        resources: resources(dir.path(), &["task-pubsub", "user-events-subscription", "resiliency"], &[]),
+        environment: environment(&[("KAFKA_BROKERS", &address)]),
+        ..Options::default()
+    };
+    let daprd = sidecar(options).await;
+    let topics = topics_of(&address);
+    let written_at: Timestamp = "2026-03-01T08:00:00Z".parse().unwrap();
+    let event = product::event("e1", "created", &product::task_id(1), json!({"reminders": ["PT1H"]}));
+    topics.append("task-events", vec![record(3, "task", Some(event), &[], written_at)]).await.unwrap();
+    until("the task is there", async || all(base, "/v1/reminders").await.len() == 1).await;
+    let erased = json!({
+        "specversion": "1.0", "id": "u1", "source": "/services/chat-api", "type": "com.todo.user.erased",
+        "time": "2026-03-01T08:00:00Z", "data": {"userId": "ann"},
+    });
+    let record = record(0, "ann", Some(erased.to_string().into_bytes()), &[], written_at);
+    topics.append("user-events", vec![record]).await.unwrap();
+    until("the user's reminder is cancelled", async || {
+        let row = all(base, "/v1/reminders").await.remove(0);
+        row["status"] == "CANCELLED" && row["reason"] == "user_erased"
+    })
+    .await;
+    drop(daprd);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cron_binding_wakes_the_clock_and_nothing_depends_on_it() {
     let dir = tempfile::tempdir().unwrap();
     let settings = [("TASKTIDE_APP_API_TOKEN", "knock")];
