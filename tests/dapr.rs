@@ -1,99 +1,30 @@
-//! The product with a real sidecar: its bindings, its pushes, its secrets and its state store.
+//! The product with a real sidecar: what it is called for: bindings, invocation, secrets, state store.
 
-#[path = "oracle/oracle.rs"]
-#[allow(dead_code)]
-mod oracle;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod process;
 #[path = "support/product.rs"]
 #[allow(dead_code)]
 mod product;
+#[path = "support/sidecar.rs"]
+#[allow(dead_code)]
+mod sidecar;
+#[path = "support/smtp.rs"]
+mod smtp;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use components::daprd::{Daprd, Options};
-use components::kafka::Broker;
+use components::daprd::Options;
+use components::free_port;
 use components::redis::Redis;
-use components::{free_port, kafka};
-use oracle::history::Step;
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication};
-use pipeline::source::log::NewRecord;
 use process::{Process, output};
-use product::{all, ask, committed, product, record, same, settled, topics_of, until, views};
+use product::{all, ask, until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tasktide::cli::{Actions, SourceMode};
-use tokio::net::TcpListener;
-use topics::event::Limits;
-
-/// A directory with some of the components that come with the product, and others of a test's own.
-fn resources(dir: &Path, names: &[&str], own: &[(&str, String)]) -> PathBuf {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/dapr-components/resources");
-    let to = dir.join("resources");
-    std::fs::create_dir_all(&to).unwrap();
-    for name in names {
-        std::fs::copy(from.join(format!("{name}.yaml")), to.join(format!("{name}.yaml"))).expect("a component");
-    }
-    for (name, text) in own {
-        std::fs::write(to.join(format!("{name}.yaml")), text).unwrap();
-    }
-    to
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap().expect("a part starts")
-}
-
-async fn broker(dir: &Path) -> Broker {
-    let at = dir.join("kafka");
-    let broker = blocking(move || Broker::start(&at, &kafka::Options::default())).await;
-    let one = Replication { factor: 1, min_in_sync: 1 };
-    Admin::new(&Access::plain(broker.address()), one).unwrap().apply().await.expect("topics are made");
-    broker
-}
-
-async fn sidecar(options: Options) -> Daprd {
-    blocking(move || Daprd::start(options)).await
-}
-
-fn environment(pairs: &[(&str, &str)]) -> Vec<(String, std::ffi::OsString)> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect()
-}
-
-/// Calls that a receiver got: headers and body.
-type Calls = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
-
-/// A receiver that answers its first calls with `statuses`, then 200.
-async fn receiver(statuses: &[u16]) -> (String, Calls) {
-    #[derive(Clone)]
-    struct Shared(Calls, Arc<Mutex<Vec<u16>>>);
-    async fn take(
-        State(shared): State<Shared>,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> (StatusCode, [(&'static str, &'static str); 1]) {
-        shared.0.lock().unwrap().push((headers, body));
-        let status = shared.1.lock().unwrap().pop().unwrap_or(200);
-        (StatusCode::from_u16(status).unwrap(), [("retry-after", "1")])
-    }
-    let shared = Shared(Calls::default(), Arc::new(Mutex::new(statuses.iter().rev().copied().collect())));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let router = Router::new().route("/hook", post(take)).with_state(shared.clone());
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (url, shared.0)
-}
+use sidecar::{blocking, broker, environment, receiver, resources, restarted, sidecar, values_of};
+use smtp::mail_server;
 
 /// HMAC with SHA-256 (RFC 2104), of a key no longer than a block.
 fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
@@ -101,21 +32,6 @@ fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
     padded[..key.len()].copy_from_slice(key);
     let inner = Sha256::new().chain_update(padded.map(|byte| byte ^ 0x36)).chain_update(text).finalize();
     Sha256::new().chain_update(padded.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().into()
-}
-
-async fn values_of(brokers: &str, topic: &'static str) -> Vec<(Option<String>, Value)> {
-    let topics = topics_of(brokers);
-    let mut found = Vec::new();
-    for bounds in topics.bounds(topic).await.unwrap() {
-        let mut reading = topics.read(topic, bounds.partition, bounds.start, bounds.end);
-        while let Some(records) = reading.recv().await {
-            for record in records.unwrap() {
-                let key = record.key.map(|key| String::from_utf8_lossy(&key).into_owned());
-                found.push((key, serde_json::from_slice(&record.value.unwrap_or_default()).unwrap()));
-            }
-        }
-    }
-    found
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +46,7 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
     };
     let mut chat = chat_api::ChatApi::bind(chat).await.unwrap();
     let chat_url = format!("http://{}", chat.addr());
-    let (hook, hooks) = receiver(&[503, 429]).await;
+    let (hook, hooks) = receiver("/hook", &[("", &[503, 429])]).await;
     let port = free_port().unwrap().to_string();
     let secret = format!("whsec_{}", STANDARD.encode("a secret of thirty-two bytes ok!"));
     let settings =
@@ -197,7 +113,7 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
     assert_eq!(topic[0].1["data"]["title"], "<b>Water</b> & feed");
     // webhook: refused twice, then taken; what was signed is what came, byte for byte.
     let calls = hooks.lock().unwrap().clone();
-    assert_eq!(calls.len(), 3, "503, 429 and 200");
+    assert_eq!(calls.len(), 3, "503, 429 and 201");
     for (headers, body) in &calls {
         let text = |name: &str| headers[name].to_str().unwrap().to_owned();
         let (id, time) = (text("webhook-id"), text("webhook-timestamp"));
@@ -215,7 +131,7 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
         actions["items"][0]["attempts"].as_u64() >= Some(1)
     })
     .await;
-    let daprd = tokio::task::spawn_blocking(move || daprd.restart().map(|()| daprd)).await.unwrap().unwrap();
+    let daprd = restarted(daprd).await;
     until("the successor is confirmed", async || {
         let rows = all(base, &format!("/v1/occurrences?taskId={id}")).await;
         rows.first().is_some_and(|row| row["successor"]["state"] == "CONFIRMED")
@@ -225,79 +141,6 @@ async fn creates_and_reminders_go_out_by_the_bindings() {
         client.get(format!("{chat_url}/api/tasks?limit=200&status=all")).send().await.unwrap().json().await.unwrap();
     assert_eq!(tasks["items"].as_array().unwrap().len(), 2, "one successor");
     drop(daprd);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_sidecar_pushes_gives_the_same_views() {
-    let dir = tempfile::tempdir().unwrap();
-    let broker = broker(dir.path()).await;
-    let topics = topics_of(&broker.address());
-    let bytes = "20000";
-    let limits = Limits { max_event_bytes: 20_000 };
-    let options = oracle::generate::Options { strands: 10, http_only: false, restarts: false, kills: false, limits };
-    let history = oracle::generate::history(11, &options);
-    let mut now = history.start;
-    let mut steps: Vec<Vec<NewRecord>> = Vec::new();
-    for step in &history.steps {
-        match step {
-            Step::Append(items) => {
-                let of = |spec: &oracle::history::RecordSpec| {
-                    let mut made = record(spec.partition, "", spec.value.clone(), &spec.headers, now);
-                    made.key = spec.key.clone().map(Into::into);
-                    made
-                };
-                steps.push(items.iter().map(|item| of(&item.record)).collect());
-            }
-            Step::Advance(to) => now = *to,
-            Step::Restart | Step::Kill => {}
-        }
-    }
-    let expected = {
-        let at = dir.path().join("expected");
-        let running = product(&at, SourceMode::Log, Actions::None, &[("max_event_bytes", bytes)]).await;
-        for records in &steps {
-            running.parts().topics.append("task-events", records.clone()).await.unwrap();
-        }
-        settled(&running, &*running.parts().topics).await;
-        let views = views(&running).await;
-        running.stop().await.unwrap();
-        views
-    };
-    let app_port = free_port().unwrap();
-    let (data, listen) = (dir.path().join("data"), format!("127.0.0.1:{app_port}"));
-    let settings = [
-        ("TASKTIDE_MAX_EVENT_BYTES", bytes),
-        ("TASKTIDE_REMINDERS__MAX_LATE", "P9999D"),
-        ("TASKTIDE_BOOTSTRAP__CREATE_HORIZON", "P9999D"),
-        ("TASKTIDE_APP_API_TOKEN", "knock"),
-    ];
-    let args =
-        ["run", "--data-dir", data.to_str().unwrap(), "--listen", &listen, "--source", "dapr", "--actions", "none"];
-    let mut tasktide = Process::with(&args, &settings);
-    let base = tasktide.base.clone();
-    let refused = reqwest::Client::new().post(format!("{base}/events/task-events")).body("{}").send().await.unwrap();
-    assert_eq!(refused.status(), 401, "only the sidecar knows the token");
-    let address = broker.address();
-    let options = Options {
-        app_id: "task-pipeline".to_owned(),
-        app_port: Some(app_port),
-        resources: resources(dir.path(), &["task-pubsub", "task-events-subscription", "resiliency"], &[]),
-        environment: environment(&[("KAFKA_BROKERS", &address), ("APP_API_TOKEN", "knock")]),
-        ..Options::default()
-    };
-    let daprd = sidecar(options).await;
-    for (number, records) in steps.iter().enumerate() {
-        topics.append("task-events", records.clone()).await.expect("the broker takes records");
-        if number == steps.len() / 2 {
-            // Killed while the sidecar pushes; what was not answered comes again.
-            tasktide.kill();
-            tasktide = Process::with(&args, &settings);
-        }
-    }
-    committed(base.as_str(), &*topics).await;
-    same(&views(base.as_str()).await, &expected);
-    drop(daprd);
-    drop(tasktide);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -387,4 +230,178 @@ async fn the_state_store_mirrors_reminders_and_occurrences() {
     assert_eq!(rebuilt.status(), 202);
     let rebuilt: Value = rebuilt.json().await.unwrap();
     assert_eq!(rebuilt["rows"], 1, "the reminder's row stays");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn creates_may_go_by_invocation_of_the_chat_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let scripts: [(&str, &[u16], &str); 4] = [
+        ("taken before", &[409], "DELIVERED"),
+        ("refused", &[422], "FAILED"),
+        ("busy", &[503, 201], "DELIVERED"),
+        ("too many", &[429, 201], "DELIVERED"),
+    ];
+    let answers: Vec<_> = scripts.iter().map(|(title, statuses, _)| (*title, *statuses)).collect();
+    let (chat_url, calls) = receiver("/api/tasks", &answers).await;
+    // A file says where applications are: mDNS does not work everywhere.
+    let config = dir.path().join("config.yaml");
+    let names = dir.path().join("names.db");
+    let text = format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: names\nspec:\n  nameResolution:\n    component: sqlite\n    version: v1\n    configuration:\n      connectionString: {}\n",
+        names.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let of_app = |app_id: &str, app_port: Option<u16>| Options {
+        app_id: app_id.to_owned(),
+        app_port,
+        resources: resources(dir.path(), &["resiliency"], &[]),
+        config: Some(config.clone()),
+        ..Options::default()
+    };
+    let chat_port = chat_url.strip_prefix("http://127.0.0.1:").unwrap().split('/').next().unwrap().parse().unwrap();
+    let mut of_chat = sidecar(of_app("chat-api", Some(chat_port))).await;
+    let daprd = sidecar(of_app("task-pipeline", None)).await;
+    let port = daprd.http_port().to_string();
+    let settings = [
+        ("DAPR_HTTP_PORT", port.as_str()),
+        ("TASKTIDE_ACTIONS__CREATE__VIA", "invoke"),
+        ("TASKTIDE_ACTIONS__CONFIRM_WAIT", "100ms"),
+    ];
+    let tasktide = Process::run_with(&dir.path().join("data"), &["--actions", "dapr"], &settings);
+    let base = tasktide.base.as_str();
+    let completed = |number: u32, title: &str| -> Value {
+        let task = json!({"title": title, "recurrenceRule": "FREQ=DAILY", "completed": true});
+        let event = product::event(&format!("e{number}"), "completed", &product::task_id(number), task);
+        let mut event: Value = serde_json::from_slice(&event).unwrap();
+        event["correlationid"] = format!("c{number}").into();
+        event["traceparent"] = format!("00-{number:032x}-00000000000000aa-01").into();
+        event
+    };
+    let create = async |number: u32| -> Value {
+        let task = product::task_id(number);
+        let (_, actions) = ask(base, &format!("/v1/ops/actions?kind=create-next-task&taskId={task}")).await;
+        actions["items"][0].clone()
+    };
+    let numbered: Vec<(u32, _)> = (1..).zip(scripts).collect();
+    let events: Vec<Value> = numbered.iter().map(|(number, (title, ..))| completed(*number, title)).collect();
+    tasktide.post_events(&events).await;
+    for (number, (title, statuses, state)) in &numbered {
+        until(title, async || create(*number).await["state"] == *state).await;
+        let action = create(*number).await;
+        assert_eq!(action["attempts"], statuses.len(), "{action}");
+        let calls: Vec<_> = calls
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(headers, body)| (headers.clone(), serde_json::from_slice::<Value>(body).unwrap()))
+            .filter(|(_, body)| body["title"] == *title)
+            .collect();
+        assert_eq!(calls.len(), statuses.len(), "{title}");
+        for (headers, body) in &calls {
+            let text = |name: &str| headers[name].to_str().unwrap();
+            assert_eq!((text("idempotency-key"), &body["id"]), (action["id"].as_str().unwrap(), &action["id"]));
+            assert_eq!((text("content-type"), text("x-correlation-id")), ("application/json", &*format!("c{number}")));
+            assert!(text("traceparent").starts_with(&format!("00-{number:032x}-")), "{headers:?}");
+            assert_eq!(*body, calls[0].1, "a repeat has the same body");
+        }
+    }
+    // Given up, told, and tried again when an operator asks for it.
+    let refused = create(2).await;
+    assert_eq!(refused["lastError"], "chat-api answered 422");
+    let audit = all(base, &format!("/v1/audit?taskId={}&action=ACTION_FAILED", product::task_id(2))).await;
+    assert_eq!(audit.len(), 1);
+    assert_eq!(ask(base, "/v1/views/status").await.1["outbox"]["failed"], 1);
+    let retry = format!("{base}/v1/ops/actions/{}/retry", refused["id"].as_str().unwrap());
+    assert!(reqwest::Client::new().post(retry).send().await.unwrap().status().is_success());
+    until("it is taken now", async || create(2).await["state"] == "DELIVERED").await;
+
+    // Without the Chat API's sidecar the create waits, and says why.
+    of_chat.process().kill().unwrap();
+    tasktide.post_events(&[completed(5, "later")]).await;
+    until("it is tried", async || create(5).await["attempts"].as_u64() >= Some(1)).await;
+    assert!(create(5).await["lastError"].as_str().unwrap().contains("the sidecar answered 500 for chat-api"));
+    let of_chat = restarted(of_chat).await;
+    until("it is delivered", async || create(5).await["state"] == "DELIVERED").await;
+    drop((of_chat, daprd));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reminders_go_out_by_mail() {
+    let dir = tempfile::tempdir().unwrap();
+    let (smtp_port, received) = mail_server(2).await;
+    let options = Options {
+        app_id: "task-pipeline".to_owned(),
+        resources: resources(dir.path(), &["email-out", "resiliency"], &[]),
+        environment: environment(&[("SMTP_HOST", "127.0.0.1"), ("SMTP_PORT", &smtp_port.to_string())]),
+        ..Options::default()
+    };
+    let daprd = sidecar(options).await;
+    let port = daprd.http_port().to_string();
+    let settings = [("DAPR_HTTP_PORT", port.as_str()), ("TASKTIDE_EMAIL__FROM", "Tasks <tasks@example.org>")];
+    let tasktide = Process::run_with(&dir.path().join("data"), &["--actions", "dapr"], &settings);
+    let base = tasktide.base.as_str();
+    let now = topics::Timestamp::from(chrono::Utc::now()).to_string();
+    let mut events = Vec::new();
+    for (user, address) in [("ann", Some("ann@example.org")), ("bob", Some("bob@example.org")), ("eve", None)] {
+        events.push(json!({
+            "specversion": "1.0", "id": user, "source": "/services/chat-api", "type": "com.todo.user.updated",
+            "data": {"userId": user, "email": address, "channels": ["email"]},
+        }));
+    }
+    let title = "<b>Wäter</b> & \"feed\"\r\nBcc: all@example.org";
+    for number in 0..21 {
+        let task =
+            json!({"title": format!("{title} {number}"), "timezone": "Europe/Berlin", "reminders": [{"at": now}]});
+        let event = product::event(&format!("e{number}"), "created", &product::task_id(number), task);
+        let mut event: Value = serde_json::from_slice(&event).unwrap();
+        event["data"]["userId"] = ["ann", "bob", "eve"][number as usize % 3].into();
+        events.push(event);
+    }
+    tasktide.post_events(&events).await;
+    until("every reminder has its end", async || {
+        let rows = all(base, "/v1/reminders").await;
+        rows.len() == 21 && rows.iter().all(|row| row["status"] != "PENDING")
+    })
+    .await;
+    let mut calls = 0;
+    for row in all(base, "/v1/reminders").await {
+        let channel = &row["channels"][0];
+        match row["userId"].as_str().unwrap() {
+            "eve" => {
+                assert_eq!((&row["status"], &row["reason"]), (&json!("FAILED"), &json!("delivery_failed")));
+                assert_eq!(channel["lastError"], "the user has no e-mail address");
+            }
+            _ => {
+                assert_eq!((&row["status"], &channel["state"]), (&json!("SENT"), &json!("DELIVERED")), "{row}");
+                calls += channel["attempts"].as_u64().unwrap();
+            }
+        }
+    }
+    assert_eq!(calls, 14 + 2, "two were refused for now");
+    let received = received.lock().unwrap();
+    assert_eq!((received.mails.len(), received.under_way_max), (14, 1), "each once, one after the other");
+    let mut numbers = Vec::new();
+    for mail in &received.mails {
+        let (head, number) = mail.field("Subject").expect("a subject").rsplit_once('_').expect("words");
+        let number: u32 = number.trim_end_matches("?=").parse().expect("a number");
+        // The subject is one line: nothing in a title begins another field.
+        assert_eq!(head, "=?UTF-8?q?Reminder:_<b>W=C3=A4ter</b>_&_\"feed\"_Bcc:_all@example.org");
+        let address = ["ann@example.org", "bob@example.org"][number as usize % 3];
+        assert_eq!((mail.from.as_str(), &*mail.to), ("tasks@example.org", &[address.to_owned()][..]));
+        assert_eq!(mail.field("From"), Some("Tasks <tasks@example.org>"));
+        assert_eq!((mail.field("To"), mail.field("Cc"), mail.field("Bcc")), (Some(address), None, None));
+        assert_eq!(
+            (mail.field("X-priority"), mail.field("Content-Type")),
+            (Some("3"), Some("text/html; charset=UTF-8"))
+        );
+        let escaped = format!("&lt;b&gt;Wäter&lt;/b&gt; &amp; &quot;feed&quot;\nBcc: all@example.org {number}");
+        let body =
+            format!("<p>Reminder: <strong>{escaped}</strong></p><p>Due: 2027-04-01T09:00:00.000Z (Europe/Berlin)</p>");
+        assert_eq!(mail.body().trim_end(), body);
+        numbers.push(number);
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 14, "one mail a reminder");
+    drop(daprd);
 }

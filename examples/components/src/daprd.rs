@@ -22,6 +22,10 @@ use crate::{Process, cache_dir, find, free_port, once};
 pub const VERSION: &str = "v1.16.5";
 /// Which of its components are compiled in, by the name that its own builds have for them.
 const TAGS: &str = "stablecomponents";
+/// What is built: its application with those components, and with those that this file adds.
+const MAIN: &str = include_str!("daprd/main.go");
+/// Tells programs of one version apart, by what was added.
+const ADDED: &str = "smtp-sqlite";
 /// How long it may take from its start until it can call out.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// How often is tried again when another program took a port in between.
@@ -36,6 +40,8 @@ pub struct Options {
     pub app_port: Option<u16>,
     /// Directory of YAML files: components, subscriptions, resiliency.
     pub resources: PathBuf,
+    /// A file with a `Configuration`.
+    pub config: Option<PathBuf>,
     /// Its environment beyond the caller's: what `envRef` names, `DAPR_API_TOKEN`, `APP_API_TOKEN`.
     pub environment: Vec<(String, OsString)>,
     /// Port to serve on; a free one where it does not matter.
@@ -55,7 +61,7 @@ pub struct Daprd {
 
 /// The program, built on the first call.
 pub fn program() -> anyhow::Result<PathBuf> {
-    let program = cache_dir().join("bin").join(format!("daprd-{VERSION}-{TAGS}"));
+    let program = cache_dir().join("bin").join(format!("daprd-{VERSION}-{TAGS}-{ADDED}"));
     if program.is_file() {
         return Ok(program);
     }
@@ -70,7 +76,6 @@ pub fn program() -> anyhow::Result<PathBuf> {
 fn build(program: &Path) -> anyhow::Result<()> {
     let go = find(&["go"]).context("Go is needed to build daprd and is not on the path")?;
     eprintln!("building daprd {VERSION}, once; this takes some minutes");
-    // Out of the module's own directory, since only there its replacements of other modules hold.
     let module = format!("github.com/dapr/dapr@{VERSION}");
     let listed = Command::new(&go)
         .current_dir("/")
@@ -84,23 +89,38 @@ fn build(program: &Path) -> anyhow::Result<()> {
         .lines()
         .find_map(|line| line.trim().strip_prefix("\"Dir\": \"")?.split('"').next())
         .context("go mod download names no directory")?;
+    let sources = tempfile::tempdir()?;
+    write_module(Path::new(dir), sources.path()).context("could not write what daprd is built from")?;
     let folder = program.parent().context("the program has a folder")?;
     std::fs::create_dir_all(folder)?;
     let part = folder.join(format!("daprd.{}", std::process::id()));
     let version = format!("-s -w -X github.com/dapr/dapr/pkg/buildinfo.version={}", VERSION.trim_start_matches('v'));
     let built = Command::new(&go)
-        .current_dir(dir)
+        .current_dir(sources.path())
         .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-mod=readonly")
+        // The checksum of the module itself is the one thing that its own list of them lacks.
+        .env("GOFLAGS", "-mod=mod")
         .args(["build", "-trimpath", "-tags", TAGS, "-ldflags", &version, "-o"])
         .arg(&part)
-        .arg("./cmd/daprd")
+        .arg(".")
         .stdin(Stdio::null())
         .output()
         .context("could not run go")?;
     ensure!(built.status.success(), "go build of daprd: {}", String::from_utf8_lossy(&built.stderr));
     std::fs::set_permissions(&part, Permissions::from_mode(0o755))?;
     std::fs::rename(&part, program)?;
+    Ok(())
+}
+
+/// Writes a module with [`MAIN`] that uses other modules exactly as Dapr's own, in `dapr`, does: its replacements of
+/// modules hold in the main module only.
+fn write_module(dapr: &Path, to: &Path) -> anyhow::Result<()> {
+    let own = std::fs::read_to_string(dapr.join("go.mod"))?;
+    let rest =
+        own.strip_prefix("module github.com/dapr/dapr\n").context("go.mod begins with the name of the module")?;
+    std::fs::write(to.join("go.mod"), format!("module sidecar\n{rest}\nrequire github.com/dapr/dapr {VERSION}\n"))?;
+    std::fs::write(to.join("go.sum"), std::fs::read(dapr.join("go.sum"))?)?;
+    std::fs::write(to.join("main.go"), MAIN)?;
     Ok(())
 }
 
@@ -144,6 +164,16 @@ impl Daprd {
         can_call_out(self.http_port)
     }
 
+    /// Has it stand still: it takes connections and answers nothing.
+    pub fn stand_still(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Has it go on after it stood still.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// The process: to be killed, stopped and continued.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -170,6 +200,9 @@ fn spawn(program: &Path, options: &Options, dir: &Path) -> anyhow::Result<(Proce
     }
     if let Some(port) = options.app_port {
         command.args(["--app-port", &port.to_string(), "--app-channel-address", "127.0.0.1", "--app-protocol", "http"]);
+    }
+    if let Some(config) = &options.config {
+        command.arg("--config").arg(config);
     }
     // It would ask the system for an outward address otherwise.
     command.env("DAPR_HOST_IP", "127.0.0.1");

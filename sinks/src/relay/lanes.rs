@@ -67,6 +67,8 @@ pub struct LaneCounts {
     pub retried: u64,
     /// Calls in a row that were refused for a wrong setting; above 0 somebody should look.
     pub misconfigured: u64,
+    /// Calls in a row that the receiver did not settle.
+    pub put_off: u64,
 }
 
 struct Held {
@@ -410,10 +412,12 @@ impl Lane {
             Verdict::Delivered | Verdict::Failed { .. } => {
                 self.window = (self.window + 1).min(self.window_max);
                 self.counts.misconfigured = 0;
+                self.counts.put_off = 0;
             }
             Verdict::Retry { .. } => {
                 self.window = (self.window / 2).max(1);
                 self.counts.retried += 1;
+                self.counts.put_off += 1;
             }
             Verdict::Misconfigured { .. } => {
                 self.window = (self.window / 2).max(1);

@@ -25,6 +25,8 @@ const APPEND_MAX: usize = 1000;
 const PAGE: usize = 1000;
 /// Between two looks at a sidecar that is not ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Calls in a row that are put off before that is told: single ones are nothing to look at.
+const PUT_OFF_MIN: u64 = 8;
 /// After the ledger could not be read.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -217,21 +219,29 @@ fn settle(shared: &Shared, lane: usize, verdicts: Vec<(Uuid, Verdict)>) {
     let clock = (shared.ports.clock)();
     let now = Instant::now();
     for (id, verdict) in verdicts {
-        let settled = shared.lanes(|lanes| {
-            let action = lanes.action(id)?;
-            lanes.settle(id, &verdict, now, clock).map(|settled| (action, settled))
+        let (settled, before, after) = shared.lanes(|lanes| {
+            let before = lanes.counts()[lane];
+            let settled = lanes
+                .action(id)
+                .and_then(|action| lanes.settle(id, &verdict, now, clock).map(|settled| (action, settled)));
+            (settled, before, lanes.counts()[lane])
         });
         let component = COMPONENTS[lane];
+        // Told ever more rarely: a whole backlog may wait for one receiver.
         match &verdict {
-            Verdict::Misconfigured { error } => {
-                // The first, and then ever more rarely: a whole backlog may wait for one setting.
-                let calls = shared.lanes(|lanes| lanes.counts()[lane].misconfigured);
-                if calls.is_power_of_two() {
-                    tracing::error!(%id, component, calls, error, "a setting is wrong; actions wait for it");
-                }
+            Verdict::Misconfigured { error } if after.misconfigured.is_power_of_two() => {
+                let calls = after.misconfigured;
+                tracing::error!(%id, component, calls, error, "a setting is wrong; actions wait for it");
             }
+            Verdict::Retry { error, .. } if after.put_off >= PUT_OFF_MIN && after.put_off.is_power_of_two() => {
+                let calls = after.put_off;
+                tracing::warn!(%id, component, calls, error, "actions are not taken; will try again");
+            }
+            Verdict::Misconfigured { .. } | Verdict::Retry { .. } => {}
             Verdict::Failed { error } => tracing::warn!(%id, component, error, "action failed"),
-            Verdict::Retry { error, .. } => tracing::debug!(%id, component, error, "will try again"),
+            Verdict::Delivered if before.put_off >= PUT_OFF_MIN || before.misconfigured > 0 => {
+                tracing::info!(component, "actions are taken again");
+            }
             Verdict::Delivered => {}
         }
         let Some((action, settled)) = settled else { continue };

@@ -90,7 +90,11 @@ fn of_sidecar(component: &str, answer: &Answer) -> Verdict {
     ];
     match status {
         _ if unknown.iter().any(|text| answer.body.contains(text)) => Verdict::Misconfigured { error },
-        408 | 425 | 429 | 500..=599 => Verdict::Retry { error, ambiguous: status >= 500, after: answer.retry_after },
+        408 | 425 | 429 | 500..=599 => {
+            // In the words of its circuit breaker: the call went no further.
+            let unsent = ["circuit breaker is open", "too many requests"].iter().any(|text| answer.body.contains(text));
+            Verdict::Retry { error, ambiguous: status >= 500 && !unsent, after: answer.retry_after }
+        }
         // A wrong token, path or component: nothing is lost by a wrong setting.
         _ => Verdict::Misconfigured { error },
     }
@@ -182,6 +186,13 @@ mod tests {
         check_sidecar(200, "", "delivered");
         check_sidecar(204, "", "delivered");
         check_sidecar(500, "", "ambiguous");
+        let breaker = |says: &str| {
+            format!(
+                r#"{{"errorCode":"ERR_INVOKE_OUTPUT_BINDING","message":"error invoking output binding chat-api-out: {says}"}}"#
+            )
+        };
+        check_sidecar(500, &breaker("circuit breaker is open"), "retry");
+        check_sidecar(500, &breaker("too many requests"), "retry");
         check_sidecar(500, "couldn't find output binding chat-api-out", "misconfigured");
         check_sidecar(
             500,
