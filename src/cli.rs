@@ -217,13 +217,17 @@ pub struct TailOptions {
 #[derive(Clone, Debug, Args)]
 pub struct VerifyOptions {
     /// Directory to check; no process may have it open.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "TASKTIDE_DATA_DIR")]
     pub data_dir: PathBuf,
+    /// Where the events came from: `log`, `kafka` or `dapr`, the last two read from the broker; also the setting
+    /// source.mode.
+    #[arg(long, value_name = "SOURCE", env = "TASKTIDE_SOURCE")]
+    pub source: Option<SourceMode>,
     /// PostgreSQL database to check, instead of the directory's own; no process may write to it.
     #[arg(long, value_name = "URL", value_parser = crate::settings::store_url)]
     pub store: Option<crate::settings::Secret>,
-    /// Settings in TOML, as they were when the data was made.
-    #[arg(long, value_name = "FILE")]
+    /// Settings in TOML, as they were when the data was made; the environment wins over it.
+    #[arg(long, value_name = "FILE", env = "TASKTIDE_CONFIG")]
     pub config: Option<PathBuf>,
 }
 

@@ -29,8 +29,8 @@ fn unreadable(error: impl Error + Send + Sync + 'static) -> ReadError {
 
 #[async_trait]
 impl AuditReader for StoredAudit {
-    async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
-        self.0.audit(query).await.map_err(unreadable)
+    async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit_of(entries, query).await.map_err(unreadable)
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {

@@ -60,7 +60,11 @@ fn views_are_what_the_events_come_to() {
         let history = generate::history(seed, &options(STRANDS.min(left)));
         left = left.saturating_sub(STRANDS);
         let mut product = in_process(&history);
-        let Some((step, differences)) = run(&history, &limits(), &mut product, now_and_then) else { continue };
+        let Some((step, differences)) = run(&history, &limits(), &mut product, now_and_then) else {
+            let found = product.verify();
+            assert!(found.is_empty(), "seed {seed}, verify:\n{}", found.join("\n"));
+            continue;
+        };
         let shown = report(&differences);
         drop(product);
         let kind = differences[0].kind();

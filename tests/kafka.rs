@@ -6,12 +6,13 @@ mod oracle;
 #[path = "support/product.rs"]
 #[allow(dead_code)]
 mod product;
+#[path = "support/records.rs"]
+mod records;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use components::kafka::{Broker, Options};
-use oracle::history::{History, RecordSpec, Step};
 use pipeline::source::kafka::admin::{Admin, Replication};
 use pipeline::source::kafka::{Access, Identity, Mechanism, Pem, Tls};
 use pipeline::source::log::NewRecord;
@@ -21,10 +22,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
+use records::{EVENT_BYTES_MAX, history, steps};
 use serde_json::json;
 use tasktide::cli::{Actions, SourceMode};
 use topics::Timestamp;
-use topics::event::Limits;
 
 const ONE_COPY: Replication = Replication { factor: 1, min_in_sync: 1 };
 
@@ -44,37 +45,6 @@ fn on(brokers: &str) -> Vec<(&'static str, String)> {
 async fn on_kafka(dir: &Path, settings: &[(&'static str, String)]) -> tasktide::run::Running {
     let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
     product(&dir.join("data"), SourceMode::Kafka, Actions::None, &settings).await
-}
-
-/// Small, so that what is too large for us is not too large for the broker.
-const EVENT_BYTES_MAX: usize = 20_000;
-
-fn history(seed: u64) -> History {
-    let limits = Limits { max_event_bytes: EVENT_BYTES_MAX };
-    let options = oracle::generate::Options { strands: 10, http_only: false, restarts: false, kills: false, limits };
-    oracle::generate::history(seed, &options)
-}
-
-/// The records of a history, step by step, each at the time at which its step begins.
-fn steps(history: &History) -> Vec<Vec<NewRecord>> {
-    let mut now = history.start;
-    let mut steps = Vec::new();
-    for step in &history.steps {
-        match step {
-            Step::Append(items) => {
-                steps.push(items.iter().map(|item| of_spec(&item.record, now)).collect());
-            }
-            Step::Advance(to) => now = *to,
-            Step::Restart | Step::Kill => {}
-        }
-    }
-    steps
-}
-
-fn of_spec(spec: &RecordSpec, at: Timestamp) -> NewRecord {
-    let mut record = record(spec.partition, "", spec.value.clone(), &spec.headers, at);
-    record.key = spec.key.clone().map(Into::into);
-    record
 }
 
 /// What the embedded log makes of the records.

@@ -5,7 +5,9 @@
 #[allow(dead_code)]
 mod process;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use components::postgres::{Options, Server};
@@ -212,6 +214,69 @@ async fn replicas_answer_as_the_pipeline_does() {
     let (code, printed, error) = output(&["verify", "--data-dir", dir.path().to_str().unwrap(), "--store", &url], &[]);
     assert_eq!(code, 0, "{printed}{error}");
     assert!(second.terminate().0);
+}
+
+/// What an export says and has: the sum of its position, its trailer's count, and the position of each entry's event.
+async fn exported(base: &str) -> (i64, usize, Vec<(i64, i64)>, BTreeMap<i64, i64>) {
+    let text = reqwest::get(format!("{base}/v1/audit/export?order=asc")).await.unwrap().text().await.unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let end = lines.pop().unwrap();
+    assert_eq!(end["$end"], true, "{end}");
+    let position = end["position"].as_str().unwrap().split(',').filter_map(|part| {
+        let (partition, offset) = part.split_once(':')?;
+        Some((partition.parse().unwrap(), offset.parse().unwrap()))
+    });
+    let position: BTreeMap<i64, i64> = position.collect();
+    let at = |entry: &Value| {
+        (entry["metadata"]["partition"].as_i64().unwrap(), entry["metadata"]["offset"].as_i64().unwrap())
+    };
+    let events = position.values().map(|offset| offset + 1).sum();
+    (events, end["count"].as_u64().unwrap() as usize, lines.iter().map(at).collect(), position)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_beside_a_writer_is_of_one_commit() {
+    let (server, dir, embedded) = (server(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let url = server.create_database("tasktide").unwrap();
+    let on_postgres = Process::run(dir.path(), &["--store", &url]);
+    let replica = replica(&url);
+    let on_sqlite = Process::run(embedded.path(), &[]);
+    // An entry an event: no reminders, no rule. Their times are in no order, so that new ones fall in the midst.
+    let event = |no: usize| {
+        let data = json!({"taskId": task_id(no), "userId": "ann", "task": {"title": format!("Task {no}")}});
+        let (minute, second) = (no * 7 % 60, no * 13 % 60);
+        json!({
+            "specversion": "1.0", "id": format!("event-{no}"), "source": "/test", "type": "com.todo.task.created",
+            "time": format!("2026-03-01T08:{minute:02}:{second:02}Z"), "data": data,
+        })
+    };
+    let writing = AtomicBool::new(true);
+    let write = async |to: &Process| {
+        let mut no = 0;
+        to.post_events(&(0..1500).map(event).collect::<Vec<_>>()).await;
+        while writing.load(Ordering::Relaxed) {
+            no += 1;
+            to.post_events(&(0..3).map(|part| event(1500 + 3 * no + part)).collect::<Vec<_>>()).await;
+        }
+    };
+    let check = async |base: &str| {
+        let grown = || async { (exported(base).await.1 >= 1500).then_some(()) };
+        until("there are several pages", Duration::from_secs(60), grown).await;
+        let (mut counts, mut last) = (BTreeSet::new(), 0);
+        while counts.len() < 8 {
+            let (events, count, entries, position) = exported(base).await;
+            assert_eq!((count as i64, entries.len()), (events, count), "the trailer, the position and the lines");
+            assert!(entries.iter().all(|(partition, offset)| *offset <= position[partition]));
+            assert!(count >= last);
+            last = count;
+            counts.insert(count);
+        }
+    };
+    let checks = async {
+        tokio::join!(check(&on_postgres.base), check(&replica.base), check(&on_sqlite.base));
+        writing.store(false, Ordering::Relaxed);
+    };
+    tokio::join!(write(&on_postgres), write(&on_sqlite), checks);
 }
 
 #[tokio::test(flavor = "multi_thread")]

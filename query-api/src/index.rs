@@ -127,14 +127,7 @@ impl Index {
     /// Replaces everything with what a store gave back.
     pub fn load(&self, restored: &Restored) {
         let shard = load::load(restored, &self.views, self.zone);
-        let fresh = Freshness::default().advanced(
-            restored.n,
-            restored.committed_at,
-            restored.frontier,
-            false,
-            &restored.positions,
-        );
-        let fresh = Arc::new(fresh);
+        let fresh = Arc::new(Freshness::of(restored));
         let before = std::mem::replace(&mut *self.write(), State { shard, fresh: Arc::clone(&fresh) });
         self.fresh.send_replace(fresh);
         drop(before);
@@ -147,14 +140,7 @@ impl Index {
         let (fresh, rows_before) = {
             let mut state = self.write();
             let rows_before = state.shard.apply(commit, &mut replaced);
-            let fresh = state.fresh.advanced(
-                commit.n,
-                commit.committed_at,
-                commit.frontier,
-                commit.caught_up,
-                &commit.positions,
-            );
-            state.fresh = Arc::new(fresh);
+            state.fresh = Arc::new(state.fresh.after(commit));
             (Arc::clone(&state.fresh), rows_before)
         };
         self.fresh.send_replace(fresh);

@@ -81,8 +81,8 @@ pub type ReadError = Box<dyn std::error::Error + Send + Sync>;
 /// The audit timeline, which is read from the store.
 #[async_trait]
 pub trait AuditReader: Send + Sync {
-    /// A page of entries in the order of the query.
-    async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError>;
+    /// A page of the first `entries` entries, in the order of the query.
+    async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError>;
     /// One entry.
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError>;
     /// Checks the hash chain of a task.

@@ -91,6 +91,9 @@ pub trait Store: Send + Sync {
         self.audit_of(self.entries(), query).await
     }
 
+    /// Entries number `first` to `last`, counted from 1 in the order in which they were committed.
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError>;
+
     /// One audit entry.
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError>;
 

@@ -125,8 +125,8 @@ struct ReplicaAudit(Arc<Replica>);
 
 #[async_trait]
 impl AuditReader for ReplicaAudit {
-    async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
-        self.0.audit(query).await.map_err(|error| Box::new(error) as ReadError)
+    async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit_of(entries, query).await.map_err(|error| Box::new(error) as ReadError)
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pipeline::source::log::NewRecord;
 use serde_json::{Value, json};
-use tasktide::cli::{Actions, ClockOption, RunOptions};
+use tasktide::cli::{Actions, ClockOption, RunOptions, VerifyOptions};
 use tasktide::run::Running;
 use tasktide::settings::Settings;
 use tempfile::TempDir;
@@ -231,6 +231,18 @@ impl InProcess {
         if let Some(running) = self.running.take() {
             self.client.runtime.block_on(running.stop()).expect("the product stops in order");
         }
+    }
+
+    /// Ends it; what `tasktide verify` finds in what it leaves behind.
+    pub fn verify(mut self) -> Vec<String> {
+        self.down();
+        let options =
+            VerifyOptions { data_dir: self.options.data_dir.clone(), source: None, store: None, config: None };
+        let settings = Settings::read(self.given.clone()).expect("good settings");
+        let report = self.client.runtime.block_on(tasktide::verify::verify(&options, settings));
+        let report = report.expect("it can be compared");
+        assert!(report.tasks > 0 && report.entries > 0, "comparing nothing proves nothing");
+        report.shown
     }
 
     /// Key, headers and value of the first record of the topic of dead letters.

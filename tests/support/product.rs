@@ -19,7 +19,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Settings under which nothing depends on when a test runs: reminders and creates that are long due wait for their
 /// delivery.
-const TIMELESS: [(&str, &str); 2] = [("reminders.max_late", "P9999D"), ("bootstrap.create_horizon", "P9999D")];
+pub const TIMELESS: [(&str, &str); 2] = [("reminders.max_late", "P9999D"), ("bootstrap.create_horizon", "P9999D")];
 
 /// Starts the product on a directory.
 pub async fn product(dir: &Path, source: SourceMode, actions: Actions, settings: &[(&str, &str)]) -> Running {

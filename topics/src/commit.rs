@@ -48,6 +48,8 @@ pub struct Commit {
     pub users: Vec<UserRow>,
     /// Audit entries, in order.
     pub audit: Vec<AuditEntry>,
+    /// Audit entries up to and with this commit: what an answer as of it may show.
+    pub entries: u64,
     /// Outbox and ledger, in order.
     pub outbox: Vec<OutboxChange>,
     /// Records that can never be read.
@@ -182,6 +184,8 @@ pub struct Restored {
     pub committed_at: Timestamp,
     /// Frontier of the last commit.
     pub frontier: Timestamp,
+    /// Audit entries up to the last commit.
+    pub entries: u64,
     /// Where to read on.
     pub positions: Vec<NextOffset>,
     /// Every task, tombstones too (`after: None`).

@@ -26,6 +26,9 @@ pub enum SourceTopic {
 }
 
 impl SourceTopic {
+    /// Every one.
+    pub const ALL: [SourceTopic; 2] = [SourceTopic::TaskEvents, SourceTopic::UserEvents];
+
     /// The topic's name.
     pub fn name(self) -> &'static str {
         match self {

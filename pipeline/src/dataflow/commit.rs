@@ -50,6 +50,7 @@ pub(super) fn commit(
 /// Puts commits together.
 pub(super) struct Assembler {
     n: u64,
+    entries: u64,
     frontier: Timestamp,
     committed_at: Timestamp,
     caught_up: bool,
@@ -63,6 +64,7 @@ impl Assembler {
     pub(super) fn new(restored: &Restored, tasks: Rc<RefCell<Tasks>>) -> Self {
         Assembler {
             n: restored.n,
+            entries: restored.entries,
             frontier: restored.frontier,
             committed_at: restored.committed_at,
             caught_up: false,
@@ -120,10 +122,11 @@ impl Assembler {
         };
         commit.counts.reminder_lateness_ms = sorted.lateness_ms;
         self.finish(&mut commit, drafts, sorted.facts);
+        commit.entries = self.entries + commit.audit.len() as u64;
         if commit.is_empty() && !newly_caught_up && (self.barriers.is_empty() || more) {
             return None;
         }
-        self.n = commit.n;
+        (self.n, self.entries) = (commit.n, commit.entries);
         self.committed_at = committed_at;
         Some(commit)
     }

@@ -83,6 +83,30 @@ fn erasure_takes_what_is_personal() {
     );
 }
 
+/// What the user had set went with the erasure, so the next event of a task asks for what the configuration says.
+#[test]
+fn after_an_erasure_the_next_event_asks_for_reminders_anew() {
+    check(
+        r#"
+        at 2026-03-01T08:00:00Z
+        user-updated ann reminderOffsets=["P1D"]
+        > created 1 user=ann due=2026-03-10T09:00:00Z
+        user-erased ann
+        show reminders
+        restart
+        > updated 1 user=ann due=2026-03-10T09:00:00Z title=Again
+        show reminders
+        "#,
+        expect![[r#"
+            -- reminders
+            1 triggerTime=2026-03-09T09:00Z status=CANCELLED reason=user_erased late=false
+            -- reminders
+            1 triggerTime=2026-03-09T09:00Z status=CANCELLED reason=user_erased late=false
+            1 triggerTime=2026-03-10T08:00Z status=PENDING late=false
+        "#]],
+    );
+}
+
 #[test]
 fn open_tasks_are_counted() {
     check(

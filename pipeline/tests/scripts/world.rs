@@ -87,6 +87,7 @@ impl Stored {
             assert_eq!(entry.seq, chain.last().copied().unwrap_or(0) + 1, "seq grows by one: {entry:?}");
             self.audit.push(entry.clone());
         }
+        assert_eq!(commit.entries, self.audit.len() as u64);
         self.dead_letters.extend(commit.dead_letters);
         self.duplicates += commit.counts.duplicates;
         self.stale += commit.counts.stale;
@@ -109,6 +110,7 @@ impl Stored {
             n: self.n,
             committed_at: self.committed_at,
             frontier: self.frontier,
+            entries: self.audit.len() as u64,
             positions: self
                 .positions
                 .iter()

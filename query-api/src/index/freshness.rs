@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use topics::Timestamp;
-use topics::commit::NextOffset;
+use topics::commit::{Commit, NextOffset, Restored};
 use topics::record::SourceTopic;
 
 /// What an answer can say about how fresh it is: the last commit that it covers.
@@ -16,6 +16,8 @@ pub struct Freshness {
     pub committed_at: Timestamp,
     /// Latest event time applied (`X-View-Frontier`).
     pub frontier: Timestamp,
+    /// Audit entries up to it.
+    pub entries: u64,
     /// `partition:offset,…` of `task-events`, highest committed of each (`X-View-Position`).
     pub positions: Arc<str>,
     /// Whether the log end seen at the pipeline's start is covered.
@@ -29,6 +31,7 @@ impl Default for Freshness {
             n: 0,
             committed_at: Timestamp::default(),
             frontier: Timestamp::default(),
+            entries: 0,
             positions: "".into(),
             caught_up: false,
             next: BTreeMap::new(),
@@ -37,28 +40,40 @@ impl Default for Freshness {
 }
 
 impl Freshness {
-    /// The state after more was committed.
-    pub(super) fn advanced(
-        &self,
-        n: u64,
-        committed_at: Timestamp,
-        frontier: Timestamp,
-        caught_up: bool,
-        moved: &[NextOffset],
-    ) -> Freshness {
-        let mut after = self.clone();
-        after.n = n;
-        after.committed_at = committed_at;
-        after.frontier = after.frontier.max(frontier);
-        after.caught_up |= caught_up;
+    /// How far a store is.
+    pub(super) fn of(restored: &Restored) -> Freshness {
+        let at_last = Freshness {
+            n: restored.n,
+            committed_at: restored.committed_at,
+            frontier: restored.frontier,
+            entries: restored.entries,
+            ..Freshness::default()
+        };
+        at_last.moved(&restored.positions)
+    }
+
+    /// The state after a further commit.
+    pub(super) fn after(&self, commit: &Commit) -> Freshness {
+        let after = Freshness {
+            n: commit.n,
+            committed_at: commit.committed_at,
+            frontier: self.frontier.max(commit.frontier),
+            entries: commit.entries,
+            caught_up: self.caught_up || commit.caught_up,
+            ..self.clone()
+        };
+        after.moved(&commit.positions)
+    }
+
+    fn moved(mut self, moved: &[NextOffset]) -> Freshness {
         if !moved.is_empty() {
-            after.next.extend(moved.iter().map(|next| ((next.topic, next.partition), next.offset)));
+            self.next.extend(moved.iter().map(|next| ((next.topic, next.partition), next.offset)));
             let of_tasks =
-                after.next.iter().filter(|((topic, _), next)| *topic == SourceTopic::TaskEvents && **next > 0);
+                self.next.iter().filter(|((topic, _), next)| *topic == SourceTopic::TaskEvents && **next > 0);
             let shown: Vec<_> = of_tasks.map(|((_, partition), next)| format!("{partition}:{}", next - 1)).collect();
-            after.positions = shown.join(",").into();
+            self.positions = shown.join(",").into();
         }
-        after
+        self
     }
 
     /// Whether every one of these positions of `task-events` is committed.

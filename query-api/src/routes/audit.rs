@@ -147,7 +147,7 @@ async fn page(api: &Api, ask: &Ask, mut params: Params, mut query: AuditQuery, z
     let seen = api.catch_up_stored(&wanted).await?;
     // One more than shown tells whether a page follows.
     query.limit = limit + 1;
-    let read = async { api.audit.audit(&query).await.map_err(|e| api.unreadable(e)) };
+    let read = async { api.audit.audit(seen.entries, &query).await.map_err(|e| api.unreadable(e)) };
     let mut items = api.within(read).await?;
     let more = items.len() > limit;
     items.truncate(limit);

@@ -1,6 +1,6 @@
 //! The audit as a file: NDJSON or CSV, streamed page by page, with a trailer that tells whether it is whole.
 //!
-//! A file shows one moment: entries that are recorded after the export began are left out, also when their event
+//! A file shows one commit, the one whose position it names: entries of later ones are left out, also when their event
 //! time would put them in its midst. When the store fails on the way, the connection breaks off and the trailer is
 //! missing: a cut file never looks like a whole one.
 
@@ -21,7 +21,6 @@ use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use topics::Timestamp;
 use topics::audit::{AuditQuery, ShownEntry};
 
 use super::audit::{FILTERS, ORDER, TASK, query};
@@ -29,6 +28,7 @@ use super::edge::accepts;
 use super::{Api, Ask, Resource};
 use crate::auth::Subject;
 use crate::freshness::{COMMON, Wanted};
+use crate::index::Freshness;
 use crate::params::{Kind, Param, param};
 use crate::problem::{Code, Problem};
 use crate::serve::Connection;
@@ -84,15 +84,14 @@ async fn export(
     })?;
     let seen = api.catch_up_stored(&wanted).await?;
     query.limit = PAGE;
-    let until = seen.committed_at;
     // The first page is read before the answer begins, so that a store that is away is still a plain error.
-    let read = async { api.audit.audit(&query).await.map_err(|e| api.unreadable(e)) };
+    let read = async { api.audit.audit(seen.entries, &query).await.map_err(|e| api.unreadable(e)) };
     let first = api.within(read).await?;
     let pages = Arc::new(AtomicU64::new(0));
     if let Some(connection) = connection {
         tokio::spawn(watch(Arc::downgrade(&pages), connection));
     }
-    let file = File { api, query, format, until, count: 0, position: seen.positions.clone(), pages, _place: place };
+    let file = File { api, query, format, seen: seen.clone(), count: 0, pages, _place: place };
     let mut response = Response::new(Body::new(StreamBody::new(file.frames(first))));
     let headers = response.headers_mut();
     match format {
@@ -134,9 +133,9 @@ struct File {
     api: Arc<Api>,
     query: AuditQuery,
     format: Format,
-    until: Timestamp,
+    /// The commit that it shows.
+    seen: Arc<Freshness>,
     count: u64,
-    position: Arc<str>,
     /// Pages made so far.
     pages: Arc<AtomicU64>,
     _place: OwnedSemaphorePermit,
@@ -170,11 +169,12 @@ impl File {
         let full = entries.len() == PAGE;
         self.query.after = entries.last().map(|last| last.key);
         let frame = match self.format {
-            Format::Ndjson => self.lines(&entries)?,
-            Format::Csv => self.rows(&entries, first)?,
+            Format::Ndjson => lines(&entries),
+            Format::Csv => rows(&entries, first)?,
         };
+        self.count += entries.len() as u64;
         let next = if full {
-            let more = self.api.audit.audit(&self.query).await;
+            let more = self.api.audit.audit(self.seen.entries, &self.query).await;
             Next::Page(more.map_err(|error| {
                 self.api.unreadable(error);
                 io::Error::other("the export broke off")
@@ -185,49 +185,11 @@ impl File {
         Ok((Frame::data(Bytes::from(frame)), next))
     }
 
-    /// Whether the entry was there when the export began.
-    fn is_before(&self, recorded_at: Timestamp) -> bool {
-        recorded_at <= self.until
-    }
-
-    fn lines(&mut self, entries: &[ShownEntry]) -> io::Result<Vec<u8>> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Recorded {
-            recorded_at: Timestamp,
-        }
-        let mut out = Vec::new();
-        for entry in entries {
-            let recorded: Recorded = serde_json::from_str(&entry.json)?;
-            if self.is_before(recorded.recorded_at) {
-                // A line break inside a client's own JSON (`extra`, kept verbatim) is only space.
-                out.extend(entry.json.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }));
-                out.push(b'\n');
-                self.count += 1;
-            }
-        }
-        Ok(out)
-    }
-
-    fn rows(&mut self, entries: &[ShownEntry], with_head: bool) -> io::Result<Vec<u8>> {
-        let mut out = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
-        if with_head {
-            out.write_record(Row::COLUMNS)?;
-        }
-        for entry in entries {
-            let row: Row = serde_json::from_str(&entry.json)?;
-            if self.is_before(row.recorded_at) {
-                out.write_record(row.cells())?;
-                self.count += 1;
-            }
-        }
-        out.into_inner().map_err(|e| io::Error::other(e.to_string()))
-    }
-
     fn end(&self) -> Frame<Bytes> {
         match self.format {
             Format::Ndjson => {
-                let line = format!("{{\"$end\":true,\"count\":{},\"position\":\"{}\"}}\n", self.count, self.position);
+                let line =
+                    format!("{{\"$end\":true,\"count\":{},\"position\":\"{}\"}}\n", self.count, self.seen.positions);
                 Frame::data(Bytes::from(line))
             }
             Format::Csv => {
@@ -237,6 +199,28 @@ impl File {
             }
         }
     }
+}
+
+fn lines(entries: &[ShownEntry]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for entry in entries {
+        // A line break inside a client's own JSON (`extra`, kept verbatim) is only space.
+        out.extend(entry.json.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }));
+        out.push(b'\n');
+    }
+    out
+}
+
+fn rows(entries: &[ShownEntry], with_head: bool) -> io::Result<Vec<u8>> {
+    let mut out = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    if with_head {
+        out.write_record(Row::COLUMNS)?;
+    }
+    for entry in entries {
+        let row: Row = serde_json::from_str(&entry.json)?;
+        out.write_record(row.cells())?;
+    }
+    out.into_inner().map_err(|e| io::Error::other(e.to_string()))
 }
 
 /// An entry as a row of a table.
@@ -249,7 +233,7 @@ struct Row<'a> {
     user_id: String,
     action: String,
     timestamp: String,
-    recorded_at: Timestamp,
+    recorded_at: String,
     #[serde(borrow)]
     metadata: Metadata<'a>,
     stale: bool,
@@ -314,7 +298,7 @@ impl Row<'_> {
             text(Some(&self.user_id)),
             text(Some(&self.action)),
             text(Some(&self.timestamp)),
-            self.recorded_at.to_string(),
+            text(Some(&self.recorded_at)),
             text(actor.and_then(|a| a.id.as_deref())),
             text(actor.and_then(|a| a.r#type.as_deref())),
             text(self.metadata.source.as_deref()),

@@ -205,7 +205,7 @@ fn several_topics(api: &Api, ask: &Ask, topics: &[Topic]) -> Result<(Params, Vec
 async fn rows(api: &Arc<Api>, wishes: &Arc<Vec<Wish>>, known: &mut [u64]) -> Result<Snapshot, Problem> {
     // Entries come from the store, which must have what the index shows.
     let audited = wishes.iter().any(|wish| matches!(wish, Wish::Audit(_)));
-    let stored = if audited { api.catch_up_stored(&Wanted::now()).await?.n } else { 0 };
+    let stored = if audited { api.catch_up_stored(&Wanted::now()).await? } else { api.index.freshness() };
     let (index, held_wishes) = (api.index.clone(), wishes.clone());
     // May pass over every task there is.
     let held = tokio::task::spawn_blocking(move || held_wishes.iter().map(|w| Held::of(&index, w)).collect::<Vec<_>>());
@@ -217,7 +217,7 @@ async fn rows(api: &Arc<Api>, wishes: &Arc<Vec<Wish>>, known: &mut [u64]) -> Res
                 let singular = api.views[*view].singular;
                 (stream::iter(rows.into_iter().map(move |r| Some(Shown::row(singular, &*r)))).boxed(), n)
             }
-            (Wish::Audit(query), _) => (entries(api.clone(), (**query).clone()), stored),
+            (Wish::Audit(query), _) => (entries(api.clone(), (**query).clone(), stored.entries), stored.n),
             (_, Held::Tasks(tasks, n)) => (stream::iter(tasks.into_iter().map(|t| Some(Shown::task(&t)))).boxed(), n),
             (_, _) => continue,
         };
@@ -252,13 +252,13 @@ impl Held {
     }
 }
 
-/// The entries of a query, read page by page while the client takes them.
-fn entries(api: Arc<Api>, mut query: AuditQuery) -> BoxStream<'static, Option<Shown>> {
+/// The entries of a query among the first `all`, read page by page while the client takes them.
+fn entries(api: Arc<Api>, mut query: AuditQuery, all: u64) -> BoxStream<'static, Option<Shown>> {
     query.ascending = true;
     query.limit = AUDIT_PAGE;
-    stream::unfold(Some((api, query)), |state| async {
+    stream::unfold(Some((api, query)), move |state| async move {
         let (api, mut query) = state?;
-        let page = match api.audit.audit(&query).await {
+        let page = match api.audit.audit(all, &query).await {
             Ok(page) => page,
             Err(error) => {
                 api.unreadable(error);

@@ -78,15 +78,14 @@ async fn a_table_is_safe_to_open() {
 #[tokio::test]
 async fn a_file_of_many_pages_is_whole_and_leaves_out_what_came_later() {
     let world = World::empty(Default::default()).await;
-    let entries: Vec<_> = (1..=1200).map(|n| entry(n, n, "ann", 1, AuditAction::Created)).collect();
+    let entries: Vec<_> = (1..=1200).map(|n| entry(2 * n, n, "ann", 1, AuditAction::Created)).collect();
     world.apply(world.commit(), entries);
-    let later = entry(1201, 1201, "ann", 1, AuditAction::Created);
-    let json = later.json.replace("07:00:00.001Z", "09:00:00.000Z");
-    world.apply(world.commit(), vec![topics::audit::ShownEntry { json: json.into(), ..later }]);
+    // In the midst by its time, of a commit that the store has and the index does not yet.
+    world.audit.add(&[entry(701, 1201, "ann", 1, AuditAction::Created)]);
     let answer = world.get("/v1/audit/export").await;
     let lines: Vec<_> = answer.text().lines().collect();
     assert_eq!(lines.len(), 1201);
-    assert_eq!(lines[1200], "{\"$end\":true,\"count\":1200,\"position\":\"0:1\"}");
+    assert_eq!(lines[1200], "{\"$end\":true,\"count\":1200,\"position\":\"0:0\"}");
     let ids: std::collections::HashSet<_> = lines.iter().collect();
     assert_eq!(ids.len(), 1201);
 }

@@ -97,6 +97,10 @@ async fn the_audit_is_followed_from_its_entries_on() {
         vec![entry(108, 1, "ann", 2, AuditAction::Updated), entry(109, 1, "ann", 3, AuditAction::Completed)],
     );
     check(stream.take(1).await, &["audit.append 3-2 COMPLETED"]);
+    // What the store has of a commit that the index has not comes once, with that commit.
+    world.audit.add(&[entry(110, 1, "ann", 4, AuditAction::Completed)]);
+    let mut ahead = Events::open(world.address, target, &[]).await;
+    check(ahead.take(3).await, &["audit.append - DELETED", "audit.append - COMPLETED", "live 4-0 "]);
 }
 
 #[tokio::test]

@@ -139,8 +139,11 @@ pub struct Audit {
 }
 
 impl Audit {
-    fn add(&self, entries: &[ShownEntry]) {
-        self.entries.lock().unwrap().extend_from_slice(entries);
+    /// Adds entries; how many there are then.
+    pub fn add(&self, entries: &[ShownEntry]) -> u64 {
+        let mut all = self.entries.lock().unwrap();
+        all.extend_from_slice(entries);
+        all.len() as u64
     }
 
     fn works(&self) -> Result<(), ReadError> {
@@ -150,7 +153,7 @@ impl Audit {
 
 #[async_trait]
 impl AuditReader for Audit {
-    async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
+    async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
         self.works()?;
         let place = |e: &ShownEntry| {
             if query.task.is_some() {
@@ -160,6 +163,7 @@ impl AuditReader for Audit {
             }
         };
         let mut found = self.entries.lock().unwrap().clone();
+        found.truncate(entries as usize);
         found.retain(|e| {
             query.task.is_none_or(|t| e.task == Some(t))
                 && query.user.as_ref().is_none_or(|u| e.user == *u)
@@ -334,9 +338,9 @@ impl World {
     }
 
     /// What the binary does with a commit.
-    pub fn apply(&self, commit: Commit, entries: Vec<ShownEntry>) {
+    pub fn apply(&self, mut commit: Commit, entries: Vec<ShownEntry>) {
+        commit.entries = self.audit.add(&entries);
         let rows_before = self.api.index.apply(&commit);
-        self.audit.add(&entries);
         self.api.hub.publish(&commit, rows_before, &entries);
     }
 

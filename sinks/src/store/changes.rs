@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use topics::action::{Action, ActionKind, ActionState, OutboxChange, Progress};
 use topics::commit::UserRow;
 use topics::ids::{TaskId, UserId};
+use topics::record::SourceTopic;
 use topics::task::Task;
 use topics::time::Timestamp;
 use topics::view::ViewRow;
@@ -42,6 +43,8 @@ pub(crate) struct Changes {
     pub(crate) entries: u64,
     /// Whether the log end seen at start is covered.
     pub(crate) caught_up: bool,
+    /// Next offset of each partition that moved.
+    pub(crate) positions: HashMap<(SourceTopic, i32), i64>,
     /// By the task's number.
     pub(crate) tasks: HashMap<u32, TaskChange>,
     /// By number of the view and key.
@@ -60,11 +63,13 @@ impl Changes {
     }
 
     /// Takes over what a later group changed.
-    pub(crate) fn merge(&mut self, later: Changes) {
+    pub(crate) fn merge(&mut self, mut later: Changes) {
         (self.n, self.committed_at, self.frontier, self.entries) =
             (later.n, later.committed_at, later.frontier, later.entries);
         self.caught_up = later.caught_up;
+        self.positions.extend(later.positions.drain());
         if self.len() == 0 && self.erased.is_empty() {
+            later.positions = std::mem::take(&mut self.positions);
             *self = later;
             return;
         }

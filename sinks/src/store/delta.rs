@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use topics::ids::{TaskId, UserId};
+use topics::record::SourceTopic;
 use topics::task::Task;
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
@@ -15,7 +16,7 @@ use crate::store::changes::{ActionChange, Changes, TaskChange};
 use crate::store::task_text::write_task;
 use crate::store::varint::{Reader, Unreadable, put_blob, put_int, put_uint};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Decoded deltas are never larger.
 const SIZE_MAX: u64 = 1 << 32;
 
@@ -37,6 +38,12 @@ pub(crate) fn encode(changes: &Changes, views: &[ViewSpec], packer: &mut zstd::b
     put_int(&mut to, changes.committed_at.millis());
     put_int(&mut to, changes.frontier.millis());
     put_uint(&mut to, changes.entries);
+    put_uint(&mut to, changes.positions.len() as u64);
+    for ((topic, partition), offset) in &changes.positions {
+        put_blob(&mut to, topic.name().as_bytes());
+        put_int(&mut to, i64::from(*partition));
+        put_int(&mut to, *offset);
+    }
     put_uint(&mut to, views.len() as u64);
     views.iter().for_each(|view| put_blob(&mut to, view.name.as_bytes()));
     let mut text = Vec::new();
@@ -115,6 +122,12 @@ pub(crate) fn decode(stored: &[u8], views: &[ViewSpec]) -> Result<Changes, Delta
         entries: from.uint()?,
         ..Changes::default()
     };
+    for _ in 0..from.count()? {
+        let topic = from.blob()?;
+        let topic = SourceTopic::ALL.into_iter().find(|known| known.name().as_bytes() == topic).ok_or(Unreadable)?;
+        let partition = i32::try_from(from.int()?).map_err(|_| Unreadable)?;
+        changes.positions.insert((topic, partition), from.int()?);
+    }
     let mut names = Vec::new();
     for _ in 0..from.count()? {
         names.push(std::str::from_utf8(from.blob()?).map_err(|_| Unreadable)?);

@@ -182,6 +182,7 @@ impl Encoder {
             changes.users.insert(user.id.clone(), user.clone());
         }
         commit.outbox.iter().for_each(|change| changes.change_action(change));
+        changes.positions.extend(commit.positions.iter().map(|next| ((next.topic, next.partition), next.offset)));
         changes.n = commit.n;
         changes.committed_at = commit.committed_at;
         changes.frontier = commit.frontier;

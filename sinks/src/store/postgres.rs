@@ -251,6 +251,10 @@ impl Store for Postgres {
         self.shared.audit.page(entries, query).await
     }
 
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        self.shared.audit.range(first, last).await
+    }
+
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
         self.shared.audit.one(self.entries(), id).await
     }

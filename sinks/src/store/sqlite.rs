@@ -254,6 +254,10 @@ impl Store for Sqlite {
         self.shared.audit.page(entries, query).await
     }
 
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        self.shared.audit.range(first, last).await
+    }
+
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
         match self.shared.audit.number(id).await? {
             Some(n) => self.shared.audit.show(n).await.map(Some),

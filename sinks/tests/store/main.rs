@@ -56,7 +56,7 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// Compares what a start gave back with what the history remembers.
 #[track_caller]
 pub fn check_restored(restored: &Restored, history: &History) {
-    assert_eq!(restored.n, history.n);
+    assert_eq!((restored.n, restored.entries), (history.n, history.entries.len() as u64));
     let positions: BTreeMap<_, _> = restored.positions.iter().map(|p| ((p.topic, p.partition), p.offset)).collect();
     assert_eq!(positions, history.positions);
     let tasks: BTreeMap<_, _> =

@@ -252,8 +252,12 @@ fn read(
             None if last.elapsed() > READ_WITHIN => return Err(BrokerError::Silent { topic, partition, next }),
             None => {}
         }
-        if part.len() >= RECORDS_A_READ && found.blocking_send(Ok(std::mem::take(&mut part))).is_err() {
-            return Ok(());
+        if part.len() >= RECORDS_A_READ {
+            if found.blocking_send(Ok(std::mem::take(&mut part))).is_err() {
+                return Ok(());
+            }
+            // Whoever takes the records may be in no hurry; the broker was not asked meanwhile.
+            last = std::time::Instant::now();
         }
     }
     if !part.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use topics::audit::AuditAction;
 use topics::ids;
-use topics::task::Task;
+use topics::task::{Erased, Task};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
@@ -107,7 +107,7 @@ impl Book {
                 Status::Cancelled => {
                     if let Some(wanted) = asking.filter(|wanted| may_come_back(&row, wanted.trigger, delta)) {
                         let was = was.get_or_insert_with(|| self.asked_before(slot, delta));
-                        if !held(&row, open(&delta.before), was) {
+                        if follows_erasure(delta) || !held(&row, open(&delta.before), was) {
                             self.bring_back(ticket, &mut row, wanted.trigger, wanted.channels, delta);
                         }
                     }
@@ -310,10 +310,17 @@ fn concerns_reminders(delta: &Delta) -> bool {
                 || before.series_id != after.series_id
                 || before.reminders != after.reminders
                 || before.user_id != after.user_id
+                || follows_erasure(delta)
         }
         (None, None) => false,
         _ => true,
     }
+}
+
+/// Whether the task's user was erased before, and not everything is there anew. An erasure asks for no reminders itself,
+/// although with what the user had set goes what hung on it: the next event of the task asks.
+fn follows_erasure(delta: &Delta) -> bool {
+    delta.before.as_ref().is_some_and(|before| before.erased != Erased::default())
 }
 
 fn open(task: &Option<Arc<Task>>) -> Option<&Arc<Task>> {

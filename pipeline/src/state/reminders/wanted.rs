@@ -57,8 +57,11 @@ pub(super) fn wanted(task: &Task, settings: &Settings, config: &BookConfig, into
                 (Kind::Absolute, at.to_instant(zone).plus_millis(0), wall)
             }
         };
-        let known = into.iter().any(|w| w.kind == kind && (kind != Kind::Absolute || w.trigger == trigger));
-        if !known && into.len() < ENTRIES_MAX {
+        let is_same = |w: &&mut Wanted| w.kind == kind && (kind != Kind::Absolute || w.trigger == trigger);
+        if let Some(known) = into.iter_mut().find(is_same) {
+            // The first one counts; that a wall time stands for the same instant now is remembered.
+            known.wall = known.wall.or(wall);
+        } else if into.len() < ENTRIES_MAX {
             into.push(Wanted { kind, trigger, channels: channels_or_default(channels, settings), wall });
         }
     };

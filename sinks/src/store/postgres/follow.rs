@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnection, PgListener, PgPool};
 use sqlx::{Connection, Row};
 use topics::action::ActionKind;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
-use topics::commit::{Commit, Restored, RowChange, TaskRow};
+use topics::commit::{Commit, NextOffset, Restored, RowChange, TaskRow};
 use topics::ids::{TaskId, UserId};
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
@@ -23,7 +23,7 @@ use crate::store::chains::Chains;
 use crate::store::changes::Changes;
 use crate::store::postgres::audit::{Audit, stored_head};
 use crate::store::postgres::db::{At, Db, Role, close, is_passing};
-use crate::store::postgres::load::{self, Mark};
+use crate::store::postgres::load;
 use crate::store::postgres::writer::CHANNEL;
 use crate::store::postgres::{Database, READERS};
 
@@ -199,7 +199,7 @@ impl Replica {
         let applied = load::applied(&mut snapshot, &self.db).await?;
         let mut groups = Vec::new();
         if mark.n > n {
-            groups = self.groups(&mut snapshot, n, mark).await?;
+            groups = self.groups(&mut snapshot, n).await?;
         }
         snapshot.commit().await.map_err(&failed)?;
         self.latest.store(mark.n, Ordering::Release);
@@ -235,12 +235,7 @@ impl Replica {
     }
 
     /// The groups of commits after `n`, each with its first and last audit entry.
-    async fn groups(
-        &self,
-        conn: &mut PgConnection,
-        n: u64,
-        mark: Mark,
-    ) -> Result<Vec<(Followed, (u64, u64))>, StoreError> {
+    async fn groups(&self, conn: &mut PgConnection, n: u64) -> Result<Vec<(Followed, (u64, u64))>, StoreError> {
         let chains = &self.audit.chains;
         let known = chains.users().iter().count() as u32;
         load::users(conn, &self.db, chains, known).await?;
@@ -256,10 +251,6 @@ impl Replica {
             let entries = (before + 1, changes.entries);
             before = changes.entries;
             groups.push((Followed { commit: commit_of(changes), audit: Vec::new() }, entries));
-        }
-        // As of the last group: what is read before may say less than it covers, never more.
-        if let Some((last, _)) = groups.last_mut().filter(|(last, _)| last.commit.n == mark.n) {
-            last.commit.positions = load::positions(conn, &self.db).await?;
         }
         Ok(groups)
     }
@@ -331,9 +322,9 @@ impl Replica {
         Ok(last as u64)
     }
 
-    /// A page of audit entries.
-    pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
-        self.audit.page(self.entries(), query).await
+    /// A page of audit entries among the first `entries` ones.
+    pub async fn audit_of(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
+        self.audit.page(entries, query).await
     }
 
     /// One audit entry.
@@ -387,10 +378,13 @@ fn is_without_tables(error: &sqlx::Error) -> bool {
 fn commit_of(changes: Changes) -> Commit {
     let tasks = changes.tasks.into_values();
     let rows = changes.rows.into_iter();
+    let positions = changes.positions.into_iter();
     Commit {
         n: changes.n,
         committed_at: changes.committed_at,
         frontier: changes.frontier,
+        entries: changes.entries,
+        positions: positions.map(|((topic, partition), offset)| NextOffset { topic, partition, offset }).collect(),
         tasks: tasks
             .map(|task| TaskRow { id: task.id, before: None, after: task.after, memory: task.memory })
             .collect(),

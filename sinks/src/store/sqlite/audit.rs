@@ -178,6 +178,15 @@ impl Audit {
         Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::User, bounds, ascending)
     }
 
+    /// Entries `first..=last`, as shown, in order.
+    pub(crate) async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        let mut range = Vec::with_capacity((last + 1).saturating_sub(first) as usize);
+        for n in first..=last {
+            range.push(self.show(self.entry(n).await?).await?);
+        }
+        Ok(range)
+    }
+
     /// A page of the first `entries` entries.
     pub(crate) async fn page(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
         let Some(wanted) = Wanted::new(query, &self.chains) else { return Ok(Vec::new()) };

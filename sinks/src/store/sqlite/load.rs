@@ -154,7 +154,7 @@ async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffse
     let rows = rows.await.map_err(db.failed("read positions"))?;
     let read = |row: &SqliteRow| {
         let topic: &str = row.get(0);
-        let topic = [SourceTopic::TaskEvents, SourceTopic::UserEvents].into_iter().find(|t| t.name() == topic);
+        let topic = SourceTopic::ALL.into_iter().find(|t| t.name() == topic);
         Some(NextOffset { topic: topic?, partition: row.get(1), offset: row.get(2) })
     };
     rows.iter().map(|row| read(row).ok_or_else(|| db.damaged("a position is of no known topic"))).collect()
@@ -313,6 +313,7 @@ pub(crate) async fn restore(
         n: mark.n,
         committed_at: mark.committed_at,
         frontier: mark.frontier,
+        entries: mark.entries,
         positions: positions(journal_conn, journal_db).await?,
         tasks,
         rows,

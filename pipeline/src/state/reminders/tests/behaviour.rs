@@ -340,6 +340,21 @@ fn zone_changes_move_what_hangs_on_the_wall_clock() {
             REMINDER_CANCELLED|#|e2 at 01 09:00:00
         "#]],
     );
+    // The instant that it comes to is asked for anyway.
+    let instant_first = Some(r#"[{"at":"2026-03-05T07:00:00Z"},{"at":"2026-03-05T08:00"}]"#);
+    check(
+        |s| {
+            s.set("01 08:00", Some(task(DUE, instant_first)))
+                .change("01 09:00", |task| task.timezone = parse_zone("Europe/Berlin"))
+                .change("01 10:00", |task| task.timezone = parse_zone("Asia/Tokyo"));
+        },
+        expect![[r#"
+            04 23:00:00 absolute PENDING (in-app PENDING) made 01 10:00:00 changed 01 10:00:00
+            05 07:00:00 absolute PENDING (in-app PENDING) made 01 08:00:00 changed 01 08:00:00
+            05 08:00:00 absolute CANCELLED rescheduled (in-app CANCELLED) made 01 08:00:00 changed 01 09:00:00
+            REMINDER_CANCELLED|#|e2 at 01 09:00:00
+        "#]],
+    );
     // Past in the new zone, while it was being sent.
     check(
         |s| {
