@@ -180,11 +180,8 @@ impl Audit {
 
     /// Entries `first..=last`, as shown, in order.
     pub(crate) async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
-        let mut range = Vec::with_capacity((last + 1).saturating_sub(first) as usize);
-        for n in first..=last {
-            range.push(self.show(self.entry(n).await?).await?);
-        }
-        Ok(range)
+        let numbers: Vec<u64> = (first..=last).collect();
+        Blocks { audit: self, held: HashMap::new() }.show_all(&numbers).await
     }
 
     /// A page of the first `entries` entries.
