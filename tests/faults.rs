@@ -13,7 +13,7 @@ mod process;
 #[allow(dead_code)]
 mod product;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use components::kafka::Options;
@@ -124,7 +124,7 @@ async fn a_full_disk_is_told_and_nothing_that_was_taken_is_lost() {
         "trap '' XFSZ; ulimit -S -f 3000; exec {binary} run --data-dir {} --listen 127.0.0.1:0 --actions none",
         data.display()
     );
-    let tasktide = Process::of(Command::new("bash").args(["-c", &script]));
+    let tasktide = Process::of(Command::new("bash").args(["-c", &script]).stderr(Stdio::null()));
     let base = tasktide.base.clone();
     let client = reqwest::Client::new();
     let post = async |number: u32| -> u16 {

@@ -22,8 +22,9 @@ use crate::source::{BATCH_MAX, Began, HandOver, SourceError};
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What the client may hold that was fetched and not taken.
 const QUEUED_KIB_MAX: &str = "32768";
-/// Most bytes of an answer of a broker.
-const FETCH_BYTES_MAX: &str = "16777216";
+/// Most bytes of an answer of a broker. An answer counts as lost when it is not there after `socket.timeout.ms`, and is
+/// asked for anew: over a network that is slower than this in that time nothing would ever be read.
+const FETCH_BYTES_MAX: &str = "1048576";
 /// How long to wait for a record before looking around.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long a question to a broker may take.
