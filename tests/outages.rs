@@ -20,13 +20,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use components::kafka::{Broker, Options};
+use components::postgres::{self, Server};
+use futures::future::join_all;
 use load::{Load, TIMELESS, broker, chat, nothing_is_lost_or_done_twice, records};
 use process::{Process, command};
 use product::{ask, topics_of, until};
 use proxy::{Proxy, Way};
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
 
 /// How often the load writes what happens to a task.
-const PACE: Duration = Duration::from_millis(30);
+const PACE: Duration = Duration::from_millis(100);
 
 /// A product in a process of its own, and what it logs.
 struct Tasktide {
@@ -35,8 +39,9 @@ struct Tasktide {
 }
 
 impl Tasktide {
-    /// Starts `tasktide run` on a directory below `dir`.
+    /// Starts `tasktide run` in a directory of its own below `dir`.
     fn run(dir: &Path, args: &[&str], settings: &[(&str, &str)]) -> Tasktide {
+        let dir = tempfile::tempdir_in(dir).unwrap().keep();
         let (data, log) = (dir.join("data"), dir.join("log"));
         let run = ["run", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
         let settings = [&TIMELESS[..], settings].concat();
@@ -64,6 +69,15 @@ impl Tasktide {
         .await;
     }
 
+    /// Waits until `/readyz` gives a status, and waits for what is said.
+    async fn waits_for(&self, what: &str) {
+        until(&format!("/readyz waits for {what}"), async || {
+            let (status, body) = ask(self.base(), "/readyz").await;
+            status == 503 && body["waiting"].as_array().is_some_and(|waiting| waiting.iter().any(|w| w == what))
+        })
+        .await;
+    }
+
     /// Records committed since the beginning of the log.
     async fn committed(&self) -> i64 {
         let (_, status) = ask(self.base(), "/v1/views/status").await;
@@ -83,6 +97,20 @@ impl Tasktide {
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 }
+
+impl Drop for Tasktide {
+    /// A test that failed shows what the product said last.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"));
+        }
+    }
+}
+
+/// Lines of a product's log that are shown when a test fails.
+const LINES_SHOWN: usize = 40;
 
 /// A broker that is reached through a proxy.
 async fn proxied_broker(dir: &Path) -> (Proxy, Broker) {
@@ -151,3 +179,78 @@ async fn a_backlog_is_read_over_a_slow_network_to_the_broker() {
 
 /// Tasks whose records, all in one answer, would take longer over a slow network than an answer may.
 const BACKLOG_TASKS: u32 = 800;
+
+/// A server of PostgreSQL with a database, and its address by way of a proxy.
+async fn proxied_database() -> (Proxy, Server, String) {
+    let server = tokio::task::spawn_blocking(|| Server::start(postgres::Options::default()));
+    let server = server.await.unwrap().expect("a server");
+    let url = server.create_database("tasktide").unwrap();
+    let proxy = Proxy::listen().await;
+    let direct = format!("127.0.0.1:{}", server.port());
+    let url = url.replace(&direct, &proxy.address());
+    proxy.leads_to(direct);
+    (proxy, server, url)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_fails_in_every_way_under_load_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path(), Options::default()).await;
+    let (proxy, mut server, url) = proxied_database().await;
+    let topics = topics_of(&broker.address());
+    let (chat_url, creates) = chat(topics.clone(), 3).await;
+    let args = ["--source", "kafka", "--actions", &format!("chat-api={chat_url}")];
+    let settings = [("TASKTIDE_KAFKA__BROKERS", broker.address()), ("TASKTIDE_STORE__URL", url)];
+    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let tasktide = Tasktide::run(dir.path(), &args, &settings);
+    let load = Load::begin(topics.clone(), PACE);
+    tasktide.goes_on().await;
+
+    let mut operator = PgConnection::connect(&server.url("tasktide")).await.unwrap();
+    let mut terminated = 0;
+    until("transactions are broken off", async || {
+        let found = sqlx::query_scalar::<_, i64>(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() \
+             AND starts_with(application_name, 'tasktide') AND xact_start IS NOT NULL",
+        );
+        terminated += found.fetch_one(&mut operator).await.unwrap();
+        terminated >= TERMINATIONS
+    })
+    .await;
+    tasktide.says(200, "").await;
+    tasktide.goes_on().await;
+
+    for round in 0..2 {
+        if round == 0 {
+            server.stop().unwrap()
+        } else {
+            server.kill().unwrap()
+        }
+        tasktide.waits_for("database").await;
+        server.run().unwrap();
+        tasktide.says(200, "").await;
+        tasktide.goes_on().await;
+    }
+    for _ in 0..10 {
+        proxy.cut();
+        tasktide.goes_on().await;
+    }
+    proxy.go(Way::Slow { later: Duration::from_millis(50), bytes_a_second: 100_000 }).await;
+    tasktide.goes_on().await;
+    // More readers than there are connections for them: what became of theirs must not stay in the way.
+    let reading = || reqwest::get(format!("{}/v1/audit", tasktide.base()));
+    proxy.go(Way::Swallow).await;
+    let refused = join_all((0..20).map(|_| reading())).await;
+    assert!(refused.into_iter().all(|answer| answer.unwrap().status() == 503));
+    tasktide.waits_for("database").await;
+    proxy.go(Way::Open).await;
+    tasktide.says(200, "").await;
+    until("readers are answered", async || reading().await.unwrap().status() == 200).await;
+    tasktide.goes_on().await;
+    assert!(tasktide.logged(&["the database refuses a commit; will retry", "terminating connection"]));
+    let number = load.end().await;
+    nothing_is_lost_or_done_twice(tasktide.base(), &*topics, &creates, number).await;
+}
+
+/// Transactions that are broken off.
+const TERMINATIONS: i64 = 20;
