@@ -179,6 +179,9 @@ pub async fn nothing_is_lost_or_done_twice(base: &str, topics: &dyn Topics, crea
     println!("{number} successors; {repeated} calls were repeated under their id");
 }
 
+/// How often a load writes what happens to a task, where a test has no reason for more.
+pub const PACE: Duration = Duration::from_millis(100);
+
 /// Records that are written, a task after the other, until they are enough.
 pub struct Load {
     enough: CancellationToken,
