@@ -24,7 +24,7 @@ use query_api::Api;
 use query_api::auth::jwt::Jwt;
 use query_api::auth::{Auth, Tokens};
 use query_api::index::Index;
-use query_api::metrics::Metrics;
+use query_api::metrics::{KafkaNumbers, Metrics};
 use query_api::stream::{Hub, StreamConfig};
 use sinks::relay::Relay;
 use sinks::state_mirror::StateMirror;
@@ -130,6 +130,8 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     /// The same, where the sidecar pushes.
     pub push: Option<Arc<PushSource>>,
+    /// The same, where it reads a broker.
+    pub kafka: Option<Arc<KafkaSource>>,
     /// What writes the mirror in the sidecar's state store, if that is wanted.
     pub mirror: Option<StateMirror>,
     /// What delivers actions.
@@ -252,7 +254,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let stream =
         StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
     let hub = Hub::new(stream, restored.n, &metrics);
-    let Feed { source, topics, log, push } = Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
+    let Feed { source, topics, log, push, kafka } =
+        Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
     let rebuilds = restored.n == 0;
     let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();
@@ -293,6 +296,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         inputs: Mutex::new(Some(pipeline.sender())),
         source,
         push,
+        kafka,
         mirror,
         relay,
         index: index.clone(),
@@ -417,6 +421,7 @@ struct Feed {
     topics: Arc<dyn Topics>,
     log: Option<Arc<Log>>,
     push: Option<Arc<PushSource>>,
+    kafka: Option<Arc<KafkaSource>>,
 }
 
 impl Feed {
@@ -432,13 +437,13 @@ impl Feed {
             SourceMode::Log => {
                 let log = Log::open(dir).await?;
                 let source = Arc::new(LogSource::open(log.clone(), committed, settings.allow_truncated)?);
-                Ok(Feed { source, topics: Arc::new(log.clone()), log: Some(log), push: None })
+                Ok(Feed { source, topics: Arc::new(log.clone()), log: Some(log), push: None, kafka: None })
             }
             SourceMode::Kafka => {
                 let options = settings.kafka.options(settings.allow_truncated)?;
                 let topics = Arc::new(KafkaTopics::new(&options.access)?);
                 let source = Arc::new(KafkaSource::new(options, committed));
-                Ok(Feed { source, topics, log: None, push: None })
+                Ok(Feed { source: source.clone(), topics, log: None, push: None, kafka: Some(source) })
             }
             SourceMode::Dapr => {
                 let source = Arc::new(PushSource::open(committed, clock.clone()));
@@ -447,7 +452,7 @@ impl Feed {
                     Some(access) => Arc::new(KafkaTopics::new(access)?),
                     None => Arc::new(Log::open(dir).await?),
                 };
-                Ok(Feed { source: source.clone(), topics, log: None, push: Some(source) })
+                Ok(Feed { source: source.clone(), topics, log: None, push: Some(source), kafka: None })
             }
         }
     }
@@ -513,6 +518,16 @@ fn watch_numbers(parts: &Arc<Parts>) {
         let Some(parts) = weak.upgrade() else { return };
         for partition in parts.source.partitions().iter().filter(|p| p.topic == SourceTopic::TaskEvents) {
             metrics.set_source_lag(partition.partition, partition.lag() as i64);
+        }
+        for (topic, numbers) in parts.kafka.iter().flat_map(|kafka| kafka.numbers()) {
+            let measured = KafkaNumbers {
+                round_trip: numbers.round_trip,
+                queued_records: numbers.queued_records,
+                queued_bytes: numbers.queued_bytes,
+                received_bytes: numbers.received_bytes,
+                sent_bytes: numbers.sent_bytes,
+            };
+            metrics.set_kafka(topic.name(), &measured);
         }
         let now = parts.clock.now();
         let age = |at: Timestamp| Duration::from_millis((now.millis() - at.millis()).max(0) as u64);

@@ -3,6 +3,9 @@
 //! The same records go through a product without faults; afterwards every view is the same, every chain of the audit
 //! holds, and the receiver has seen one id for each decision, however often it was called.
 
+#[path = "support/load.rs"]
+#[allow(dead_code)]
+mod load;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod process;
@@ -10,158 +13,25 @@ mod process;
 #[allow(dead_code)]
 mod product;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
-use components::kafka::{Broker, Options};
+use components::kafka::Options;
 use components::postgres::Server;
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication};
-use pipeline::source::log::NewRecord;
-use pipeline::source::topics::Topics;
+use load::{TIMELESS, broker, chains_hold, chat, expected, nothing_is_lost_or_done_twice, records};
 use process::Process;
-use product::{all, ask, committed, event, product, record, same, settled, task_id, topics_of, until, views};
+use product::{all, ask, committed, event, same, task_id, topics_of, until, views};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::{Value, json};
-use tasktide::cli::{Actions, SourceMode};
-use tokio::net::TcpListener;
-use topics::Timestamp;
-
-const PARTITIONS: i32 = 12;
-/// When records were written.
-fn at() -> Timestamp {
-    "2026-03-03T08:00:00Z".parse().expect("an instant")
-}
+use serde_json::json;
 
 /// Lives of a test, each ended by SIGKILL at a place of its own.
 const KILLS: u64 = 50;
 
-async fn broker(dir: &Path) -> Broker {
-    let at = dir.join("kafka");
-    let broker = tokio::task::spawn_blocking(move || Broker::start(&at, &Options::default())).await.unwrap().unwrap();
-    let one = Replication { factor: 1, min_in_sync: 1 };
-    Admin::new(&Access::plain(broker.address()), one).unwrap().apply().await.expect("topics are made");
-    broker
-}
-
-/// A Chat API that remembers ids: calls by successor's id, and with them the body.
-type Creates = Arc<Mutex<BTreeMap<String, (u32, Value)>>>;
-
-#[derive(Clone)]
-struct Chat {
-    creates: Creates,
-    topics: Arc<dyn Topics>,
-    rng: Arc<Mutex<StdRng>>,
-}
-
-/// Takes creates: some after a while, some with an answer that is lost or an error, each remembered by its id and told
-/// of once.
-async fn create(State(chat): State<Chat>, Json(body): Json<Value>) -> StatusCode {
-    let id = body["id"].as_str().expect("a create has its id").to_owned();
-    let (wait, refuses, breaks) = {
-        let mut rng = chat.rng.lock().unwrap();
-        (rng.random_range(0..30), rng.random_bool(0.1), rng.random_bool(0.15))
-    };
-    tokio::time::sleep(Duration::from_millis(wait)).await;
-    let first = {
-        let mut creates = chat.creates.lock().unwrap();
-        let known = creates.entry(id.clone()).or_insert((0, body.clone()));
-        known.0 += 1;
-        known.0 == 1
-    };
-    if refuses && first {
-        // As if it had not been there: the next call is the first one.
-        chat.creates.lock().unwrap().remove(&id);
-        return StatusCode::SERVICE_UNAVAILABLE;
-    }
-    if first {
-        let mut task = body.clone();
-        task["completed"] = false.into();
-        let told = json!({
-            "specversion": "1.0", "id": format!("created-{id}"), "source": "/services/chat-api",
-            "type": "com.todo.task.created", "time": "2026-03-02T08:00:00Z",
-            "data": {"taskId": id, "userId": body["userId"], "task": task},
-        });
-        let record = record(partition_of(&id), &id, Some(told.to_string().into_bytes()), &[], at());
-        chat.topics.append("task-events", vec![record]).await.expect("the broker takes it");
-    }
-    if breaks { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED }
-}
-
-fn partition_of(key: &str) -> i32 {
-    topics::partition::partition_of(Some(key.as_bytes()), PARTITIONS)
-}
-
-async fn chat(topics: Arc<dyn Topics>, seed: u64) -> (String, Creates) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let chat = Chat { creates: Creates::default(), topics, rng: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) };
-    let router = Router::new().route("/api/tasks", post(create)).with_state(chat.clone());
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (url, chat.creates)
-}
-
-/// What happens to a task: created, changed, completed; each record twice, something unreadable in between.
-fn records(number: u32) -> Vec<NewRecord> {
-    let id = task_id(number);
-    let series = json!({"recurrenceRule": "FREQ=DAILY", "reminders": ["PT1H"]});
-    let made = |event_id: &str, kind: &str, more: &Value| {
-        let value = event(&format!("{number}-{event_id}"), kind, &id, more.clone());
-        record(partition_of(&id), &id, Some(value), &[], at())
-    };
-    let mut done = series.clone();
-    done["completed"] = true.into();
-    let poison =
-        record(partition_of(&id), &id, Some(format!("{{\"no\": \"event {number}\"}}").into_bytes()), &[], at());
-    let once = [made("1", "created", &series), made("2", "updated", &series), poison, made("3", "completed", &done)];
-    once.iter().flat_map(|record| [record.clone(), record.clone()]).collect()
-}
-
-/// Everything on the topic through a product without faults.
-async fn expected(topics: &dyn Topics) -> Vec<(String, Vec<Value>)> {
-    let dir = tempfile::tempdir().unwrap();
-    let running = product(dir.path(), SourceMode::Log, Actions::None, &[]).await;
-    for bounds in topics.bounds("task-events").await.unwrap() {
-        let mut reading = topics.read("task-events", bounds.partition, bounds.start, bounds.end);
-        while let Some(read) = reading.recv().await {
-            let again = read.unwrap().into_iter().map(|stored| NewRecord {
-                partition: Some(stored.position.partition),
-                key: stored.key,
-                headers: stored.headers,
-                value: stored.value,
-                timestamp: stored.timestamp,
-            });
-            running.parts().topics.append("task-events", again.collect()).await.unwrap();
-        }
-    }
-    settled(&running, &*running.parts().topics).await;
-    let views = views(&running).await;
-    running.stop().await.unwrap();
-    views
-}
-
-async fn chains_hold(base: &str) {
-    let audit = all(base, "/v1/audit?order=asc").await;
-    let tasks: BTreeSet<&str> = audit.iter().filter_map(|entry| entry["taskId"].as_str()).collect();
-    assert!(!tasks.is_empty());
-    for task in tasks {
-        let (_, check) = ask(base, &format!("/v1/audit/verify?taskId={task}")).await;
-        assert_eq!(check["ok"], true, "{task}: {check}");
-    }
-}
-
 /// Kills a product on `store` at seeded places while it works, and looks at what is left.
 async fn kills(first_seed: u64, store: &[(&str, &str)]) {
     let dir = tempfile::tempdir().unwrap();
-    let broker = broker(dir.path()).await;
+    let broker = broker(dir.path(), Options::default()).await;
     let topics = topics_of(&broker.address());
     let (url, creates) = chat(topics.clone(), first_seed).await;
     let (data, actions, brokers) = (dir.path().join("data"), format!("chat-api={url}"), broker.address());
@@ -176,13 +46,7 @@ async fn kills(first_seed: u64, store: &[(&str, &str)]) {
         "--actions",
         &actions,
     ];
-    let common = [
-        ("TASKTIDE_KAFKA__BROKERS", brokers.as_str()),
-        ("TASKTIDE_REMINDERS__MAX_LATE", "P9999D"),
-        ("TASKTIDE_BOOTSTRAP__CREATE_HORIZON", "P9999D"),
-        ("TASKTIDE_ACTIONS__CONFIRM_WAIT", "200ms"),
-    ];
-    let settings = [&common[..], store].concat();
+    let settings = [&TIMELESS[..], &[("TASKTIDE_KAFKA__BROKERS", brokers.as_str())], store].concat();
     let mut number = 0;
     for seed in first_seed..first_seed + KILLS {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -197,25 +61,8 @@ async fn kills(first_seed: u64, store: &[(&str, &str)]) {
         tasktide.kill();
     }
     let tasktide = Process::with(&args, &settings);
-    let base = tasktide.base.clone();
-    until("every successor is confirmed", async || {
-        let rows = all(base.as_str(), "/v1/occurrences").await;
-        let done = rows.iter().filter(|row| row["successor"]["state"] == "CONFIRMED").count();
-        done == number as usize
-    })
-    .await;
-    // The last events are those of the Chat API.
-    committed(base.as_str(), &*topics).await;
-    until("nothing waits", async || ask(base.as_str(), "/v1/views/status").await.1["outbox"]["pending"] == 0).await;
-    same(&views(base.as_str()).await, &expected(&*topics).await);
-    chains_hold(&base).await;
-    let creates = creates.lock().unwrap();
-    assert_eq!(creates.len(), number as usize, "one id for each decision");
-    let previous: BTreeSet<String> =
-        creates.values().map(|(_, body)| body["previousTaskId"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(previous, (0..number).map(task_id).collect(), "one successor for each completed task");
-    let repeated = creates.values().filter(|(calls, _)| *calls > 1).count();
-    println!("{number} successors over {KILLS} kills; {repeated} calls were repeated under their id");
+    println!("{KILLS} kills");
+    nothing_is_lost_or_done_twice(&tasktide.base, &*topics, &creates, number).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,7 +81,7 @@ async fn killed_anywhere_on_postgresql_nothing_is_lost_or_done_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn told_to_stop_under_load_it_ends_in_time_and_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = broker(dir.path()).await;
+    let broker = broker(dir.path(), Options::default()).await;
     let topics = topics_of(&broker.address());
     for number in 0..400 {
         topics.append("task-events", records(number)).await.unwrap();
@@ -277,7 +124,7 @@ async fn a_full_disk_is_told_and_nothing_that_was_taken_is_lost() {
         "trap '' XFSZ; ulimit -S -f 3000; exec {binary} run --data-dir {} --listen 127.0.0.1:0 --actions none",
         data.display()
     );
-    let tasktide = Process::of(Command::new("bash").args(["-c", &script]));
+    let tasktide = Process::of(Command::new("bash").args(["-c", &script]).stderr(Stdio::null()));
     let base = tasktide.base.clone();
     let client = reqwest::Client::new();
     let post = async |number: u32| -> u16 {

@@ -16,7 +16,9 @@ use components::kafka::{Broker, Options};
 use pipeline::source::kafka::admin::{Admin, Replication};
 use pipeline::source::kafka::{Access, Identity, Mechanism, Pem, Tls};
 use pipeline::source::log::NewRecord;
-use product::{all, ask, event, product, record, same, settled, task_id, topics_of, until, views};
+use product::{
+    all, ask, dead_letter, event, header, product, read_all, record, same, settled, task_id, topics_of, until, views,
+};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -104,26 +106,12 @@ async fn the_same_views_as_on_the_embedded_log_over_restarts_and_outages() {
     same(&views(&running).await, &expected(&steps).await);
     // Dead letters stand on their topic with their place and reason.
     let listed = all(&running, "/v1/ops/dead-letters").await;
-    let mut written = Vec::new();
-    for bounds in topics.bounds("task-events-dlq").await.unwrap() {
-        let mut reading = topics.read("task-events-dlq", bounds.partition, bounds.start, bounds.end);
-        while let Some(records) = reading.recv().await {
-            written.extend(records.unwrap());
-        }
-    }
+    let written = read_all(&*topics, "task-events-dlq").await;
     assert!(!listed.is_empty(), "the histories have dead letters");
     for letter in &listed {
-        let header = |record: &pipeline::source::log::StoredRecord, name: &str| {
-            let found = record.headers.iter().find(|(header, _)| header == name);
-            found.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
-        };
-        let place = (letter["partition"].to_string(), letter["offset"].to_string());
-        let found = written
-            .iter()
-            .find(|r| (header(r, "x-dlq-partition"), header(r, "x-dlq-offset")) == place)
-            .unwrap_or_else(|| panic!("not on the topic: {letter}"));
-        assert_eq!(header(found, "x-dlq-reason"), letter["reason"].as_str().unwrap());
-        assert_eq!(header(found, "x-dlq-topic"), "task-events");
+        let found = dead_letter(&written, letter).unwrap_or_else(|| panic!("not on the topic: {letter}"));
+        assert_eq!(header(found, "x-dlq-reason").as_deref(), letter["reason"].as_str());
+        assert_eq!(header(found, "x-dlq-topic").as_deref(), Some("task-events"));
     }
     running.stop().await.unwrap();
 }

@@ -4,7 +4,7 @@
 //! when somebody scrapes: a gauge that nobody looks at costs nothing.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -34,6 +34,8 @@ labels! {
     ReasonLabels { reason: &'static str }
     /// Which partition.
     PartitionLabels { partition: i32 }
+    /// Which topic.
+    TopicLabels { topic: &'static str }
     /// Which kind of action.
     KindLabels { kind: &'static str }
     /// What came of a call.
@@ -49,6 +51,21 @@ labels! {
 type Seconds = Gauge<f64, AtomicU64>;
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
+/// What a client of Kafka measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KafkaNumbers {
+    /// From a request to its answer, of the slowest broker.
+    pub round_trip: Duration,
+    /// Records fetched and not yet taken.
+    pub queued_records: i64,
+    /// Their bytes.
+    pub queued_bytes: i64,
+    /// Bytes received since the start.
+    pub received_bytes: u64,
+    /// Bytes sent since the start.
+    pub sent_bytes: u64,
+}
+
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
@@ -59,6 +76,11 @@ pub struct Metrics {
     skipped: Family<ReasonLabels, Counter>,
     dead_letters: Family<ReasonLabels, Counter>,
     source_lag: Family<PartitionLabels, Gauge>,
+    kafka_round_trip: Family<TopicLabels, Seconds>,
+    kafka_queued_records: Family<TopicLabels, Gauge>,
+    kafka_queued_bytes: Family<TopicLabels, Gauge>,
+    kafka_received_bytes: Family<TopicLabels, Counter>,
+    kafka_sent_bytes: Family<TopicLabels, Counter>,
     frontier_age: Seconds,
     commit_seconds: Histogram,
     event_to_view: Histogram,
@@ -103,6 +125,31 @@ impl Metrics {
             skipped: add(r, "skipped", "Records without an event for us", Family::default()),
             dead_letters: add(r, "dlq", "Records that can never be read", Family::default()),
             source_lag: add(r, "source_lag", "Records not yet committed", Family::default()),
+            kafka_round_trip: add(
+                r,
+                "kafka_round_trip_seconds",
+                "From a request to the broker's answer, of the slowest broker",
+                Family::default(),
+            ),
+            kafka_queued_records: add(
+                r,
+                "kafka_queued_records",
+                "Records fetched from the broker and not yet taken",
+                Family::default(),
+            ),
+            kafka_queued_bytes: add(r, "kafka_queued_bytes", "Bytes of kafka_queued_records", Family::default()),
+            kafka_received_bytes: add(
+                r,
+                "kafka_received_bytes",
+                "Bytes that came from the brokers to the reader of a topic",
+                Family::default(),
+            ),
+            kafka_sent_bytes: add(
+                r,
+                "kafka_sent_bytes",
+                "Bytes that went to the brokers from the reader of a topic",
+                Family::default(),
+            ),
             frontier_age: add(r, "frontier_age_seconds", "Age of the frontier while input waits", Gauge::default()),
             commit_seconds: add(r, "commit_seconds", "Time to make a commit durable", waits()),
             event_to_view: add(
@@ -226,6 +273,17 @@ impl Metrics {
     /// Records of a partition not yet committed.
     pub fn set_source_lag(&self, partition: i32, records: i64) {
         self.source_lag.get_or_create(&PartitionLabels { partition }).set(records);
+    }
+
+    /// What the client of Kafka that reads `topic` measured. Without such a client these metrics are not there.
+    pub fn set_kafka(&self, topic: &'static str, measured: &KafkaNumbers) {
+        let labels = TopicLabels { topic };
+        self.kafka_round_trip.get_or_create(&labels).set(measured.round_trip.as_secs_f64());
+        self.kafka_queued_records.get_or_create(&labels).set(measured.queued_records);
+        self.kafka_queued_bytes.get_or_create(&labels).set(measured.queued_bytes);
+        // The client counts, from its start.
+        self.kafka_received_bytes.get_or_create(&labels).inner().store(measured.received_bytes, Ordering::Relaxed);
+        self.kafka_sent_bytes.get_or_create(&labels).inner().store(measured.sent_bytes, Ordering::Relaxed);
     }
 
     /// Age of the frontier while input waits.
@@ -361,6 +419,18 @@ mod tests {
             ],
         );
         assert!(!classic.contains("# EOF"));
+        assert!(!classic.contains("kafka"), "{classic}");
+        let round_trip = Duration::from_millis(5);
+        metrics.set_kafka("task-events", &KafkaNumbers { round_trip, received_bytes: 9, ..KafkaNumbers::default() });
+        check(
+            &metrics.prometheus_text(),
+            &[
+                "# TYPE tasktide_kafka_received_bytes_total counter",
+                "tasktide_kafka_received_bytes_total{topic=\"task-events\"} 9",
+                "tasktide_kafka_round_trip_seconds{topic=\"task-events\"} 0.005",
+                "tasktide_kafka_queued_records{topic=\"task-events\"} 0",
+            ],
+        );
         let open = metrics.open_metrics();
         check(&open, &["# TYPE tasktide_events counter", "tasktide_stale_total 0", "# EOF"]);
     }

@@ -46,7 +46,7 @@ impl Process {
     }
 
     fn spawn(command: &mut Command) -> Process {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut printed = Vec::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let base = loop {
@@ -109,13 +109,13 @@ impl Drop for Process {
     }
 }
 
-/// The binary with arguments and without settings of whoever runs the tests.
+/// The binary with arguments and without settings of whoever runs the tests; what it logs goes nowhere.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tasktide"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TASKTIDE_")) {
         command.env_remove(name);
     }
-    command.args(args);
+    command.args(args).stderr(Stdio::null());
     command
 }
 

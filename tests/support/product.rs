@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipeline::source::kafka::{Access, KafkaTopics};
-use pipeline::source::log::NewRecord;
+use pipeline::source::log::{NewRecord, StoredRecord};
 use pipeline::source::topics::Topics;
 use serde_json::Value;
 use tasktide::cli::{Actions, ClockOption, RunOptions, SourceMode};
@@ -40,6 +40,30 @@ pub async fn product(dir: &Path, source: SourceMode, actions: Actions, settings:
 /// The topics of a broker that is reached without TLS.
 pub fn topics_of(brokers: &str) -> Arc<dyn Topics> {
     Arc::new(KafkaTopics::new(&Access::plain(brokers)).expect("a producer"))
+}
+
+/// Everything on a topic, partition by partition.
+pub async fn read_all(topics: &dyn Topics, topic: &'static str) -> Vec<StoredRecord> {
+    let mut records = Vec::new();
+    for bounds in topics.bounds(topic).await.expect("the topic") {
+        let mut reading = topics.read(topic, bounds.partition, bounds.start, bounds.end);
+        while let Some(read) = reading.recv().await {
+            records.extend(read.expect("the topic can be read"));
+        }
+    }
+    records
+}
+
+/// A header of a record, as text.
+pub fn header(record: &StoredRecord, name: &str) -> Option<String> {
+    let (_, value) = record.headers.iter().find(|(header, _)| header == name)?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// What stands on the topic of dead letters for one of `/v1/ops/dead-letters`.
+pub fn dead_letter<'a>(written: &'a [StoredRecord], listed: &Value) -> Option<&'a StoredRecord> {
+    let place = ["partition", "offset"].map(|name| Some(listed[name].to_string()));
+    written.iter().find(|record| ["x-dlq-partition", "x-dlq-offset"].map(|name| header(record, name)) == place)
 }
 
 /// Something that is asked over HTTP: the product in this process, or an address.

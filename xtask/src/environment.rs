@@ -14,8 +14,14 @@ use components::{find, install_packages};
 /// Variables for the tests.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
 
-const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] =
-    &[("browser", browser), ("kafka", kafka), ("postgres", postgres), ("redis", redis), ("daprd", daprd)];
+const COMPONENTS: &[(&str, fn() -> anyhow::Result<Environment>)] = &[
+    ("browser", browser),
+    ("kafka", kafka),
+    ("postgres", postgres),
+    ("redis", redis),
+    ("daprd", daprd),
+    ("faketime", faketime),
+];
 
 /// Makes sure that every component is there, and returns where.
 pub(crate) fn find_all() -> anyhow::Result<Environment> {
@@ -42,6 +48,12 @@ fn redis() -> anyhow::Result<Environment> {
 /// The Dapr sidecar, built once.
 fn daprd() -> anyhow::Result<Environment> {
     components::daprd::program()?;
+    Ok(Environment::new())
+}
+
+/// A clock that can be set for one program.
+fn faketime() -> anyhow::Result<Environment> {
+    components::faketime::library()?;
     Ok(Environment::new())
 }
 

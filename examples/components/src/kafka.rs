@@ -25,6 +25,9 @@ pub struct Options {
     pub secure: bool,
     /// More lines of its configuration, such as `log.segment.bytes=1048576`.
     pub lines: Vec<String>,
+    /// Address of a proxy: the broker also listens at [`Broker::behind_proxy`], and who comes by there is told of the
+    /// proxy, never of the broker itself.
+    pub proxy: Option<String>,
 }
 
 /// What a secured client must know.
@@ -73,7 +76,7 @@ impl Broker {
         std::fs::create_dir_all(dir)?;
         let ports = config::Ports::free(options.secure)?;
         let certificates = options.secure.then(|| Certificates::make(&dir.join("certificates"))).transpose()?;
-        let config = config::write(dir, &ports, certificates.as_ref(), &options.lines)?;
+        let config = config::write(dir, &ports, certificates.as_ref(), options)?;
         let user = options.secure.then_some(config::USER);
         config::format(&mut installed.command(128, config::FORMATTER), &config, user)?;
         let process = run(installed, dir, &config)?;
@@ -90,6 +93,11 @@ impl Broker {
     /// Where clients connect without TLS.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports.plain)
+    }
+
+    /// Where a proxy connects, if the broker was started for one.
+    pub fn behind_proxy(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.proxied)
     }
 
     /// What a client with TLS needs, if the broker was started for such.

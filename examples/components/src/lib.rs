@@ -5,6 +5,7 @@
 //! value that stands for it, and can be killed, stopped and continued meanwhile ([`Process`]).
 
 pub mod daprd;
+pub mod faketime;
 mod install;
 mod process;
 pub mod kafka;

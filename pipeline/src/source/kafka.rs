@@ -25,6 +25,7 @@ use super::{Began, HandOver, PartitionProgress, Source, SourceError};
 mod access;
 pub mod admin;
 mod connection;
+mod native;
 mod progress;
 mod reader;
 mod token;
@@ -66,8 +67,8 @@ impl KafkaSource {
         }
     }
 
-    /// What the client measured last.
-    pub fn numbers(&self) -> Numbers {
+    /// What the client of each topic measured last, once it has.
+    pub fn numbers(&self) -> Vec<(SourceTopic, Numbers)> {
         self.shared.numbers()
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+use super::Options;
 use super::secure::Certificates;
 use crate::free_port;
 
@@ -18,6 +19,8 @@ pub(super) const FORMATTER: &str = "kafka.tools.StorageTool";
 pub(super) struct Ports {
     pub(super) plain: u16,
     pub(super) controller: u16,
+    /// Without TLS, for clients that come by a proxy.
+    pub(super) proxied: u16,
     /// TLS with a password, and TLS with a client's certificate.
     pub(super) secure: Option<(u16, u16)>,
 }
@@ -25,21 +28,21 @@ pub(super) struct Ports {
 impl Ports {
     pub(super) fn free(secure: bool) -> anyhow::Result<Ports> {
         let secure = if secure { Some((free_port()?, free_port()?)) } else { None };
-        Ok(Ports { plain: free_port()?, controller: free_port()?, secure })
+        Ok(Ports { plain: free_port()?, controller: free_port()?, proxied: free_port()?, secure })
     }
 }
 
 /// Name and password of the user of the secured listener.
 pub(super) const USER: (&str, &str) = ("tasktide", "spring-tide");
 
-/// Writes the configuration into `dir`; `more` are lines of its own.
+/// Writes the configuration into `dir`.
 pub(super) fn write(
     dir: &Path,
     ports: &Ports,
     certificates: Option<&Certificates>,
-    more: &[String],
+    options: &Options,
 ) -> anyhow::Result<PathBuf> {
-    let Ports { plain, controller, secure } = *ports;
+    let Ports { plain, controller, proxied, secure } = *ports;
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller}");
     let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
     let mut lines = String::new();
@@ -48,12 +51,18 @@ pub(super) fn write(
         protocols.push_str(",SASL_SSL:SASL_SSL,SSL:SSL");
         lines.push_str(&secure_lines(certificates));
     }
+    let mut advertised = listeners.clone();
+    if let Some(proxy) = &options.proxy {
+        write!(listeners, ",PROXIED://127.0.0.1:{proxied}")?;
+        write!(advertised, ",PROXIED://{proxy}")?;
+        protocols.push_str(",PROXIED:PLAINTEXT");
+    }
     let data = dir.join("logs");
     let text = format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          listeners={listeners}\n\
-         advertised.listeners={listeners}\n\
+         advertised.listeners={advertised}\n\
          listener.security.protocol.map={protocols}\n\
          controller.listener.names=CONTROLLER\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
@@ -74,7 +83,7 @@ pub(super) fn write(
          log.cleaner.dedupe.buffer.size=16777216\n\
          {lines}{more}\n",
         data = data.display(),
-        more = more.join("\n"),
+        more = options.lines.join("\n"),
     );
     let file = dir.join("server.properties");
     fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 
-use super::config;
+use super::{Options, config};
 use crate::{Process, cache_dir, find, install_packages, once};
 
 const POM: &str = include_str!("pom.xml");
@@ -112,7 +112,7 @@ impl Installed {
     fn make_archive(&self) -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
         let ports = config::Ports::free(false)?;
-        let file = config::write(dir.path(), &ports, None, &[])?;
+        let file = config::write(dir.path(), &ports, None, &Options::default())?;
         let new = self.archive.with_extension("new");
         let log = dir.path().join("log");
         let mut format = self.plain_command(128);

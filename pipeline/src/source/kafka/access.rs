@@ -181,7 +181,7 @@ impl Access {
     /// The token as it is now.
     pub(super) fn token(&self) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         match &self.identity {
-            Identity::Token(file) => Ok(token::read(file)?),
+            Identity::Token(file) => Ok(token::read(file).map_err(|error| topics::chain::chain(&error).to_string())?),
             _ => Err("no token is configured".into()),
         }
     }

@@ -6,8 +6,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use topics::topic_list::{TOPICS, TopicSpec};
 
-use super::Access;
 use super::connection::Connection;
+use super::token::TokenError;
+use super::{Access, Identity, native, token};
 
 const ASK_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -33,6 +34,13 @@ pub enum AdminError {
         /// Why.
         #[source]
         source: KafkaError,
+    },
+    /// There is no token that can be used.
+    #[error("there is no token for the broker")]
+    Token {
+        /// Why.
+        #[source]
+        source: TokenError,
     },
 }
 
@@ -86,12 +94,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Connects when it is first asked.
+    /// Connects when it is first asked. A token is read now: what looks after topics is made for one command.
     pub fn new(access: &Access, replication: Replication) -> Result<Admin, AdminError> {
-        let client = access
+        let client: AdminClient<Connection> = access
             .client_config()
             .create_with_context(Connection::new(access))
             .map_err(failed("make a client of these settings"))?;
+        if let Identity::Token(file) = &access.identity {
+            let given = token::read(file).and_then(|token| {
+                let refused = |detail| TokenError::Refused { path: file.display().to_string(), detail };
+                native::give_token(client.inner(), &token).map_err(refused)
+            });
+            given.map_err(|source| AdminError::Token { source })?;
+        }
         Ok(Admin { client, replication })
     }
 

@@ -1,6 +1,7 @@
 //! What the client tells beside records: its statistics, errors and log, and its questions for a token.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::{ClientContext, OAuthToken};
@@ -17,12 +18,16 @@ const SILENT_US: i64 = 4_000_000;
 /// What the client measured, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Numbers {
-    /// Seconds from a request to its answer, of the slowest broker on average.
-    pub round_trip_seconds: f64,
+    /// From a request to its answer, of the slowest broker on average.
+    pub round_trip: Duration,
     /// Records fetched and not yet taken.
     pub queued_records: i64,
     /// Their bytes.
     pub queued_bytes: i64,
+    /// Bytes that came from the brokers since the start, as they went over the network.
+    pub received_bytes: u64,
+    /// Bytes that went to the brokers since the start.
+    pub sent_bytes: u64,
 }
 
 /// The ear of a client.
@@ -129,9 +134,11 @@ pub(super) fn numbers(statistics: &Statistics) -> Numbers {
     let round_trips = statistics.brokers.values().filter_map(|broker| broker.rtt.as_ref());
     let partitions = || statistics.topics.values().flat_map(|topic| topic.partitions.values());
     Numbers {
-        round_trip_seconds: round_trips.map(|rtt| rtt.avg).max().unwrap_or(0) as f64 / 1e6,
+        round_trip: Duration::from_micros(round_trips.map(|rtt| rtt.avg).max().unwrap_or(0).max(0) as u64),
         // The queue that the partitions share is counted with each of them.
         queued_records: partitions().map(|p| p.fetchq_cnt).max().unwrap_or(0).max(statistics.replyq),
         queued_bytes: partitions().map(|p| p.fetchq_size as i64).max().unwrap_or(0),
+        received_bytes: statistics.rx_bytes.max(0) as u64,
+        sent_bytes: statistics.tx_bytes.max(0) as u64,
     }
 }

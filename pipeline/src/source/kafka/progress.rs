@@ -22,7 +22,7 @@ pub(super) struct Shared {
     topics: Mutex<[Topic; 2]>,
     caught_up: watch::Sender<bool>,
     stopping: AtomicBool,
-    numbers: Mutex<Numbers>,
+    numbers: Mutex<[Option<Numbers>; 2]>,
 }
 
 /// A topic as one thread reads it.
@@ -203,12 +203,14 @@ impl Shared {
         }
     }
 
-    pub(super) fn numbers(&self) -> Numbers {
-        *self.numbers.lock().expect("never poisoned")
+    pub(super) fn numbers(&self) -> Vec<(SourceTopic, Numbers)> {
+        let numbers = self.numbers.lock().expect("never poisoned");
+        let of = |topic: SourceTopic| Some((topic, numbers[place(topic)]?));
+        [SourceTopic::TaskEvents, SourceTopic::UserEvents].into_iter().filter_map(of).collect()
     }
 
-    pub(super) fn set_numbers(&self, numbers: Numbers) {
-        *self.numbers.lock().expect("never poisoned") = numbers;
+    pub(super) fn set_numbers(&self, topic: SourceTopic, numbers: Numbers) {
+        self.numbers.lock().expect("never poisoned")[place(topic)] = Some(numbers);
     }
 
     pub(super) fn stop(&self) {

@@ -4,16 +4,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use compact_str::CompactString;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
 use topics::{Position, Record, Timestamp};
 
 use super::connection::{self, Connection, Health};
+use super::native;
 use super::progress::{Partition, Shared};
 use crate::source::clock::Clock;
 use crate::source::{BATCH_MAX, Began, HandOver, SourceError};
@@ -22,8 +22,9 @@ use crate::source::{BATCH_MAX, Began, HandOver, SourceError};
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What the client may hold that was fetched and not taken.
 const QUEUED_KIB_MAX: &str = "32768";
-/// Most bytes of an answer of a broker.
-const FETCH_BYTES_MAX: &str = "16777216";
+/// Most bytes of an answer of a broker. An answer counts as lost when it is not there after `socket.timeout.ms`, and is
+/// asked for anew: over a network that is slower than this in that time nothing would ever be read.
+const FETCH_BYTES_MAX: &str = "1048576";
 /// How long to wait for a record before looking around.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long a question to a broker may take.
@@ -297,9 +298,7 @@ impl Reader<'_> {
             }
         }
         let Some(statistics) = context.take_statistics() else { return Ok(()) };
-        if self.topic == SourceTopic::TaskEvents {
-            self.shared.set_numbers(connection::numbers(&statistics));
-        }
+        self.shared.set_numbers(self.topic, connection::numbers(&statistics));
         match connection::partition_count(&statistics, name) {
             0 => {}
             now if now != self.total => {
@@ -408,12 +407,6 @@ impl Batch {
 }
 
 fn record(message: &BorrowedMessage<'_>, topic: SourceTopic, clock: &Clock) -> Record {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        let header = |header: rdkafka::message::Header<'_, &[u8]>| {
-            (CompactString::new(header.key), Bytes::copy_from_slice(header.value.unwrap_or_default()))
-        };
-        headers.iter().map(header).collect()
-    });
     // Writers of today give every record a time.
     let timestamp = message.timestamp().to_millis().map_or_else(|| clock.now(), Timestamp::from_millis);
     // One allocation for both: they live as long as each other.
@@ -425,7 +418,7 @@ fn record(message: &BorrowedMessage<'_>, topic: SourceTopic, clock: &Clock) -> R
         position: Position { partition: message.partition(), offset: message.offset() },
         timestamp,
         key: key.map(|_| both.slice(..middle)),
-        headers,
+        headers: native::headers(message),
         value: value.map(|_| both.slice(middle..)),
     }
 }

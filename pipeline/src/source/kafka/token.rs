@@ -1,4 +1,7 @@
-//! Bearer tokens from a file, as a cluster mounts them: read anew before they expire.
+//! Bearer tokens from a file, as a cluster mounts them: read anew every few seconds.
+//!
+//! The client asks for a token anew when most of the life of the last one has passed. It is told of a short life, so
+//! that a file that was renewed is taken soon, also where the token in it was wrong and would have lived long.
 
 use std::path::Path;
 
@@ -9,18 +12,41 @@ use serde::Deserialize;
 
 use crate::source::clock::Clock;
 
-/// How long a token is used that does not say when it ends.
-const UNKNOWN_LIFE_MS: i64 = 300_000;
+/// Longest life that the client is told of. It asks again after four fifths of it.
+const LIFE_MAX_MS: i64 = 10_000;
 
 /// Why a token cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TokenError {
-    #[error("could not read the token file {path}: {detail}")]
-    Unreadable { path: String, detail: String },
+pub enum TokenError {
+    /// There is no such file, or it may not be read.
+    #[error("could not read the token file {path}")]
+    Unreadable {
+        /// Which file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file has no token.
     #[error("the token file {path} is empty")]
-    Empty { path: String },
+    Empty {
+        /// Which file.
+        path: String,
+    },
+    /// The token is no longer good.
     #[error("the token in {path} expired")]
-    Expired { path: String },
+    Expired {
+        /// Which file.
+        path: String,
+    },
+    /// It is no token, as the client sees it.
+    #[error("the token in {path} cannot be used: {detail}")]
+    Refused {
+        /// Which file.
+        path: String,
+        /// What the client says.
+        detail: String,
+    },
 }
 
 #[derive(Default, Deserialize)]
@@ -32,18 +58,18 @@ struct Claims {
 /// Reads the token, and from it whose it is and when it ends.
 pub(super) fn read(file: &Path) -> Result<OAuthToken, TokenError> {
     let path = || file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| TokenError::Unreadable { path: path(), detail: error.to_string() })?;
+    let text = std::fs::read_to_string(file).map_err(|source| TokenError::Unreadable { path: path(), source })?;
     let token = text.trim();
     if token.is_empty() {
         return Err(TokenError::Empty { path: path() });
     }
     let claims = claims(token).unwrap_or_default();
     let now = Clock::system().now().millis();
-    let lifetime_ms = claims.exp.map_or(now + UNKNOWN_LIFE_MS, |seconds| (seconds * 1000.0) as i64);
-    if lifetime_ms <= now {
+    let ends = claims.exp.map_or(i64::MAX, |seconds| (seconds * 1000.0) as i64);
+    if ends <= now {
         return Err(TokenError::Expired { path: path() });
     }
+    let lifetime_ms = ends.min(now + LIFE_MAX_MS);
     Ok(OAuthToken {
         token: token.to_owned(),
         principal_name: claims.sub.unwrap_or_else(|| "tasktide".to_owned()),
@@ -62,14 +88,15 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(content: &str, expected: Result<(&str, Option<i64>), &str>) {
+    fn check(content: &str, expected: Result<&str, &str>) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         std::fs::write(&file, content).unwrap();
         match (read(&file), expected) {
-            (Ok(token), Ok((name, end))) => {
+            (Ok(token), Ok(name)) => {
                 assert_eq!((token.principal_name.as_str(), token.token.as_str()), (name, content.trim()));
-                assert!(end.is_none_or(|end| end == token.lifetime_ms), "{}", token.lifetime_ms);
+                let life = token.lifetime_ms - Clock::system().now().millis();
+                assert!(life <= LIFE_MAX_MS, "the file is read again soon, not after {life} ms");
             }
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (found, expected) => panic!("{:?}, not {expected:?}", found.map(|token| token.principal_name)),
@@ -82,9 +109,9 @@ mod tests {
 
     #[test]
     fn tokens_tell_whose_they_are_and_when_they_end() {
-        check(&jwt(r#"{"sub":"ann","exp":4102444800}"#), Ok(("ann", Some(4_102_444_800_000))));
-        check(&jwt(r#"{"exp":4102444800.5}"#), Ok(("tasktide", Some(4_102_444_800_500))));
-        check("opaque", Ok(("tasktide", None)));
+        check(&jwt(r#"{"sub":"ann","exp":4102444800}"#), Ok("ann"));
+        check(&jwt(r#"{"exp":4102444800.5}"#), Ok("tasktide"));
+        check("opaque", Ok("tasktide"));
         check(&jwt(r#"{"sub":"ann","exp":1000}"#), Err("expired"));
         check(" \n", Err("is empty"));
         assert!(read(Path::new("/nowhere/token")).err().unwrap().to_string().contains("/nowhere/token"));

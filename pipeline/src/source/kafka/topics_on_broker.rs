@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use compact_str::CompactString;
 use futures::future::join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use topics::{Position, Timestamp};
 
-use super::Access;
 use super::connection::{Connection, is_refusal};
+use super::{Access, native};
 use crate::source::log::{NewRecord, StoredRecord};
 use crate::source::topics::{Bounds, Reading, Topics, TopicsError};
 
@@ -266,16 +265,12 @@ fn read(
     Ok(())
 }
 
-fn stored(message: &impl Message) -> StoredRecord {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        let headers = (0..headers.count()).map(|at| headers.get(at));
-        headers.map(|h| (CompactString::new(h.key), Bytes::copy_from_slice(h.value.unwrap_or_default()))).collect()
-    });
+fn stored(message: &BorrowedMessage<'_>) -> StoredRecord {
     StoredRecord {
         position: Position { partition: message.partition(), offset: message.offset() },
         timestamp: Timestamp::from_millis(message.timestamp().to_millis().unwrap_or_default()),
         key: message.key().map(Bytes::copy_from_slice),
-        headers,
+        headers: native::headers(message),
         value: message.payload().map(Bytes::copy_from_slice),
     }
 }

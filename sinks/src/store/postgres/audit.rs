@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use hashbrown::HashMap;
@@ -17,13 +18,16 @@ use crate::store::chain_check::{Ends, holds};
 use crate::store::chains::{Chains, Head};
 use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
 use crate::store::page::Wanted;
-use crate::store::postgres::db::{At, Db, Role, close};
+use crate::store::postgres::db::{At, Db, Role, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::task_text::Personal;
 use crate::store::{StoreError, Verification};
 
 /// Entries read at a time where not every one of them matches.
 const BATCH: usize = 500;
+
+/// How long the server may take to say whether it has an entry.
+const CONTAINS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Reads entries.
 #[derive(Debug)]
@@ -34,9 +38,10 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Whether there is an entry with this id.
+    /// Whether there is an entry with this id. The pipeline waits for the answer, so it comes or fails in bounded time.
     pub(crate) async fn contains(&self, id: Uuid) -> Result<bool, sqlx::Error> {
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM audit_entry WHERE id = $1)").bind(id).fetch_one(&self.pool).await
+        let asked = sqlx::query_scalar("SELECT EXISTS (SELECT FROM audit_entry WHERE id = $1)").bind(id);
+        answer(CONTAINS_WITHIN, asked.fetch_one(&self.pool)).await
     }
 
     /// One entry, as shown, among the first `entries`.

@@ -20,6 +20,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection that nothing is asked of may take to show that it works.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// What an operator can do about a database that does not hold what was written to it.
 const REMEDY: &str =
     "Restore the database from a backup, or start on an empty one: everything is made again from the source";
@@ -79,22 +81,42 @@ impl Db {
 
     /// Opens a connection of its own, in bounded time.
     pub(crate) async fn connect(&self, role: Role, name: &str) -> Result<PgConnection, sqlx::Error> {
-        let options = self.options(role, name);
-        match tokio::time::timeout(CONNECT_WITHIN, options.connect()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("no connection within {CONNECT_WITHIN:?}"),
-            ))),
-        }
+        answer(CONNECT_WITHIN, self.options(role, name).connect()).await
     }
 
-    /// Connections for readers.
+    /// As [`Db::connect`], in the place of an earlier connection of the same name, which may have been given up. The
+    /// server may not know that, and what it still does for that one holds locks that this one needs: it is ended first.
+    /// `backend` is who serves the connection.
+    pub(crate) async fn connect_anew(
+        &self,
+        role: Role,
+        name: &str,
+        backend: &mut Option<i32>,
+    ) -> Result<PgConnection, sqlx::Error> {
+        let mut conn = self.connect(role, name).await?;
+        if let Some(before) = *backend {
+            sqlx::query(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+                 WHERE pid = $1 AND application_name = current_setting('application_name')",
+            )
+            .bind(before)
+            .execute(&mut conn)
+            .await?;
+        }
+        *backend = Some(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await?);
+        Ok(conn)
+    }
+
+    /// Connections for readers. One that does not answer is closed, also where the network tells nothing: waiting for
+    /// it would keep its place from the others for as long as the machine tries to reach the server.
     pub(crate) fn pool(&self, readers: u32) -> PgPool {
         PgPoolOptions::new()
             .max_connections(readers)
             .acquire_timeout(CONNECT_WITHIN)
             .idle_timeout(Duration::from_secs(300))
+            .test_before_acquire(false)
+            .before_acquire(|conn, _| Box::pin(async { Ok(answers(conn).await) }))
+            .after_release(|conn, _| Box::pin(async { Ok(answers(conn).await) }))
             .connect_lazy_with(self.options(Role::Read, "tasktide-reader"))
     }
 
@@ -156,6 +178,25 @@ pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
             .is_some_and(|code| ["08", "53", "57", "40", "55"].iter().any(|class| code.starts_with(class))),
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => false,
         _ => true,
+    }
+}
+
+/// Whether a connection works.
+async fn answers(conn: &mut PgConnection) -> bool {
+    matches!(tokio::time::timeout(ANSWERS_WITHIN, conn.ping()).await, Ok(Ok(())))
+}
+
+/// What a server answers, or that it did not within a time: a connection may be dead without anybody saying so.
+pub(crate) async fn answer<T, E: From<sqlx::Error>>(
+    within: Duration,
+    asked: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match tokio::time::timeout(within, asked).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            let detail = format!("no answer within {within:?}");
+            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, detail)).into())
+        }
     }
 }
 

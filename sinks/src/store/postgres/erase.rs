@@ -5,6 +5,7 @@
 //! the key, and the next start goes on. What the rows before held is freed by a vacuum.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
@@ -15,13 +16,17 @@ use crate::store::chains::User;
 use crate::store::encoder::digest_of;
 use crate::store::entry_text::erase_actor_name;
 use crate::store::postgres::Shared;
-use crate::store::postgres::db::{Db, Role, close};
+use crate::store::postgres::db::{Db, Role, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::lease::Lease;
 use crate::store::task_text::Personal;
 
 /// Entries rewritten in one transaction.
 const ENTRIES: i64 = 2000;
+/// A try that takes longer is given up with its connection: the server may be there and not answer.
+const TRY_FOR: Duration = Duration::from_secs(60);
+/// How long the server may take to free what rows of a table held before.
+const VACUUM_WITHIN: Duration = Duration::from_secs(600);
 
 /// Rewrites all entries of these users and destroys their keys.
 pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lease) -> Result<(), StoreError> {
@@ -33,7 +38,9 @@ pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lea
             continue;
         };
         let mut from = 0;
-        while let Some(last) = rewrite(&mut conn, no, &user, from, db, lease).await? {
+        loop {
+            let rewritten = async { Ok(rewrite(&mut conn, no, &user, from, db, lease).await) };
+            let Some(last) = answer(TRY_FOR, rewritten).await.map_err(&failed)?? else { break };
             from = last;
         }
         let forgotten = sqlx::query(
@@ -42,9 +49,8 @@ pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lea
         )
         .bind(i64::from(no))
         .bind(lease.epoch)
-        .execute(&mut conn)
-        .await
-        .map_err(db.failed("erase a user's key"))?;
+        .execute(&mut conn);
+        let forgotten = answer(TRY_FOR, forgotten).await.map_err(db.failed("erase a user's key"))?;
         if forgotten.rows_affected() != 1 {
             lease.lose();
             return Err(StoreError::Closed);
@@ -135,7 +141,7 @@ fn erased(entry: &Entry, user: &User) -> (Vec<u8>, Option<String>, String) {
 pub(crate) async fn vacuum(conn: &mut PgConnection, tables: impl Iterator<Item = &'static str>) {
     for table in tables {
         let sql = format!("VACUUM (SKIP_LOCKED) \"{table}\"");
-        if let Err(error) = sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn).await {
+        if let Err(error) = answer(VACUUM_WITHIN, sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn)).await {
             tracing::warn!(%error, table, "erased rows are freed by the server's own vacuum only");
         }
     }

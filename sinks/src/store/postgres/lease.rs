@@ -14,12 +14,14 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
 
 use crate::store::StoreError;
-use crate::store::postgres::db::{Db, Role, close, is_passing};
+use crate::store::postgres::db::{Db, Role, answer, close, is_passing};
 
 /// Names of connections that write begin so: what is left of them is ended at a takeover.
 const WRITER: &str = "tasktide-writer ";
 /// How often a waiting process looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the server may take for one of the questions.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The right to write, for as long as its epoch is the newest.
 #[derive(Clone, Debug)]
@@ -173,16 +175,15 @@ async fn try_take(
 ) -> Result<Result<i64, String>, StoreError> {
     let failed = db.failed("take the lease");
     let mut conn = db.connect(Role::Write, "tasktide-standby").await.map_err(db.failed("connect"))?;
-    let has_tables: bool =
-        sqlx::query_scalar("SELECT to_regclass('lease') IS NOT NULL").fetch_one(&mut conn).await.map_err(&failed)?;
+    let asked = sqlx::query_scalar("SELECT to_regclass('lease') IS NOT NULL").fetch_one(&mut conn);
+    let has_tables: bool = answer(ANSWERS_WITHIN, asked).await.map_err(&failed)?;
     if !has_tables {
         db.prepare(&mut conn).await?;
     }
-    let row = sqlx::query("SELECT holder, expires_at < clock_timestamp() FROM lease WHERE part_set = 0")
-        .fetch_optional(&mut conn)
-        .await
-        .map_err(&failed)?
-        .ok_or_else(|| db.damaged("its lease is missing"))?;
+    let asked = sqlx::query("SELECT holder, expires_at < clock_timestamp() FROM lease WHERE part_set = 0")
+        .fetch_optional(&mut conn);
+    let row =
+        answer(ANSWERS_WITHIN, asked).await.map_err(&failed)?.ok_or_else(|| db.damaged("its lease is missing"))?;
     if !row.get::<bool, _>(1) {
         return Ok(Err(row.get(0)));
     }
@@ -192,23 +193,21 @@ async fn try_take(
         *prepared = true;
     }
     // What the process before left half done holds locks that the next one needs.
-    sqlx::query(
+    let ended = sqlx::query(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
          AND usename = current_user AND starts_with(application_name, $1)",
     )
     .bind(WRITER)
-    .execute(&mut conn)
-    .await
-    .map_err(&failed)?;
-    let epoch: Option<i64> = sqlx::query_scalar(
+    .execute(&mut conn);
+    answer(ANSWERS_WITHIN, ended).await.map_err(&failed)?;
+    let taken = sqlx::query_scalar(
         "UPDATE lease SET holder = $1, epoch = epoch + 1, expires_at = clock_timestamp() + $2 * interval '1 millisecond' \
          WHERE part_set = 0 AND expires_at < clock_timestamp() RETURNING epoch",
     )
     .bind(holder)
     .bind(lasts.as_millis() as f64)
-    .fetch_optional(&mut conn)
-    .await
-    .map_err(&failed)?;
+    .fetch_optional(&mut conn);
+    let epoch: Option<i64> = answer(ANSWERS_WITHIN, taken).await.map_err(&failed)?;
     close(conn).await;
     Ok(epoch.ok_or_else(|| row.get(0)))
 }

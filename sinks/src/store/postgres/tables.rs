@@ -18,7 +18,7 @@ use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::engine::{Options, lower_priority};
 use crate::store::postgres::copy::Rows;
-use crate::store::postgres::db::{Db, Role, close};
+use crate::store::postgres::db::{Db, Role, answer, close};
 use crate::store::postgres::erase::vacuum;
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::{Shared, ledger};
@@ -36,7 +36,7 @@ pub(crate) const REPLICA_EXPIRES: &str = "10 minutes";
 /// The flushing thread.
 pub(crate) async fn run(shared: Arc<Shared>, db: Db, lease: Lease, options: Options, restored: Changes) {
     lower_priority();
-    let mut conn: Option<PgConnection> = None;
+    let mut conn = Connected::default();
     let mut dirty = restored;
     let mut next = Instant::now();
     if dirty.n <= shared.applied.load(Ordering::Acquire) {
@@ -73,46 +73,43 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, lease: Lease, options: Opti
             break;
         }
     }
-    if let Some(conn) = conn {
+    if let Some(conn) = conn.conn {
         close(conn).await;
     }
 }
 
+/// The flusher's connection, once there is one.
+#[derive(Default)]
+struct Connected {
+    conn: Option<PgConnection>,
+    backend: Option<i32>,
+}
+
 /// `false` when another process has taken over.
-async fn flush_until_done(
-    conn: &mut Option<PgConnection>,
-    dirty: &Changes,
-    shared: &Shared,
-    db: &Db,
-    lease: &Lease,
-) -> bool {
+async fn flush_until_done(connected: &mut Connected, dirty: &Changes, shared: &Shared, db: &Db, lease: &Lease) -> bool {
     let mut pause = Duration::from_millis(100);
     while !lease.is_lost() {
         let tried = async {
-            let open = match &mut *conn {
+            let open = match &mut connected.conn {
                 Some(open) => open,
-                none => none.insert(prepare(db, lease, &shared.views).await?),
+                none => none.insert(prepare(db, lease, &shared.views, &mut connected.backend).await?),
             };
             let flushed = flush(open, dirty, &shared.views, lease).await?;
             if flushed && !dirty.erased.is_empty() {
                 let views = shared.views.iter().map(|view| view.name);
                 vacuum(open, ["tasks", "users", "actions"].into_iter().chain(views)).await;
             }
-            Ok(flushed)
+            Ok::<bool, sqlx::Error>(flushed)
         };
-        let source = match tokio::time::timeout(TRY_FOR, tried).await {
-            Ok(Ok(true)) => return true,
-            Ok(Ok(false)) => {
+        let source = match answer(TRY_FOR, tried).await {
+            Ok(true) => return true,
+            Ok(false) => {
                 lease.lose();
                 return false;
             }
-            Ok(Err(error)) => error,
-            Err(_) => sqlx::Error::Io(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("no answer within {TRY_FOR:?}"),
-            )),
+            Err(error) => error,
         };
-        *conn = None;
+        connected.conn = None;
         let error = db.failed("bring the tables up to date")(source);
         tracing::error!(error = %topics::chain::chain(&error), "the tables refuse a flush; will retry");
         tokio::time::sleep(pause).await;
@@ -122,8 +119,13 @@ async fn flush_until_done(
 }
 
 /// Opens a connection with the temporary tables that rows come in by.
-async fn prepare(db: &Db, lease: &Lease, views: &[ViewSpec]) -> Result<PgConnection, sqlx::Error> {
-    let mut conn = db.connect(Role::Load, &lease.connection_name()).await?;
+async fn prepare(
+    db: &Db,
+    lease: &Lease,
+    views: &[ViewSpec],
+    backend: &mut Option<i32>,
+) -> Result<PgConnection, sqlx::Error> {
+    let mut conn = db.connect_anew(Role::Load, &lease.connection_name(), backend).await?;
     let like = |table: &str| format!("CREATE TEMP TABLE \"stage_{table}\" (LIKE \"{table}\") ON COMMIT DELETE ROWS");
     let fixed = ["tasks", "task_heads", "user_heads", "users", "actions"];
     let mut make: Vec<String> = fixed.into_iter().chain(views.iter().map(|view| view.name)).map(like).collect();

@@ -16,7 +16,7 @@ use crate::store::chains::User;
 use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::Group;
 use crate::store::postgres::copy::Rows;
-use crate::store::postgres::db::{At, Db, Role, close, to_sql};
+use crate::store::postgres::db::{At, Db, Role, answer, close, to_sql};
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::partitions::Partitions;
 use crate::store::postgres::{Shared, erase};
@@ -50,6 +50,7 @@ pub(crate) struct Writer {
     db: Db,
     lease: Lease,
     conn: Option<PgConnection>,
+    backend: Option<i32>,
     partitions: Partitions,
     /// Last commit written.
     n: u64,
@@ -59,7 +60,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(db: Db, lease: Lease, partitions: Partitions, n: u64, letters: u64) -> Self {
-        Writer { db, lease, conn: None, partitions, n, letters }
+        Writer { db, lease, conn: None, backend: None, partitions, n, letters }
     }
 
     /// One try to write a group.
@@ -67,7 +68,10 @@ impl Writer {
         let fresh = self.conn.is_none();
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            none => none.insert(self.db.connect(Role::Write, &self.lease.connection_name()).await?),
+            none => {
+                let name = self.lease.connection_name();
+                none.insert(self.db.connect_anew(Role::Write, &name, &mut self.backend).await?)
+            }
         };
         if fresh {
             let written: i64 = sqlx::query_scalar("SELECT n FROM state").fetch_one(&mut *conn).await?;
@@ -94,11 +98,9 @@ impl Writer {
             rows.send(conn, &statement).await?;
         }
         write_users(conn, &group.users).await?;
-        let letters: Vec<&DeadLetter> = group.commits.iter().flat_map(|commit| &commit.dead_letters).collect();
-        write_dead_letters(conn, self.letters, &letters).await?;
+        write_dead_letters(conn, self.letters, &dead_letters(group)).await?;
         finish(conn, &self.lease, group, self.n).await?;
         transaction.commit().await?;
-        self.letters += letters.len() as u64;
         Ok(())
     }
 
@@ -183,6 +185,10 @@ async fn write_users(conn: &mut PgConnection, users: &[(u32, User)]) -> Result<(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+fn dead_letters(group: &Group) -> Vec<&DeadLetter> {
+    group.commits.iter().flat_map(|commit| &commit.dead_letters).collect()
 }
 
 async fn write_dead_letters(conn: &mut PgConnection, last: u64, letters: &[&DeadLetter]) -> Result<(), sqlx::Error> {
@@ -298,21 +304,18 @@ impl Drop for Ending {
 async fn write_until_done(writer: &mut Writer, group: &Group, shared: &Shared) -> bool {
     let mut pause = Duration::from_millis(50);
     loop {
-        let refused = match tokio::time::timeout(TRY_FOR, writer.write(group)).await {
-            Ok(Ok(())) => {
+        let refused = match answer(TRY_FOR, writer.write(group)).await {
+            // Also when an earlier try had written it, and only its answer was lost.
+            Ok(()) => {
                 writer.n = group.changes.n;
+                writer.letters += dead_letters(group).len() as u64;
                 shared.set_failing(None);
                 return true;
             }
-            Ok(Err(refused)) => refused,
-            Err(_) => Refused::Database(sqlx::Error::Io(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("no answer within {TRY_FOR:?}"),
-            ))),
+            Err(refused) => refused,
         };
         // Whatever the connection was in the middle of, the server rolls back.
-        let fresh = writer.conn.take();
-        drop(fresh);
+        writer.conn = None;
         let source = match refused {
             Refused::Fenced => {
                 writer.lease.lose();
@@ -346,7 +349,7 @@ async fn write_until_done(writer: &mut Writer, group: &Group, shared: &Shared) -
 /// Whether the database's last commit is neither the one before the group nor the group's: somebody else's.
 async fn moved(writer: &Writer, group: &Group) -> Result<bool, sqlx::Error> {
     let mut conn = writer.db.connect(Role::Write, &writer.lease.connection_name()).await?;
-    let n: i64 = sqlx::query_scalar("SELECT n FROM state").fetch_one(&mut conn).await?;
+    let n: i64 = answer(TRY_FOR, sqlx::query_scalar("SELECT n FROM state").fetch_one(&mut conn)).await?;
     close(conn).await;
     Ok(n as u64 != writer.n && n as u64 != group.changes.n)
 }

@@ -1,0 +1,77 @@
+//! Two pipelines at once: on one database one of them writes, on one directory the second is refused.
+
+use components::kafka::Options;
+use components::postgres::{self, Server};
+
+use crate::load::{Load, PACE, broker, chat, nothing_is_lost_or_done_twice};
+use crate::process;
+use crate::product::{topics_of, until};
+use crate::watched::Tasktide;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_pipelines_started_at_once_one_writes_and_the_other_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path(), Options::default()).await;
+    let server = tokio::task::spawn_blocking(|| Server::start(postgres::Options::default()));
+    let server = server.await.unwrap().expect("a server");
+    let url = server.create_database("tasktide").unwrap();
+    let topics = topics_of(&broker.address());
+    let (chat_url, creates) = chat(topics.clone(), 5).await;
+    let args = ["--source", "kafka", "--actions", &format!("chat-api={chat_url}")];
+    let address = broker.address();
+    let settings =
+        [("TASKTIDE_KAFKA__BROKERS", address.as_str()), ("TASKTIDE_STORE__URL", &url), ("TASKTIDE_STORE__LEASE", "3s")];
+    let load = Load::begin(topics.clone(), PACE);
+    let mut pair = [0, 1].map(|_| Tasktide::start(dir.path(), &args, &settings));
+    for round in 0..3 {
+        until("one writes and the other waits", async || {
+            let mut roles = [pair[0].role().await, pair[1].role().await].map(Option::unwrap_or_default);
+            roles.sort();
+            roles == ["standby", "writer"]
+        })
+        .await;
+        let writes = usize::from(pair[0].role().await.as_deref() != Some("writer"));
+        assert!(pair[1 - writes].logged(&["standby: another process has the lease"]));
+        pair[writes].goes_on().await;
+        let epoch = server.psql("tasktide", "SELECT epoch FROM lease").unwrap();
+        assert_eq!(epoch, (round + 1).to_string());
+        pair[writes].kill();
+        let other = &pair[1 - writes];
+        until("the standby takes over", async || other.role().await.as_deref() == Some("writer")).await;
+        other.goes_on().await;
+        pair[writes] = Tasktide::start(dir.path(), &args, &settings);
+    }
+    let number = load.end().await;
+    let writes = usize::from(pair[0].role().await.as_deref() != Some("writer"));
+    nothing_is_lost_or_done_twice(&pair[writes].base, &*topics, &creates, number).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_pipeline_on_a_directory_is_refused_and_the_first_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path(), Options::default()).await;
+    let topics = topics_of(&broker.address());
+    let (url, creates) = chat(topics.clone(), 6).await;
+    let data = dir.path().join("data");
+    let args = ["--source", "kafka", "--actions", &format!("chat-api={url}")];
+    let address = broker.address();
+    let settings = [("TASKTIDE_KAFKA__BROKERS", address.as_str())];
+    let load = Load::begin(topics.clone(), PACE);
+
+    let mut pair = [0, 1].map(|_| Tasktide::start_on(&data, &args, &settings));
+    until("one is refused and the other serves", async || {
+        let ended = pair.each_mut().map(Tasktide::has_ended);
+        let serves = [pair[0].role().await.is_some(), pair[1].role().await.is_some()];
+        ended[0] != ended[1] && serves[0] != serves[1] && ended[0] == serves[1]
+    })
+    .await;
+    let first = if pair[0].has_ended() { &pair[1] } else { &pair[0] };
+    first.goes_on().await;
+    let second = ["run", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--source", "kafka"];
+    let (code, _, error) = process::output(&second, &settings);
+    assert_eq!(code, 1);
+    assert!(error.contains("data directory") && error.contains("in use by another process"), "{error}");
+    first.goes_on().await;
+    let number = load.end().await;
+    nothing_is_lost_or_done_twice(&first.base, &*topics, &creates, number).await;
+}
