@@ -60,8 +60,12 @@ pub struct Commit {
     pub counts: Counts,
     /// Events that belong to a recorded trace, when those are wanted.
     pub traced: Vec<Traced>,
-    /// Whether the log end seen at start is covered: from this commit on actions may be sent (§4.1).
+    /// Whether the log end seen at start is covered, or waiting for it was given up: from this commit on actions may be
+    /// sent (§4.1).
     pub caught_up: bool,
+    /// Whether a rebuild ends with this commit: the log end seen at start is covered for the first time since the
+    /// database was empty. Until then a start takes what was delivered from `task-reminders`.
+    pub ends_rebuild: bool,
 }
 
 impl Commit {
@@ -75,6 +79,7 @@ impl Commit {
             && self.outbox.is_empty()
             && self.dead_letters.is_empty()
             && self.erased.is_empty()
+            && !self.ends_rebuild
     }
 }
 
@@ -186,6 +191,8 @@ pub struct Restored {
     pub frontier: Timestamp,
     /// Audit entries up to the last commit.
     pub entries: u64,
+    /// Whether the rebuild that an empty database begins with has ended.
+    pub rebuilt: bool,
     /// Where to read on.
     pub positions: Vec<NextOffset>,
     /// Every task, tombstones too (`after: None`).
