@@ -523,8 +523,7 @@ fn watch_numbers(parts: &Arc<Parts>) {
             metrics.set_open_tasks(priority.name(), parts.counts.get(&CountKey::Priority(priority)));
         }
         metrics.set_overdue_tasks(parts.counts.get(&CountKey::Overdue));
-        let counts = reading::reminders_by_status(&parts.index);
-        counts.iter().for_each(|(status, number)| metrics.set_reminders(status, *number));
+        reading::set_reminders(metrics, &parts.index);
     });
 }
 

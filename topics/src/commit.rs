@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::action::{Action, OutboxChange, Progress};
-use crate::audit::AuditEntry;
+use crate::audit::{AuditAction, AuditEntry};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::ids::{TaskId, UserId};
 use crate::record::SourceTopic;
@@ -158,8 +158,8 @@ impl UserRow {
 /// Counts of what was read for a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Events applied, by [`AuditAction`](crate::audit::AuditAction) number.
-    pub applied: [u64; 8],
+    /// Events applied, by the number of their [`AuditAction`].
+    pub applied: [u64; AuditAction::ALL.len()],
     /// Duplicates.
     pub duplicates: u64,
     /// Stale events.
