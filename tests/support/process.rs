@@ -40,13 +40,23 @@ impl Process {
         Process::spawn(&mut command(args))
     }
 
+    /// As [`Process::with`]; what it logs goes to a file.
+    pub fn logged(args: &[&str], env: &[(&str, &str)], log: &Path) -> Process {
+        let log = std::fs::File::create(log).unwrap();
+        Process::spawn_with(command(args).envs(env.iter().copied()), log.into())
+    }
+
     /// Starts a command that becomes the binary.
     pub fn of(command: &mut Command) -> Process {
         Process::spawn(command)
     }
 
     fn spawn(command: &mut Command) -> Process {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Process::spawn_with(command, Stdio::null())
+    }
+
+    fn spawn_with(command: &mut Command, log: Stdio) -> Process {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut printed = Vec::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let base = loop {

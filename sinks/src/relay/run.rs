@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use topics::Timestamp;
 use topics::action::{Action, ActionKind, Outcome, Progress};
 use topics::topic_list::TASK_REMINDERS;
+use topics::trace::of_delivery;
 use uuid::Uuid;
 
 use super::http::Http;
@@ -213,28 +214,39 @@ fn log_record(action: &Action, event: String, now: Timestamp) -> LogRecord {
     }
 }
 
+/// A line of the log about an action: which one, of which task, caused by what (contract §9).
+macro_rules! tell {
+    ($level:ident, $action:expr, $($more:tt)*) => {
+        tracing::$level!(
+            action_id = %$action.id,
+            task_id = %$action.task,
+            correlation_id = $action.correlation_id.as_deref(),
+            trace_id = of_delivery($action).0.trace_id(),
+            $($more)*
+        )
+    };
+}
+
 fn settle(shared: &Shared, lane: usize, verdicts: Vec<(Uuid, Verdict)>) {
     let clock = (shared.ports.clock)();
     let now = Instant::now();
     for (id, verdict) in verdicts {
-        let settled = shared.lanes(|lanes| {
-            let action = lanes.action(id)?;
-            lanes.settle(id, &verdict, now, clock).map(|settled| (action, settled))
-        });
+        let Some(action) = shared.lanes(|lanes| lanes.action(id)) else { continue };
+        let settled = shared.lanes(|lanes| lanes.settle(id, &verdict, now, clock));
         let component = COMPONENTS[lane];
         match &verdict {
             Verdict::Misconfigured { error } => {
                 // The first, and then ever more rarely: a whole backlog may wait for one setting.
                 let calls = shared.lanes(|lanes| lanes.counts()[lane].misconfigured);
                 if calls.is_power_of_two() {
-                    tracing::error!(%id, component, calls, error, "a setting is wrong; actions wait for it");
+                    tell!(error, &action, component, calls, error, "a setting is wrong; actions wait for it");
                 }
             }
-            Verdict::Failed { error } => tracing::warn!(%id, component, error, "action failed"),
-            Verdict::Retry { error, .. } => tracing::debug!(%id, component, error, "will try again"),
-            Verdict::Delivered => {}
+            Verdict::Failed { error } => tell!(warn, &action, component, error, "action failed"),
+            Verdict::Retry { error, .. } => tell!(debug, &action, component, error, "will try again"),
+            Verdict::Delivered => tell!(debug, &action, component, "delivered"),
         }
-        let Some((action, settled)) = settled else { continue };
+        let Some(settled) = settled else { continue };
         let outcome = Outcome {
             action: id,
             task: action.task,
@@ -283,7 +295,7 @@ pub(super) async fn read_again(shared: Arc<Shared>, id: Uuid) {
         None => Ok(None),
     };
     let read = found.unwrap_or_else(|error| {
-        tracing::warn!(%id, error = %topics::chain::chain(&*error), "could not read an action of the ledger");
+        tracing::warn!(action_id = %id, error = %topics::chain::chain(&*error), "could not read an action of the ledger");
         None
     });
     let clock = (shared.ports.clock)();
