@@ -1,5 +1,7 @@
 //! The command line of Tasktide.
 
+use std::io::IsTerminal;
+
 use clap::Parser;
 use tasktide::cli::{Cli, Command};
 use tasktide::{commands, demo, run, verify};
@@ -11,11 +13,14 @@ fn main() -> std::process::ExitCode {
     // A panicking worker would leave the other threads waiting for it for ever: a supervisor's restart is better.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        hook(panic);
+        match std::io::stderr().is_terminal() {
+            true => hook(panic),
+            false => commands::log_panic(panic),
+        }
         std::process::abort();
     }));
     let cli = Cli::parse();
-    commands::start_logging(&cli);
+    commands::start_logging();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     let result = runtime.block_on(async {
         match cli.command {

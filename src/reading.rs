@@ -8,6 +8,7 @@ use chrono_tz::Tz;
 use pipeline::recurrence::RuleCache;
 use pipeline::state::rules::{Recurrence, base_of, evaluate};
 use query_api::index::Index;
+use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, Preview, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
 use sinks::store::{ActionQuery, Store};
@@ -152,9 +153,10 @@ const RULES_MAX: usize = 1024;
 /// How far a preview in completion mode looks ahead.
 const INTERVALS_MAX: usize = 10_000;
 
-/// How many reminders there are in each status.
-pub fn reminders_by_status(index: &Index) -> Vec<(&'static str, i64)> {
-    let Some(view) = index.view("reminders") else { return Vec::new() };
-    let statuses = ["PENDING", "SENT", "CANCELLED", "EXPIRED", "FAILED"];
-    statuses.into_iter().map(|status| (status, index.tally(view, status, Timestamp::MIN).count as i64)).collect()
+/// Sets how many reminders there are in each status.
+pub fn set_reminders(metrics: &Metrics, index: &Index) {
+    let Some(view) = index.view("reminders") else { return };
+    for status in ["PENDING", "SENT", "CANCELLED", "EXPIRED", "FAILED"] {
+        metrics.set_reminders(status, index.tally(view, status, Timestamp::MIN).count as i64);
+    }
 }

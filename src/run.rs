@@ -152,8 +152,6 @@ pub struct Parts {
     pub rate: Rate,
     /// Records that may be behind when the process first calls itself ready.
     pub ready_max_lag: u64,
-    /// Longest that actions are held after a start.
-    hold_max: Duration,
     /// Kept for its lock.
     _held: DataDir,
     /// Whether it was that near once.
@@ -256,7 +254,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let hub = Hub::new(stream, restored.n, &metrics);
     let Feed { source, topics, log, push, kafka } =
         Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
-    let rebuilds = restored.n == 0;
+    let rebuilds = !restored.rebuilt;
     let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();
     let relay = Relay::start(
@@ -269,6 +267,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
 
     let mut config = settings.pipeline.clone();
     config.tasks_expected = restored.tasks.len();
+    config.reads_back = rebuilds;
     let confirming = store.clone();
     config.confirm = Some(Arc::new(move |id| confirming.contains(id).unwrap_or(true)));
     let visible: Arc<Visible> = Arc::default();
@@ -307,7 +306,6 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         data_dir: dir.clone(),
         rate: Rate::default(),
         ready_max_lag: settings.ready_max_lag,
-        hold_max: settings.pipeline.hold_max,
         _held: held,
         was_near: AtomicBool::new(false),
         before_source: Mutex::new(Some(READING_BACK)),
@@ -463,11 +461,11 @@ fn feed(parts: &Arc<Parts>, rebuilds: bool) -> anyhow::Result<()> {
     let inputs = parts.inputs().context("the process stops")?;
     let mut reached = parts.source.handed_over_start();
     let caught_up = inputs.clone();
-    let hold_max = parts.hold_max;
     tokio::spawn(async move {
-        // Whichever comes first; a source that never gets there must not hold reminders back for ever.
-        let _ = tokio::time::timeout(hold_max, reached.wait_for(|reached| *reached)).await;
-        let _ = tokio::task::spawn_blocking(move || caught_up.send(Input::CaughtUp)).await;
+        // Where the source never gets there, the dataflow gives up waiting by itself.
+        if reached.wait_for(|reached| *reached).await.is_ok() {
+            let _ = tokio::task::spawn_blocking(move || caught_up.send(Input::CaughtUp)).await;
+        }
     });
     let began = inputs.clone();
     parts.source.on_began(Arc::new(move |positions| {
@@ -540,8 +538,7 @@ fn watch_numbers(parts: &Arc<Parts>) {
             metrics.set_open_tasks(priority.name(), parts.counts.get(&CountKey::Priority(priority)));
         }
         metrics.set_overdue_tasks(parts.counts.get(&CountKey::Overdue));
-        let counts = reading::reminders_by_status(&parts.index);
-        counts.iter().for_each(|(status, number)| metrics.set_reminders(status, *number));
+        reading::set_reminders(metrics, &parts.index);
     });
 }
 

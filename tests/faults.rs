@@ -78,6 +78,116 @@ async fn killed_anywhere_on_postgresql_nothing_is_lost_or_done_twice() {
     kills(1001, &[("TASKTIDE_STORE__URL", &url), ("TASKTIDE_STORE__LEASE", "2s")]).await;
 }
 
+/// Tasks of a rebuild, each with a reminder that was sent.
+const REMINDED: u32 = 2000;
+/// Records of each of them.
+const ROUNDS: u32 = 30;
+/// Databases that are rebuilt, and how often each is killed on the way.
+const REBUILDS: u64 = 2;
+const REBUILD_KILLS: i64 = 4;
+
+/// How many deliveries `task-reminders` has, and how many different ones.
+async fn delivered(topics: &dyn Topics) -> (usize, usize) {
+    let mut ids = Vec::new();
+    for bounds in topics.bounds("task-reminders").await.unwrap() {
+        let mut reading = topics.read("task-reminders", bounds.partition, bounds.start, bounds.end);
+        while let Some(records) = reading.recv().await {
+            ids.extend(records.unwrap().iter().map(|record| {
+                let event: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+                event["data"]["deliveryId"].as_str().unwrap().to_owned()
+            }));
+        }
+    }
+    (ids.len(), ids.iter().collect::<BTreeSet<_>>().len())
+}
+
+/// Loses the database of a product whose reminders are sent, and kills every rebuild at places of its own: while
+/// `task-reminders` is read back, while the log is, and about when its end is reached.
+async fn rebuilds(empty: impl Fn(u64) -> Vec<(&'static str, String)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path()).await;
+    let (topics, brokers) = (topics_of(&broker.address()), broker.address());
+    let now = Timestamp::from_millis(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64);
+    // Sent half an hour late, as soon as they are known.
+    let due = json!({"dueDate": now.plus_millis(1_800_000).to_string(), "reminders": ["PT1H"]});
+    let made = |number: u32, name: &str, kind: &str| {
+        let mut made: Value =
+            serde_json::from_slice(&event(&format!("{number}-{name}"), kind, &task_id(number), due.clone())).unwrap();
+        made["time"] = now.plus_millis(-3_600_000).to_string().into();
+        record(partition_of(&task_id(number)), "", Some(made.to_string().into_bytes()), &[], now)
+    };
+    // Reminders come all along the topic: wherever it is cut, some are known and some are still to come.
+    for first in (0..REMINDED).step_by(100) {
+        for round in 0..ROUNDS {
+            let (name, kind) = (round.to_string(), if round == 0 { "created" } else { "updated" });
+            let records = (first..first + 100).map(|number| made(number, &name, kind)).collect();
+            topics.append("task-events", records).await.unwrap();
+        }
+    }
+    let start = |data: &Path, store: &[(&str, String)]| {
+        let args = ["run", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--source", "kafka"];
+        let store = store.iter().map(|(name, value)| (*name, value.as_str()));
+        let settings: Vec<_> = std::iter::once(("TASKTIDE_KAFKA__BROKERS", brokers.as_str())).chain(store).collect();
+        Process::with(&args, &settings)
+    };
+    let all_sent = async |base: &str| {
+        let sent = || async {
+            let waits = ask(base, "/v1/reminders?status=PENDING&limit=1").await.1["items"] != json!([]);
+            let (_, status) = ask(base, "/v1/views/status").await;
+            let rows = status["views"].as_array().and_then(|views| views.iter().find(|v| v["name"] == "reminders"));
+            !waits && status["outbox"]["pending"] == 0 && rows.is_some_and(|view| view["rows"] == REMINDED)
+        };
+        until("every reminder is sent", sent).await;
+    };
+    let first = start(&dir.path().join("first"), &[]);
+    all_sent(&first.base).await;
+    first.kill();
+    assert_eq!(delivered(&*topics).await, (REMINDED as usize, REMINDED as usize));
+
+    let total = i64::from(REMINDED * ROUNDS);
+    for number in 0..REBUILDS {
+        let mut rng = StdRng::seed_from_u64(number);
+        let (data, store) = (dir.path().join(number.to_string()), empty(number));
+        let mut places = Vec::new();
+        for kill in 0..REBUILD_KILLS {
+            let tasktide = start(&data, &store);
+            let place = (kill * total + rng.random_range(0..total)) / REBUILD_KILLS;
+            let (mut seen, began) = (0, Instant::now());
+            // The first one at once: nothing is committed then.
+            while kill > 0 && seen < place {
+                assert!(began.elapsed() < product::LIMIT, "it never came to {place} and stands at {seen}");
+                let (_, status) = ask(tasktide.base.as_str(), "/v1/views/status").await;
+                let committed = status["source"]["partitions"].as_array().into_iter().flatten();
+                seen = committed.filter_map(|p| p["committed"].as_i64()).map(|offset| offset + 1).sum();
+            }
+            tasktide.kill();
+            places.push(seen);
+        }
+        let tasktide = start(&data, &store);
+        committed(tasktide.base.as_str(), &*topics).await;
+        all_sent(&tasktide.base).await;
+        println!("rebuild {number}: killed after {places:?} of {total} records");
+        tasktide.kill();
+        assert_eq!(delivered(&*topics).await, (REMINDED as usize, REMINDED as usize), "rebuild {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_of_the_embedded_store_that_is_killed_sends_nothing_again() {
+    rebuilds(|_| Vec::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_of_a_database_that_is_killed_sends_nothing_again() {
+    let server = tokio::task::spawn_blocking(|| Server::start(components::postgres::Options::default()));
+    let server = server.await.unwrap().expect("a server");
+    rebuilds(|number| {
+        let url = server.create_database(&format!("rebuild{number}")).unwrap();
+        vec![("TASKTIDE_STORE__URL", url), ("TASKTIDE_STORE__LEASE", "2s".to_owned())]
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn told_to_stop_under_load_it_ends_in_time_and_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();

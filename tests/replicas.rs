@@ -139,7 +139,14 @@ async fn check_same(pipeline: &Process, replicas: &[&Process], position: &str) {
         assert!(lines.pop().unwrap().contains("$end"));
         lines
     };
+    let reminders = async |of: &Process| {
+        let text = reqwest::get(format!("{}/metrics", of.base)).await.unwrap().text().await.unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("tasktide_reminders{")).map(str::to_owned);
+        lines.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(reminders(pipeline).await.len(), 5);
     for replica in replicas {
+        assert_eq!(reminders(replica).await, reminders(pipeline).await);
         assert_eq!(rows(replica).await, rows(pipeline).await);
         assert_eq!(export(replica).await, export(pipeline).await);
         assert_eq!(replica.get("/readyz").await["role"], "replica");

@@ -36,6 +36,9 @@ pub struct Config {
     pub create_horizon: Duration,
     /// `actions.hold_max`: the longest that actions are held after a start, in real time.
     pub hold_max: Duration,
+    /// Whether deliveries of an earlier life are read back first ([`Input::AlreadySent`](crate::Input::AlreadySent)):
+    /// until they are known, nothing may fire however long that takes.
+    pub reads_back: bool,
     /// Bounds on what is decoded.
     pub limits: Limits,
     /// Events after which a commit is closed. A batch record is never split.
@@ -80,6 +83,7 @@ impl Default for Config {
             missed: Missed::Skip,
             create_horizon: Duration::from_secs(3600),
             hold_max: Duration::from_secs(300),
+            reads_back: false,
             limits: Limits::default(),
             commit_events_max: 1000,
             heartbeat: Duration::from_millis(50),

@@ -319,6 +319,8 @@ struct Head {
     now: Timestamp,
     idle: bool,
     caught_up: bool,
+    /// The log end seen at start is reached.
+    reached: bool,
     drafts: Drafts,
     positions: Vec<NextOffset>,
     barriers: Vec<Barrier>,

@@ -177,6 +177,8 @@ pub enum Step {
     Outcome(Outcome),
     /// These deliveries were sent before the database was lost: they are not sent again.
     AlreadySent(Arc<[reminders::AlreadySent]>),
+    /// The log end seen at start is reached.
+    LogEnd,
 }
 
 /// All that the views learn at one time of the dataflow.

@@ -161,7 +161,7 @@ impl Metrics {
             event_to_action: add(
                 r,
                 "event_to_action_seconds",
-                "From the decision of an action to its delivery",
+                "From the event or trigger behind an action to its delivery",
                 Family::new_with_constructor(waits as fn() -> Histogram),
             ),
             reminder_lateness: add(
@@ -218,7 +218,7 @@ impl Metrics {
     }
 
     fn count(&self, counts: &Counts) {
-        for (action, applied) in AuditAction::ALL.into_iter().zip(counts.applied) {
+        for (action, applied) in AuditAction::ALL.into_iter().zip(counts.applied).filter(|(_, applied)| *applied > 0) {
             self.count_events(type_label(action), "applied", applied);
         }
         self.count_events("any", "duplicate", counts.duplicates);
@@ -365,7 +365,8 @@ fn type_label(action: AuditAction) -> &'static str {
         AuditAction::ReminderSnoozed => "snoozed",
         AuditAction::ReminderDismissed => "dismissed",
         AuditAction::UserUpdated => "user_updated",
-        _ => "user_erased",
+        AuditAction::Erased => "user_erased",
+        _ => unreachable!("no event makes the entry of a fact"),
     }
 }
 

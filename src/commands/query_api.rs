@@ -82,6 +82,13 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
             ..Default::default()
         },
     });
+    metrics.on_scrape({
+        let (status, index) = (status.clone(), index.clone());
+        move |metrics| {
+            metrics.set_frontier_age(Duration::from_millis(status.lag_ms()));
+            reading::set_reminders(metrics, &index);
+        }
+    });
     let shutdown = CancellationToken::new();
     let router = query_api::router(api);
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));

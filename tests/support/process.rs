@@ -40,6 +40,12 @@ impl Process {
         Process::spawn(&mut command(args))
     }
 
+    /// As [`Process::with`]; what it logs goes to a file.
+    pub fn logged(args: &[&str], env: &[(&str, &str)], log: &Path) -> Process {
+        let log = std::fs::File::create(log).unwrap();
+        Process::spawn(command(args).envs(env.iter().copied()).stderr(log))
+    }
+
     /// Starts a command that becomes the binary.
     pub fn of(command: &mut Command) -> Process {
         Process::spawn(command)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::action::{Action, OutboxChange, Progress};
-use crate::audit::AuditEntry;
+use crate::audit::{AuditAction, AuditEntry};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::ids::{TaskId, UserId};
 use crate::record::SourceTopic;
@@ -60,8 +60,12 @@ pub struct Commit {
     pub counts: Counts,
     /// Events that belong to a recorded trace, when those are wanted.
     pub traced: Vec<Traced>,
-    /// Whether the log end seen at start is covered: from this commit on actions may be sent (§4.1).
+    /// Whether the log end seen at start is covered, or waiting for it was given up: from this commit on actions may be
+    /// sent (§4.1).
     pub caught_up: bool,
+    /// Whether a rebuild ends with this commit: the log end seen at start is covered for the first time since the
+    /// database was empty. Until then a start takes what was delivered from `task-reminders`.
+    pub ends_rebuild: bool,
 }
 
 impl Commit {
@@ -75,6 +79,7 @@ impl Commit {
             && self.outbox.is_empty()
             && self.dead_letters.is_empty()
             && self.erased.is_empty()
+            && !self.ends_rebuild
     }
 }
 
@@ -153,8 +158,8 @@ impl UserRow {
 /// Counts of what was read for a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Events applied, by [`AuditAction`](crate::audit::AuditAction) number.
-    pub applied: [u64; 8],
+    /// Events applied, by the number of their [`AuditAction`].
+    pub applied: [u64; AuditAction::ALL.len()],
     /// Duplicates.
     pub duplicates: u64,
     /// Stale events.
@@ -186,6 +191,8 @@ pub struct Restored {
     pub frontier: Timestamp,
     /// Audit entries up to the last commit.
     pub entries: u64,
+    /// Whether the rebuild that an empty database begins with has ended.
+    pub rebuilt: bool,
     /// Where to read on.
     pub positions: Vec<NextOffset>,
     /// Every task, tombstones too (`after: None`).

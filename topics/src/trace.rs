@@ -52,6 +52,11 @@ impl TraceParent {
         TraceParent { span: span_of(&name), ..self }
     }
 
+    /// The trace id as it is written.
+    pub fn trace_id(self) -> String {
+        format!("{:032x}", self.trace)
+    }
+
     /// The span in which the event that came with this is processed.
     pub fn processing(self) -> TraceParent {
         self.child(b"process")

@@ -54,6 +54,7 @@ pub(super) struct Assembler {
     frontier: Timestamp,
     committed_at: Timestamp,
     caught_up: bool,
+    rebuilt: bool,
     tasks: Rc<RefCell<Tasks>>,
     barriers: Vec<Barrier>,
     scratch: Vec<u8>,
@@ -68,6 +69,7 @@ impl Assembler {
             frontier: restored.frontier,
             committed_at: restored.committed_at,
             caught_up: false,
+            rebuilt: restored.rebuilt,
             tasks,
             barriers: Vec::new(),
             scratch: Vec::new(),
@@ -93,7 +95,7 @@ impl Assembler {
                 Part::Effects(effects) => sorted.take(effects),
             }
         }
-        let Head { now, idle, caught_up, mut drafts, positions, barriers } = *head?;
+        let Head { now, idle, caught_up, reached, mut drafts, positions, barriers } = *head?;
         // The ledger comes first in the outbox: it decided before any view saw the change.
         let mut of_views = std::mem::take(&mut sorted);
         sorted.take(std::mem::take(&mut drafts.effects));
@@ -123,10 +125,13 @@ impl Assembler {
         commit.counts.reminder_lateness_ms = sorted.lateness_ms;
         self.finish(&mut commit, drafts, sorted.facts);
         commit.entries = self.entries + commit.audit.len() as u64;
+        // Where nothing was accepted yet, a log that is filled later is rebuilt from.
+        commit.ends_rebuild = reached && !self.rebuilt && commit.entries > 0;
         if commit.is_empty() && !newly_caught_up && (self.barriers.is_empty() || more) {
             return None;
         }
         (self.n, self.entries) = (commit.n, commit.entries);
+        self.rebuilt |= commit.ends_rebuild;
         self.committed_at = committed_at;
         Some(commit)
     }

@@ -24,7 +24,8 @@ pub(super) fn source<'scope>(
     give_waker: &Sender<SyncActivator>,
 ) -> StreamVec<'scope, u64, Batch> {
     let (weight_max, heartbeat) = (config.commit_events_max.max(1), config.heartbeat);
-    let mut hold = Hold { since: Instant::now(), max: config.hold_max, over: false };
+    let since = (!config.reads_back).then(Instant::now);
+    let mut hold = Hold { since, max: config.hold_max, over: false };
     timely_source::<_, Built<Batch>, _, _>(scope, "Source", move |capability, info| {
         let worker = scope.worker();
         // The decoder is gone only when the process is going down.
@@ -87,7 +88,8 @@ fn poll(messages: &Receiver<Message>, weight_max: usize) -> (Vec<Message>, bool)
 
 /// The hold on actions after a start (§4.1), in real time.
 struct Hold {
-    since: Instant,
+    /// `None` until it is known what was delivered before.
+    since: Option<Instant>,
     max: Duration,
     over: bool,
 }
@@ -99,7 +101,10 @@ impl Hold {
             return false;
         }
         let reached = polled.iter().any(|message| matches!(message, Message::CaughtUp));
-        let timed_out = now.duration_since(self.since) >= self.max;
+        if self.since.is_none() && polled.iter().any(|message| matches!(message, Message::AlreadySent(_))) {
+            self.since = Some(now);
+        }
+        let timed_out = self.since.is_some_and(|since| now.duration_since(since) >= self.max);
         self.over = reached || timed_out;
         timed_out && !reached
     }

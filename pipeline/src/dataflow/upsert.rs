@@ -35,13 +35,13 @@ pub(super) fn upsert<'scope>(
     let (heads, head_stream) = builder.new_output();
     let (mut turns, mut heads) =
         (OutputBuilder::<_, Built<Rc<Turn>>>::from(turns), OutputBuilder::<_, Built<Part>>::from(heads));
-    let mut caught_up = false;
+    let mut start = Start::default();
     builder.build(move |_capabilities| {
         move |_frontiers| {
             let (mut turns, mut heads) = (turns.activate(), heads.activate());
             input.for_each(|capability, batches| {
                 for batch in batches.drain(..) {
-                    let (turn, head) = take(&mut tasks.borrow_mut(), batch, &mut caught_up, traces);
+                    let (turn, head) = take(&mut tasks.borrow_mut(), batch, &mut start, traces);
                     turns.session(&capability).give(Rc::new(turn));
                     heads.session(&capability).give(Part::Head(Box::new(head)));
                 }
@@ -51,7 +51,16 @@ pub(super) fn upsert<'scope>(
     (turn_stream, head_stream)
 }
 
-fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool, traces: bool) -> (Turn, Head) {
+/// How far the backlog of the start is.
+#[derive(Default)]
+struct Start {
+    /// The log end seen at start is reached.
+    reached: bool,
+    /// It is, or waiting for it was given up.
+    released: bool,
+}
+
+fn take(tasks: &mut Tasks, batch: Batch, start: &mut Start, traces: bool) -> (Turn, Head) {
     let Batch { now, idle, hold_over, messages } = batch;
     tasks.set_now(now);
     let mut drafts = Drafts::with_capacity(messages.iter().map(Message::weight).sum());
@@ -91,22 +100,24 @@ fn take(tasks: &mut Tasks, batch: Batch, caught_up: &mut bool, traces: bool) -> 
             Message::AlreadySent(sent) => drafts.steps.push(Step::AlreadySent(sent.into())),
             Message::CaughtUp => {
                 tasks.end_hold(true, &mut drafts);
-                *caught_up = true;
+                drafts.steps.push(Step::LogEnd);
+                *start = Start { reached: true, released: true };
             }
             Message::Barrier(barrier) => barriers.push(barrier),
             // That a time was opened is all there is to do.
             Message::Wake => {}
         }
     }
-    if hold_over && !*caught_up {
+    if hold_over && !start.released {
         tasks.end_hold(false, &mut drafts);
-        *caught_up = true;
+        start.released = true;
     }
     let steps = std::mem::take(&mut drafts.steps);
     let positions: Vec<NextOffset> =
         touched.iter().filter_map(|(topic, partition)| tasks.next_offset(*topic, *partition)).collect();
-    let turn = Turn { now, steps, holding: !*caught_up };
-    (turn, Head { now, idle, caught_up: *caught_up, drafts, positions, barriers })
+    let Start { reached, released } = *start;
+    let turn = Turn { now, steps, holding: !released };
+    (turn, Head { now, idle, caught_up: released, reached, drafts, positions, barriers })
 }
 
 /// What a commit tells of an event whose trace is recorded.

@@ -128,7 +128,8 @@ impl Tasks {
             rules: RuleCache::new(RULES_MAX),
             positions: restored.positions.iter().map(|next| ((next.topic, next.partition), next.offset)).collect(),
             missed: config.missed,
-            horizon_ms: (restored.n == 0).then(|| i64::try_from(config.create_horizon.as_millis()).unwrap_or(i64::MAX)),
+            horizon_ms: (!restored.rebuilt)
+                .then(|| i64::try_from(config.create_horizon.as_millis()).unwrap_or(i64::MAX)),
             holding: true,
             now: restored.committed_at,
         };

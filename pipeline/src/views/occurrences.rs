@@ -321,7 +321,7 @@ impl Follow for Occurrences {
                     self.put(row, out);
                 }
             }
-            Step::Outcome(_) | Step::AlreadySent(_) => {}
+            Step::Outcome(_) | Step::AlreadySent(_) | Step::LogEnd => {}
         }
     }
 }

@@ -17,13 +17,12 @@ pub(super) fn follow(config: &Config, number: u8) -> Box<dyn Follow> {
         all_day_hour: config.all_day_hour,
         max_late_ms: i64::try_from(config.max_late.as_millis()).unwrap_or(i64::MAX),
     });
-    Box::new(ReminderBook { book, number, holding: true })
+    Box::new(ReminderBook { book, number })
 }
 
 struct ReminderBook {
     book: Book,
     number: u8,
-    holding: bool,
 }
 
 impl Follow for ReminderBook {
@@ -36,6 +35,7 @@ impl Follow for ReminderBook {
             Step::Delta(delta) => self.book.apply(delta, self.number, out),
             Step::Outcome(outcome) => self.book.outcome(outcome, self.number, out),
             Step::AlreadySent(sent) => self.book.already_sent(sent.iter().cloned(), self.number, out),
+            Step::LogEnd => self.book.log_end(),
             Step::Successor { .. } => {}
         }
     }
@@ -43,9 +43,6 @@ impl Follow for ReminderBook {
     fn settle(&mut self, now: Timestamp, holding: bool, out: &mut Vec<Effect>) -> Wake {
         if holding {
             return Wake::Never;
-        }
-        if std::mem::replace(&mut self.holding, false) {
-            self.book.caught_up();
         }
         if self.book.fire_due(now, self.number, FIRED_MAX, out) {
             return Wake::Again;

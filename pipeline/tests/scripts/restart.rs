@@ -1,5 +1,7 @@
 //! A restart goes on where the last commit ended, and a rebuild comes to the same (§1.3, §4.1).
 
+use std::time::Duration;
+
 use expect_test::expect;
 
 use super::script::{check, run};
@@ -161,4 +163,71 @@ fn nothing_fires_while_holding() {
             2 triggerTime=2026-03-02T08:00Z status=PENDING late=true
         "#]],
     );
+}
+
+/// Until the log was read to its end once, a start goes on with the rebuild that the one before began.
+#[test]
+fn a_rebuild_that_is_cut_off_is_gone_on_with() {
+    check(
+        r#"
+        at 2026-03-02T08:30:00Z holding
+        > created 1 due=2026-03-02T09:00:00Z rule=FREQ=DAILY reminders=["PT1H"] time=2026-03-01T08:00:00Z
+        restart holding
+        sent-before 1 PT1H 2026-03-02T09:00:00Z
+        sent-before 2 PT1H 2026-03-02T09:00:00Z
+        restart holding
+        sent-before 1 PT1H 2026-03-02T09:00:00Z
+        sent-before 2 PT1H 2026-03-02T09:00:00Z
+        > created 2 due=2026-03-02T09:00:00Z reminders=["PT1H"] time=2026-03-01T08:00:00Z
+        > completed 1 due=2026-03-02T09:00:00Z rule=FREQ=DAILY reminders=["PT1H"] time=2026-03-01T09:00:00Z
+        caught-up
+        show actions
+        show reminders
+        restart holding
+        > created 3 due=2026-03-02T09:00:00Z rule=FREQ=DAILY reminders=[] time=2026-03-01T08:00:00Z
+        > completed 3 due=2026-03-02T09:00:00Z rule=FREQ=DAILY reminders=[] time=2026-03-01T09:00:00Z
+        caught-up
+        show actions
+        "#,
+        expect![[r#"
+            -- actions
+            create-next-task of 1 FAILED (not_confirmed) due=2026-03-03T09:00Z index=2
+            -- reminders
+            1 triggerTime=2026-03-02T08:00Z status=SENT late=false
+            2 triggerTime=2026-03-02T08:00Z status=SENT late=false
+            -- actions
+            create-next-task of 1 FAILED (not_confirmed) due=2026-03-03T09:00Z index=2
+            create-next-task of 3 DECIDED due=2026-03-03T09:00Z index=2
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_sent_before_is_known_until_the_log_end_however_long_that_takes() {
+    let config = pipeline::Config { hold_max: Duration::ZERO, reads_back: true, ..pipeline::Config::default() };
+    let shown = run(
+        r#"
+        at 2026-03-02T08:30:00Z holding
+        > created 1 due=2026-03-02T09:00:00Z reminders=["PT1H"] time=2026-03-01T08:00:00Z
+        show actions
+        sent-before 2 PT1H 2026-03-02T09:00:00Z
+        show actions
+        > created 2 due=2026-03-02T09:00:00Z reminders=["PT1H"] time=2026-03-01T08:00:00Z
+        show actions
+        show reminders
+        "#,
+        config,
+    );
+    expect![[r#"
+        -- actions
+        (none)
+        -- actions
+        reminder of 1 PENDING
+        -- actions
+        reminder of 1 PENDING
+        -- reminders
+        1 triggerTime=2026-03-02T08:00Z status=PENDING late=true
+        2 triggerTime=2026-03-02T08:00Z status=SENT late=false
+    "#]]
+    .assert_eq(&shown);
 }

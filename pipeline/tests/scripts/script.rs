@@ -1,6 +1,8 @@
 //! Scripts: what happens, line by line, and what is to be seen of it. See the cases for examples.
 //!
-//! - `at INSTANT` moves the clock; `restart`, `rebuild`, `redeliver`, `caught-up` as they say
+//! - `at INSTANT` moves the clock; `restart`, `rebuild`, `redeliver`, `caught-up` as they say; a `restart holding` does
+//!   not catch up
+//! - `sent-before TASK OFFSET DUE` reads a delivery of an earlier life back
 //! - `> KIND TASK field=value …` sends an event. Fields go into the snapshot; `id version seq source corr user time
 //!   partition` where they belong; `~field=value` goes into `changes`; `bare` leaves the snapshot out
 //! - `batch … end` puts the events between into one record
@@ -10,11 +12,14 @@
 //! - `show tasks|task N|occurrences|reminders|actions|audit N|dead-letters|counts`
 
 use expect_test::Expect;
+use pipeline::state::reminders::AlreadySent;
 use pipeline::{Config, Input};
 use serde_json::{Map, Value, json};
+use topics::Due;
 use topics::action::{ActionKind, OutcomeResult};
-use topics::ids::successor;
+use topics::ids::{delivery, relative_reminder, successor};
 use topics::record::SourceTopic;
+use topics::reminder::Offset;
 
 use super::show;
 use super::world::{World, id_of, task_id};
@@ -66,7 +71,16 @@ impl Runner {
             }
             "restart" => {
                 self.world().restart();
-                self.world().send(Input::CaughtUp);
+                if words.get(1).is_none_or(|word| word != "holding") {
+                    self.world().send(Input::CaughtUp);
+                    self.world().settle();
+                }
+            }
+            "sent-before" => {
+                let (task, offset) = (id_of(&words[1]), Offset::parse(&words[2]).expect("an offset"));
+                let reminder = relative_reminder(task, &offset, Due::parse(&words[3]));
+                let (delivery, at) = (delivery(reminder, "in-app"), self.world().clock.now());
+                self.world().send(Input::AlreadySent(vec![AlreadySent { task, reminder, delivery, at }]));
                 self.world().settle();
             }
             "rebuild" => self.world().rebuild(),

@@ -25,6 +25,7 @@ pub struct Stored {
     pub committed_at: Timestamp,
     pub frontier: Timestamp,
     pub caught_up: bool,
+    pub rebuilt: bool,
     pub positions: BTreeMap<(SourceTopic, i32), i64>,
     pub tasks: BTreeMap<TaskId, TaskRow>,
     pub rows: BTreeMap<(u8, Uuid), Arc<dyn ViewRow>>,
@@ -45,6 +46,7 @@ impl Stored {
         self.commits.push((commit.n, commit.audit.len()));
         (self.n, self.committed_at, self.frontier, self.caught_up) =
             (commit.n, commit.committed_at, commit.frontier, commit.caught_up);
+        self.rebuilt |= commit.ends_rebuild;
         for next in commit.positions {
             self.positions.insert((next.topic, next.partition), next.offset);
         }
@@ -111,6 +113,7 @@ impl Stored {
             committed_at: self.committed_at,
             frontier: self.frontier,
             entries: self.audit.len() as u64,
+            rebuilt: self.rebuilt,
             positions: self
                 .positions
                 .iter()

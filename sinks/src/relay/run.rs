@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use topics::Timestamp;
 use topics::action::{Action, ActionKind, Outcome, Progress};
 use topics::topic_list::TASK_REMINDERS;
+use topics::trace::of_delivery;
 use uuid::Uuid;
 
 use super::http::Http;
@@ -215,36 +216,48 @@ fn log_record(action: &Action, event: String, now: Timestamp) -> LogRecord {
     }
 }
 
+/// A line of the log about an action: which one, of which task, caused by what (contract §9).
+macro_rules! tell {
+    ($level:ident, $action:expr, $($more:tt)*) => {
+        tracing::$level!(
+            action_id = %$action.id,
+            task_id = %$action.task,
+            correlation_id = $action.correlation_id.as_deref(),
+            trace_id = of_delivery($action).0.trace_id(),
+            $($more)*
+        )
+    };
+}
+
 fn settle(shared: &Shared, lane: usize, verdicts: Vec<(Uuid, Verdict)>) {
     let clock = (shared.ports.clock)();
     let now = Instant::now();
     for (id, verdict) in verdicts {
+        let Some(action) = shared.lanes(|lanes| lanes.action(id)) else { continue };
         let (settled, before, after) = shared.lanes(|lanes| {
             let before = lanes.counts()[lane];
-            let settled = lanes
-                .action(id)
-                .and_then(|action| lanes.settle(id, &verdict, now, clock).map(|settled| (action, settled)));
-            (settled, before, lanes.counts()[lane])
+            (lanes.settle(id, &verdict, now, clock), before, lanes.counts()[lane])
         });
         let component = COMPONENTS[lane];
         // Told ever more rarely: a whole backlog may wait for one receiver.
         match &verdict {
             Verdict::Misconfigured { error } if after.misconfigured.is_power_of_two() => {
                 let calls = after.misconfigured;
-                tracing::error!(%id, component, calls, error, "a setting is wrong; actions wait for it");
+                tell!(error, &action, component, calls, error, "a setting is wrong; actions wait for it");
             }
             Verdict::Retry { error, .. } if after.put_off >= PUT_OFF_MIN && after.put_off.is_power_of_two() => {
                 let calls = after.put_off;
-                tracing::warn!(%id, component, calls, error, "actions are not taken; will try again");
+                tell!(warn, &action, component, calls, error, "actions are not taken; will try again");
             }
-            Verdict::Misconfigured { .. } | Verdict::Retry { .. } => {}
-            Verdict::Failed { error } => tracing::warn!(%id, component, error, "action failed"),
+            Verdict::Misconfigured { .. } => {}
+            Verdict::Retry { error, .. } => tell!(debug, &action, component, error, "will try again"),
+            Verdict::Failed { error } => tell!(warn, &action, component, error, "action failed"),
             Verdict::Delivered if before.put_off >= PUT_OFF_MIN || before.misconfigured > 0 => {
-                tracing::info!(component, "actions are taken again");
+                tell!(info, &action, component, "actions are taken again");
             }
-            Verdict::Delivered => {}
+            Verdict::Delivered => tell!(debug, &action, component, "delivered"),
         }
-        let Some((action, settled)) = settled else { continue };
+        let Some(settled) = settled else { continue };
         let outcome = Outcome {
             action: id,
             task: action.task,
@@ -293,7 +306,7 @@ pub(super) async fn read_again(shared: Arc<Shared>, id: Uuid) {
         None => Ok(None),
     };
     let read = found.unwrap_or_else(|error| {
-        tracing::warn!(%id, error = %topics::chain::chain(&*error), "could not read an action of the ledger");
+        tracing::warn!(action_id = %id, error = %topics::chain::chain(&*error), "could not read an action of the ledger");
         None
     });
     let clock = (shared.ports.clock)();

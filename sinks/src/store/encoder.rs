@@ -62,6 +62,11 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    /// Whether a rebuild ends with it.
+    pub(crate) fn ends_rebuild(&self) -> bool {
+        self.commits.iter().any(|commit| commit.ends_rebuild)
+    }
+
     /// Whether there is something to write.
     pub(crate) fn is_empty(&self) -> bool {
         self.commits.iter().all(|commit| commit.is_empty())

@@ -72,7 +72,11 @@ pub async fn check_all(store: &dyn Store, history: &History, keys: &HashMap<Stri
     assert!(shown == expected, "{} dead letters, of {}", shown.len(), expected.len());
 }
 
-on_every_engine!(a_history_comes_back, commits_that_change_nothing_are_heard_but_not_written);
+on_every_engine!(
+    a_history_comes_back,
+    commits_that_change_nothing_are_heard_but_not_written,
+    the_end_of_a_rebuild_is_durable
+);
 
 async fn a_history_comes_back(place: &Place) {
     let mut history = History::new(1);
@@ -150,6 +154,24 @@ async fn commits_that_change_nothing_are_heard_but_not_written(place: &Place) {
     history.n = 2;
     append(&*opened.store, &[history.commit(3)]).await;
     check_all(&*opened.store, &history, &place.keys().await).await;
+}
+
+async fn the_end_of_a_rebuild_is_durable(place: &Place) {
+    let mut history = History::new(5);
+    let mut rebuilt = Vec::new();
+    for ends_rebuild in [None, Some(true), Some(false)] {
+        let opened = place.open(Options::default()).await;
+        rebuilt.push(opened.restored.rebuilt);
+        append(&*opened.store, &[history.commit(3)]).await;
+        if let Some(ends_rebuild) = ends_rebuild {
+            history.n += 1;
+            let end = topics::commit::Commit { n: history.n, ends_rebuild, ..Default::default() };
+            append(&*opened.store, &[Arc::new(end)]).await;
+        }
+        opened.store.close().await;
+    }
+    let opened = place.open(Options::default()).await;
+    assert_eq!((rebuilt, opened.restored.rebuilt), (vec![false, false, true], true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,7 +58,7 @@ impl ClientContext for Connection {
 
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         // What matters comes as an error or in the statistics, and is told once by whoever acts on it.
-        tracing::debug!(target: "librdkafka", ?level, fac, "{message}");
+        tracing::debug!(target: "librdkafka", severity = ?level, fac, "{message}");
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -193,7 +193,7 @@ impl Book {
     }
 
     /// The log was read to its end: deliveries of reminders that did not come are forgotten.
-    pub fn caught_up(&mut self) {
+    pub fn log_end(&mut self) {
         self.sent_before = Default::default();
     }
 

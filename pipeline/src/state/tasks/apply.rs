@@ -341,6 +341,7 @@ impl Tasks {
     fn user_erased(&mut self, event: TaskEvent, user: &UserId, order: u32, drafts: &mut Drafts) {
         let (user, _) = self.users.meet(user);
         let settings = self.users.erase(&user);
+        drafts.counts.applied[AuditAction::Erased as usize] += 1;
         drafts.users.push(user.clone());
         drafts.erased.push(user.clone());
         let warnings = event.warnings.clone();

@@ -33,17 +33,19 @@ pub(crate) struct Mark {
     pub(crate) entries: u64,
     pub(crate) committed_at: Timestamp,
     pub(crate) frontier: Timestamp,
+    pub(crate) rebuilt: bool,
 }
 
 /// The last commit.
 pub(crate) async fn mark(conn: &mut PgConnection, db: &Db) -> Result<Mark, StoreError> {
-    let row = sqlx::query("SELECT n, entries, committed_at, frontier FROM state").fetch_optional(conn).await;
+    let row = sqlx::query("SELECT n, entries, committed_at, frontier, rebuilt FROM state").fetch_optional(conn).await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
     Ok(Mark {
         n: row.get::<i64, _>(0) as u64,
         entries: row.get::<i64, _>(1) as u64,
         committed_at: row.get::<At, _>(2).0,
         frontier: row.get::<At, _>(3).0,
+        rebuilt: row.get(4),
     })
 }
 
@@ -343,6 +345,7 @@ pub(crate) async fn restore(
         committed_at: mark.committed_at,
         frontier: mark.frontier,
         entries: mark.entries,
+        rebuilt: mark.rebuilt,
         positions: positions(conn, db).await?,
         tasks,
         rows,

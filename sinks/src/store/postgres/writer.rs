@@ -229,7 +229,7 @@ async fn finish(conn: &mut PgConnection, lease: &Lease, group: &Group, before: u
            UPDATE lease SET expires_at = clock_timestamp() + $2 * interval '1 millisecond' \
            WHERE part_set = 0 AND epoch = $1 RETURNING 1), \
          moved AS ( \
-           UPDATE state SET n = $4, committed_at = $5, frontier = $6, entries = $7 \
+           UPDATE state SET n = $4, committed_at = $5, frontier = $6, entries = $7, rebuilt = rebuilt OR $13 \
            WHERE n = $3 AND EXISTS (SELECT FROM held) RETURNING n), \
          changed AS (INSERT INTO delta (n, after_n, data) SELECT n, $3::int8, $8::bytea FROM moved), \
          read AS ( \
@@ -251,6 +251,7 @@ async fn finish(conn: &mut PgConnection, lease: &Lease, group: &Group, before: u
     .bind(partitions)
     .bind(offsets)
     .bind(CHANNEL)
+    .bind(group.ends_rebuild())
     .fetch_one(conn)
     .await?;
     match (row.get::<i64, _>(0), row.get::<i64, _>(1)) {

@@ -71,11 +71,12 @@ impl Journal {
             write_dead_letter(conn, letter).await?;
             letters += letter.value.len() as u64 + 300;
         }
-        sqlx::query("UPDATE state SET n = ?, committed_at = ?, frontier = ?, entries = ?")
+        sqlx::query("UPDATE state SET n = ?, committed_at = ?, frontier = ?, entries = ?, rebuilt = rebuilt OR ?")
             .bind(changes.n as i64)
             .bind(changes.committed_at.millis())
             .bind(changes.frontier.millis())
             .bind(changes.entries as i64)
+            .bind(group.ends_rebuild())
             .execute(&mut *conn)
             .await?;
         if trim_to > self.trimmed {

@@ -32,11 +32,13 @@ pub(crate) struct Mark {
     pub(crate) entries: u64,
     pub(crate) committed_at: Timestamp,
     pub(crate) frontier: Timestamp,
+    pub(crate) rebuilt: bool,
 }
 
 /// How far the journal is.
 pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result<Mark, StoreError> {
-    let row = sqlx::query("SELECT n, entries, committed_at, frontier FROM state").fetch_optional(&mut *conn).await;
+    let row =
+        sqlx::query("SELECT n, entries, committed_at, frontier, rebuilt FROM state").fetch_optional(&mut *conn).await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
     let number = |at: usize| row.try_get::<i64, _>(at).map_err(db.failed("read its state"));
     let mark = Mark {
@@ -44,6 +46,7 @@ pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result
         entries: number(1)? as u64,
         committed_at: Timestamp::from_millis(number(2)?),
         frontier: Timestamp::from_millis(number(3)?),
+        rebuilt: number(4)? != 0,
     };
     let last =
         sqlx::query("SELECT first, count FROM audit_block ORDER BY first DESC LIMIT 1").fetch_optional(conn).await;
@@ -314,6 +317,7 @@ pub(crate) async fn restore(
         committed_at: mark.committed_at,
         frontier: mark.frontier,
         entries: mark.entries,
+        rebuilt: mark.rebuilt,
         positions: positions(journal_conn, journal_db).await?,
         tasks,
         rows,
