@@ -10,7 +10,7 @@
 //!                    blocks, delta       a group       └─► keys ────► runs.db
 //! ```
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Restored};
 use topics::ids::TaskId;
+use topics::time::Timestamp;
 use topics::view::ViewSpec;
 use uuid::Uuid;
 
@@ -38,8 +39,10 @@ mod dead_letters;
 mod runs;
 mod candidates;
 mod audit;
+mod cuts;
 mod check;
 mod erase;
+mod retention;
 mod load;
 
 use crate::store::ledger::Ledger;
@@ -59,6 +62,10 @@ pub(crate) struct Shared {
     ledger: Ledger,
     /// Last commit that the tables hold for good.
     applied_safe: AtomicU64,
+    /// There are no audit blocks up to this entry.
+    removed_to: AtomicU64,
+    /// Another thread than the journal's writer wrote to the journal.
+    journal_changed: AtomicBool,
     /// Threads may outlive the one who holds the directory.
     _lock: Arc<std::fs::File>,
 }
@@ -124,11 +131,11 @@ impl Sqlite {
         let files = ((&views_db, &mut views_conn), (&journal_db, &mut journal_conn));
         let (mut restored, tasks) = load::restore(files.0, files.1, views, &chains, mark, &newer).await?;
         let mut runs_conn = runs_db.open().await?;
-        let runs = runs::load(&mut runs_conn, &runs_db, mark.entries).await?;
+        let runs = runs::load(&mut runs_conn, &runs_db, mark.removed.to, mark.entries).await?;
         load::identities(&mut runs_conn, &runs_db, &runs, &mut restored.identities).await?;
         let indexed = runs.last().map_or(0, |run| run.last_n);
         let index = Arc::new(Index::new(runs, options.run_entries));
-        let bounds = (applied.entries, indexed, mark.entries);
+        let bounds = (applied.entries, indexed, mark.removed.to, mark.entries);
         let (mut resume, ids) = load::tail(&mut journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
         restored.identities.extend(ids);
         resume.tasks = resume.tasks.max(tasks);
@@ -151,6 +158,8 @@ impl Sqlite {
         let start = Start {
             n: mark.n,
             entries: mark.entries,
+            removed: mark.removed.entries,
+            cuts: mark.cuts,
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
         };
@@ -160,6 +169,8 @@ impl Sqlite {
             audit,
             ledger,
             applied_safe: AtomicU64::new(applied.n),
+            removed_to: AtomicU64::new(mark.removed.to),
+            journal_changed: AtomicBool::new(false),
             _lock: dir.hold(),
         });
         resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
@@ -170,6 +181,7 @@ impl Sqlite {
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
             thread("store-tables", views::run(shared.clone(), views_db.clone(), options, newer)),
             thread("store-index", index_runs(shared.clone(), runs_db)),
+            thread("store-retention", retention::run(shared.clone(), journal_db.clone())),
         ];
         close(views_conn).await;
         close(runs_conn).await;
@@ -246,6 +258,10 @@ impl Store for Sqlite {
         }
     }
 
+    fn expire_audit(&self, before: Timestamp, now: Timestamp) {
+        self.shared.expire(before, now);
+    }
+
     fn entries(&self) -> u64 {
         self.shared.entries.load(Ordering::Acquire)
     }
@@ -255,10 +271,7 @@ impl Store for Sqlite {
     }
 
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
-        match self.shared.audit.number(id).await? {
-            Some(n) => self.shared.audit.show(self.shared.audit.entry(n).await?).await.map(Some),
-            None => Ok(None),
-        }
+        self.shared.audit.with_id(id).await
     }
 
     async fn check_chain(&self, task: TaskId) -> Result<Option<ChainCheck>, StoreError> {

@@ -22,7 +22,7 @@ use crate::store::StoreError;
 use crate::store::chains::Chains;
 use crate::store::changes::Changes;
 use crate::store::postgres::audit::{Audit, stored_head};
-use crate::store::postgres::db::{At, Db, Role, close, is_passing};
+use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, close, is_passing};
 use crate::store::postgres::load::{self, Mark};
 use crate::store::postgres::writer::CHANNEL;
 use crate::store::postgres::{Database, READERS};
@@ -375,8 +375,6 @@ impl Replica {
             .collect())
     }
 }
-
-const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Whether the database has no tables of ours yet.
 fn is_without_tables(error: &sqlx::Error) -> bool {

@@ -33,17 +33,26 @@ pub(crate) struct Mark {
     pub(crate) entries: u64,
     pub(crate) committed_at: Timestamp,
     pub(crate) frontier: Timestamp,
+    /// Entries removed by age, the last one's number, and chains of which some were.
+    pub(crate) removed: u64,
+    removed_last: u64,
+    pub(crate) cuts: u64,
 }
 
 /// The last commit.
 pub(crate) async fn mark(conn: &mut PgConnection, db: &Db) -> Result<Mark, StoreError> {
-    let row = sqlx::query("SELECT n, entries, committed_at, frontier FROM state").fetch_optional(conn).await;
+    let row = sqlx::query("SELECT n, entries, committed_at, frontier, removed, removed_last, cuts FROM state")
+        .fetch_optional(conn)
+        .await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
     Ok(Mark {
         n: row.get::<i64, _>(0) as u64,
         entries: row.get::<i64, _>(1) as u64,
         committed_at: row.get::<At, _>(2).0,
         frontier: row.get::<At, _>(3).0,
+        removed: row.get::<i64, _>(4) as u64,
+        removed_last: row.get::<i64, _>(5) as u64,
+        cuts: row.get::<i64, _>(6) as u64,
     })
 }
 
@@ -53,7 +62,7 @@ pub(crate) async fn check_entries(conn: &mut PgConnection, db: &Db, mark: Mark) 
         .fetch_one(conn)
         .await
         .map_err(db.failed("read audit entries"))?;
-    match last as u64 == mark.entries {
+    match (last as u64).max(mark.removed_last) == mark.entries {
         true => Ok(()),
         false => Err(db.damaged(format!("it should have {} audit entries and has {last}", mark.entries))),
     }
@@ -281,9 +290,10 @@ pub(crate) async fn identities(conn: &mut PgConnection, db: &Db, mark: Mark) -> 
         identities.extend(packed.unwrap_or_default().as_chunks::<8>().0.iter().map(|id| u64::from_be_bytes(*id)));
         from = to;
     }
-    match identities.len() as u64 == mark.entries {
+    let kept = mark.entries - mark.removed.min(mark.entries);
+    match identities.len() as u64 == kept {
         true => Ok(identities),
-        false => Err(db.damaged(format!("it should have {} audit entries and has {}", mark.entries, identities.len()))),
+        false => Err(db.damaged(format!("it should have {kept} audit entries and has {}", identities.len()))),
     }
 }
 

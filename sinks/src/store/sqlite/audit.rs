@@ -1,28 +1,36 @@
 //! Reading the audit: entries by number, and pages of them by task, by user, or by time.
+//!
+//! Entries may be removed by age while they are being read. A page is made as of one moment ([`Removed`]); where more
+//! was removed on the way, it is made again.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
-use sqlx::Row;
-use sqlx::sqlite::SqlitePool;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
 use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::ids::TaskId;
+use topics::time::Timestamp;
 use uuid::Uuid;
 
 use crate::store::StoreError;
 use crate::store::block::{After, BLOCK, Block, Slot, Texts, block_of, decode, ids};
 use crate::store::chains::{ChainId, Chains};
+use crate::store::cut::Cut;
 use crate::store::encoder::id_key;
-use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
+use crate::store::entry_text::{EntryText, Hash, NO_HASH, erase_actor_name};
 use crate::store::page::{Best, Wanted};
 use crate::store::sqlite::candidates::Candidates;
+use crate::store::sqlite::cuts;
 use crate::store::sqlite::db::Db;
 use crate::store::sqlite::runs::{Index, Key, Kind};
-use crate::store::task_text::Personal;
+use crate::store::task_text::erase_state;
 
 /// Decoded full blocks that were read lately.
 const CACHED_BLOCKS: usize = 256;
+/// How often a page is made again because entries were removed meanwhile.
+const TRIES: usize = 20;
 
 /// Reads entries beside the journal's writer.
 #[derive(Debug)]
@@ -33,7 +41,23 @@ pub(crate) struct Audit {
     runs_db: Db,
     chains: Arc<Chains>,
     index: Arc<Index>,
-    cache: Mutex<HashMap<u64, Arc<Block>>>,
+    /// Each with the moment as of which it was read.
+    cache: Mutex<HashMap<u64, (Removed, Arc<Block>)>>,
+}
+
+/// What had been removed by age at some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// How many entries.
+    pub(crate) entries: u64,
+    /// There are no blocks up to this entry.
+    pub(crate) to: u64,
+}
+
+/// An entry of a page.
+enum Place {
+    Entry(Found),
+    Cut(Cut),
 }
 
 /// An entry in its block.
@@ -72,22 +96,27 @@ impl Audit {
         Audit { journal, journal_db, runs, runs_db, chains, index, cache: Mutex::default() }
     }
 
+    /// What has been removed by now.
+    pub(crate) async fn removed(&self) -> Result<Removed, StoreError> {
+        let row = sqlx::query("SELECT removed, removed_to FROM state").fetch_one(&self.journal).await;
+        let row = row.map_err(self.journal_db.failed("read its state"))?;
+        Ok(Removed { entries: row.get::<i64, _>(0) as u64, to: row.get::<i64, _>(1) as u64 })
+    }
+
     /// The block that begins with entry `first`, as it is on the disk now.
     pub(crate) async fn read_block(&self, first: u64) -> Result<Option<Block>, StoreError> {
-        let row = sqlx::query("SELECT count, data FROM audit_block WHERE first = ?")
+        let row = sqlx::query(AssertSqlSafe(format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first = ?")))
             .bind(first as i64)
             .fetch_optional(&self.journal)
             .await
             .map_err(self.journal_db.failed("read audit entries"))?;
-        let Some(row) = row else { return Ok(None) };
-        let count: i64 = row.get(0);
-        let block = decode(first, count.clamp(0, BLOCK as i64 + 1) as usize, row.get(1));
-        block.map(Some).map_err(|error| self.journal_db.damaged(format!("audit block {first}: {error}")))
+        row.map(|row| block_from(&row, &self.journal_db)).transpose()
     }
 
-    async fn block(&self, first: u64) -> Result<Option<Arc<Block>>, StoreError> {
-        if let Some(block) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&first) {
-            return Ok(Some(block.clone()));
+    async fn block(&self, removed: Removed, first: u64) -> Result<Option<Arc<Block>>, StoreError> {
+        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&first).cloned();
+        if let Some((_, block)) = cached.filter(|(as_of, _)| *as_of == removed) {
+            return Ok(Some(block));
         }
         let Some(block) = self.read_block(first).await?.map(Arc::new) else { return Ok(None) };
         if block.is_full() {
@@ -97,7 +126,7 @@ impl Audit {
                 let some: Vec<u64> = cache.keys().take(CACHED_BLOCKS / 4).copied().collect();
                 some.iter().for_each(|first| drop(cache.remove(first)));
             }
-            cache.insert(first, block.clone());
+            cache.insert(first, (removed, block.clone()));
         }
         Ok(Some(block))
     }
@@ -107,12 +136,24 @@ impl Audit {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Entry number `n`, which is durable.
-    pub(crate) async fn entry(&self, n: u64) -> Result<Found, StoreError> {
-        match self.block(block_of(n)).await? {
-            Some(block) if block.slot(n).is_some() => Ok(Found { n, block }),
+    /// Entry number `n`, which is durable; `None` when it was removed.
+    pub(crate) async fn entry(&self, removed: Removed, n: u64) -> Result<Option<Found>, StoreError> {
+        match self.block(removed, block_of(n)).await? {
+            Some(block) if block.kept_slot(n).is_some() => Ok(Some(Found { n, block })),
+            Some(block) if block.gone & block.bit(n) != 0 => Ok(None),
+            None if n <= self.removed().await?.to => Ok(None),
             _ => Err(self.journal_db.damaged(format!("audit entry {n} is missing"))),
         }
+    }
+
+    /// Where a chain begins, when entries of it were removed.
+    pub(crate) async fn cut(&self, chain: ChainId, no: u32) -> Result<Option<Cut>, StoreError> {
+        cuts::of_chain(&self.journal, &self.journal_db, &chain, no).await
+    }
+
+    /// Every chain that begins behind removed entries.
+    pub(crate) async fn cuts(&self, each: impl FnMut(Cut)) -> Result<(), StoreError> {
+        cuts::all(&self.journal, &self.journal_db, each).await
     }
 
     /// Number of the entry with this id.
@@ -121,15 +162,20 @@ impl Audit {
         let bounds = (Key { what, at: i64::MIN, n: 0 }, Key { what, at: i64::MAX, n: u64::MAX });
         let mut candidates = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Id, bounds, true);
         while let Some(key) = candidates.next().await? {
-            let row = sqlx::query("SELECT count, data FROM audit_block WHERE first = ?")
+            let row = sqlx::query("SELECT count, gone, data FROM audit_block WHERE first = ?")
                 .bind(block_of(key.n) as i64)
-                .fetch_one(&self.journal)
+                .fetch_optional(&self.journal)
                 .await
                 .map_err(self.journal_db.failed("read audit entries"))?;
-            let (count, data): (i64, &[u8]) = (row.get(0), row.get(1));
+            let Some(row) = row else { continue };
+            let at = key.n - block_of(key.n);
+            let (count, gone, data): (i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2));
+            if gone >> at & 1 == 1 {
+                continue;
+            }
             let mut ids = ids(count as usize, data)
                 .map_err(|error| self.journal_db.damaged(format!("audit block of entry {}: {error}", key.n)))?;
-            if ids.nth((key.n - block_of(key.n)) as usize) == Some(id) {
+            if ids.nth(at as usize) == Some(id) {
                 return Ok(Some(key.n));
             }
         }
@@ -160,14 +206,35 @@ impl Audit {
         if query.limit == 0 {
             return Ok(Vec::new());
         }
-        let numbers = match (query.task, wanted.user) {
-            (Some(task), _) => self.page_of_task(entries, task, query, &wanted).await?,
-            (None, Some(user)) => self.page_of_user(entries, user, query, &wanted).await?,
-            (None, None) => self.page_of_all(entries, query, &wanted).await?,
+        let mut tries = 0;
+        loop {
+            let removed = self.removed().await?;
+            let page = self.page_as_of(removed, entries, query, &wanted).await?;
+            tries += 1;
+            if self.removed().await? == removed || tries == TRIES {
+                return Ok(page);
+            }
+        }
+    }
+
+    async fn page_as_of(
+        &self,
+        removed: Removed,
+        entries: u64,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<ShownEntry>, StoreError> {
+        let places = match (query.task, wanted.user) {
+            (Some(task), _) => self.page_of_task(removed, entries, task, query, wanted).await?,
+            (None, Some(user)) => self.page_of_user(removed, entries, user, query, wanted).await?,
+            (None, None) => self.page_of_all(removed, entries, query, wanted).await?,
         };
-        let mut page = Vec::with_capacity(numbers.len());
-        for n in numbers {
-            page.push(self.show(self.entry(n).await?).await?);
+        let mut page = Vec::with_capacity(places.len());
+        for place in places {
+            match place {
+                Place::Entry(found) => page.extend(self.show(removed, found).await?),
+                Place::Cut(cut) => page.push(self.show_cut(&cut)?),
+            }
         }
         Ok(page)
     }
@@ -175,63 +242,105 @@ impl Audit {
     /// Along the chain, from its end.
     async fn page_of_task(
         &self,
+        removed: Removed,
         entries: u64,
         task: TaskId,
         query: &AuditQuery,
         wanted: &Wanted<'_>,
-    ) -> Result<Vec<u64>, StoreError> {
+    ) -> Result<Vec<Place>, StoreError> {
+        let chain = ChainId::Task(task);
+        let Some(head) = self.chains.head(&chain) else { return Ok(Vec::new()) };
         let mut page = std::collections::VecDeque::new();
-        let mut n = self.chains.head(&ChainId::Task(task)).map_or(0, |head| head.last);
+        let mut add = |seq: u64, place: Place| {
+            if query.ascending || query.after.is_none_or(|after| seq < after.seq) {
+                page.push_back(place);
+            }
+            // Ascending, the last ones found come first.
+            if query.ascending && page.len() > query.limit {
+                page.pop_front();
+            }
+            !query.ascending && page.len() == query.limit
+        };
+        let is_passed = |seq: u64| query.ascending && query.after.is_some_and(|after| seq <= after.seq);
+        let mut n = head.last;
         while n > 0 {
-            let found = self.entry(n).await?;
-            let slot = found.slot();
-            if let Some(after) = query.after.filter(|_| query.ascending)
-                && slot.seq <= after.seq
-            {
+            let Some(found) = self.entry(removed, n).await? else {
+                // The oldest ones are gone.
+                let cut = self.cut(chain, head.no).await?.filter(|cut| !is_passed(cut.seq));
+                if let Some(cut) = cut.filter(|cut| cut.n <= entries && wanted.matches_cut(cut)) {
+                    add(cut.seq, Place::Cut(cut));
+                }
+                break;
+            };
+            let Slot { seq, prev, .. } = *found.slot();
+            let matches = n <= entries && wanted.matches(found.slot(), found.texts().metadata);
+            if is_passed(seq) || (matches && add(seq, Place::Entry(found))) {
                 break;
             }
-            let behind = query.ascending || query.after.is_none_or(|after| slot.seq < after.seq);
-            if n <= entries && behind && wanted.matches(slot, found.texts().metadata) {
-                page.push_back(n);
-                // Ascending, the last ones found come first.
-                match query.ascending {
-                    true if page.len() > query.limit => drop(page.pop_front()),
-                    false if page.len() == query.limit => break,
-                    _ => {}
-                }
-            }
-            n = slot.prev;
+            n = prev;
         }
         if query.ascending { Ok(page.into_iter().rev().collect()) } else { Ok(page.into()) }
+    }
+
+    /// The best ones among the chains' beginnings that are left of removed entries.
+    async fn best_cuts(
+        &self,
+        entries: u64,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Best<Place>, StoreError> {
+        let mut best = Best::new(query);
+        for cut in cuts::page(&self.journal, &self.journal_db, entries, query, wanted).await? {
+            best.offer(cut.key(&self.user_id(cut.user)?), Place::Cut(cut));
+        }
+        Ok(best)
     }
 
     /// Along the user's index, which is in order of time.
     async fn page_of_user(
         &self,
+        removed: Removed,
         entries: u64,
         user: u32,
         query: &AuditQuery,
         wanted: &Wanted<'_>,
-    ) -> Result<Vec<u64>, StoreError> {
-        let mut best = Best::new(query);
+    ) -> Result<Vec<Place>, StoreError> {
+        let mut best = self.best_cuts(entries, query, wanted).await?;
         let mut candidates = self.of_user(user, wanted.from, wanted.to, query.ascending);
         while let Some(key) = candidates.next().await? {
             if best.ends_before(key.at) {
                 break;
             }
             if key.n <= entries {
-                let found = self.entry(key.n).await?;
-                if wanted.matches(found.slot(), found.texts().metadata) {
-                    best.offer(found.key(), key.n);
-                }
+                self.offer(removed, key.n, wanted, &mut best).await?;
             }
         }
-        Ok(best.numbers())
+        Ok(best.page())
+    }
+
+    async fn offer(
+        &self,
+        removed: Removed,
+        n: u64,
+        wanted: &Wanted<'_>,
+        best: &mut Best<Place>,
+    ) -> Result<(), StoreError> {
+        let found = self.entry(removed, n).await?;
+        if let Some(found) = found.filter(|found| wanted.matches(found.slot(), found.texts().metadata)) {
+            best.offer(found.key(), Place::Entry(found));
+        }
+        Ok(())
     }
 
     /// Through the blocks for entries that came in order, and along their index for the late ones.
-    async fn page_of_all(&self, entries: u64, query: &AuditQuery, wanted: &Wanted<'_>) -> Result<Vec<u64>, StoreError> {
-        let mut best = Best::new(query);
+    async fn page_of_all(
+        &self,
+        removed: Removed,
+        entries: u64,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<Place>, StoreError> {
+        let mut best = self.best_cuts(entries, query, wanted).await?;
         let bounds = (Key { what: 0, at: wanted.from, n: 0 }, Key { what: 0, at: wanted.to, n: u64::MAX });
         let mut late = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Late, bounds, query.ascending);
         let mut first = self.first_block(entries, query.ascending, wanted).await?;
@@ -257,13 +366,15 @@ impl Audit {
             }
             if take_block {
                 let block_first = first.expect("a block is next");
-                let Some(block) = self.block(block_first).await? else {
-                    first = None;
+                let Some(block) = self.block(removed, block_first).await? else {
+                    // Removed with all before it.
+                    first = query.ascending.then_some(block_first + BLOCK).filter(|first| *first <= entries);
                     continue;
                 };
-                for (n, slot, texts) in block.iter().filter(|(n, slot, _)| *n <= entries && slot.in_order) {
+                for (n, slot, texts) in block.kept().filter(|(n, slot, _)| *n <= entries && slot.in_order) {
                     if wanted.matches(slot, texts.metadata) {
-                        best.offer(AuditKey { timestamp: slot.timestamp, seq: slot.seq, id: slot.id }, n);
+                        let found = Found { n, block: block.clone() };
+                        best.offer(found.key(), Place::Entry(found));
                     }
                 }
                 if query.ascending {
@@ -276,13 +387,10 @@ impl Audit {
             } else if let Some(key) = late.next().await?
                 && key.n <= entries
             {
-                let found = self.entry(key.n).await?;
-                if wanted.matches(found.slot(), found.texts().metadata) {
-                    best.offer(found.key(), key.n);
-                }
+                self.offer(removed, key.n, wanted, &mut best).await?;
             }
         }
-        Ok(best.numbers())
+        Ok(best.page())
     }
 
     /// The block at which reading in order of time begins.
@@ -311,19 +419,51 @@ impl Audit {
         }
     }
 
-    /// The resource of an entry.
-    pub(crate) async fn show(&self, found: Found) -> Result<ShownEntry, StoreError> {
+    /// The resource of a chain's beginning.
+    fn show_cut(&self, cut: &Cut) -> Result<ShownEntry, StoreError> {
+        Ok(cut.show(self.user_id(cut.user)?, &self.chains))
+    }
+
+    /// The resource with this id.
+    pub(crate) async fn with_id(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
+        if let Some(n) = self.number(id).await? {
+            let removed = self.removed().await?;
+            return match self.entry(removed, n).await? {
+                Some(found) => self.show(removed, found).await,
+                None => Ok(None),
+            };
+        }
+        let cut = cuts::with_id(&self.journal, &self.journal_db, id).await?;
+        cut.map(|cut| self.show_cut(&cut)).transpose()
+    }
+
+    /// The resource of an entry; `None` when it has been removed meanwhile.
+    async fn show(&self, removed: Removed, found: Found) -> Result<Option<ShownEntry>, StoreError> {
         let slot = found.slot();
-        let after = self.after(&found).await?;
-        let before = match (slot.applied, slot.prev_applied) {
-            (true, 0) => None,
-            (true, n) => self.after(&self.entry(n).await?).await?,
-            (false, _) => after.clone(),
+        let mut origins = Origins::default();
+        let mut needed = vec![slot.prev];
+        needed.extend((slot.applied || slot.after_kind == After::Same).then_some(slot.prev_applied));
+        for n in needed.into_iter().filter(|n| *n > 0) {
+            match self.entry(removed, n).await? {
+                Some(origin) => origins.entries.push(origin),
+                None if origins.cut.is_none() => {
+                    // It says what the removed ones were as long as it ends right before this entry.
+                    let cut = self.cut(slot.chain(), slot.chain_no).await?;
+                    let Some(cut) = cut.filter(|cut| cut.n < found.n) else { return Ok(None) };
+                    origins.cut = Some(cut);
+                }
+                None => {}
+            }
+        }
+        let prev_state = origins.state_of(slot.prev_applied, self);
+        let after = match slot.after_kind {
+            After::Null => None,
+            After::Here => Some(self.visible(&found)),
+            After::Same if self.is_erased(&found) => prev_state.as_deref().map(erase_state),
+            After::Same => prev_state.clone(),
         };
-        let prev = match slot.prev {
-            0 => NO_HASH,
-            n => self.entry(n).await?.slot().hash,
-        };
+        let before = if slot.applied { prev_state } else { after.clone() };
+        let prev = origins.hash_of(slot.prev);
         let user = self.user_id(slot.user)?;
         let mut metadata = Cow::Borrowed(found.texts().metadata);
         if self.is_erased(&found) {
@@ -344,21 +484,7 @@ impl Audit {
             metadata: &metadata,
         };
         let json = text.shown(before.as_deref(), &prev, &slot.hash).into();
-        Ok(ShownEntry { key: found.key(), task: slot.task, user, action: slot.action, json })
-    }
-
-    /// The state after an entry, as readers may see it.
-    pub(crate) async fn after(&self, found: &Found) -> Result<Option<String>, StoreError> {
-        let text = match found.slot().after_kind {
-            After::Null => return Ok(None),
-            After::Here => self.visible(found),
-            After::Same => {
-                let origin = self.entry(found.slot().prev_applied).await?;
-                let text = self.visible(&origin);
-                if self.is_erased(found) { erase_state(&text) } else { text }
-            }
-        };
-        Ok(Some(text))
+        Ok(Some(ShownEntry { key: found.key(), task: slot.task, user, action: slot.action, json }))
     }
 
     fn visible(&self, found: &Found) -> String {
@@ -382,6 +508,41 @@ impl Audit {
     }
 }
 
-fn erase_state(text: &str) -> String {
-    Personal::find(text).map_or_else(String::new, |personal| personal.erase(text))
+/// What an entry needs of those before it.
+#[derive(Default)]
+struct Origins {
+    entries: Vec<Found>,
+    cut: Option<Cut>,
+}
+
+impl Origins {
+    /// The state that entry `n` set, as readers may see it.
+    fn state_of(&self, n: u64, audit: &Audit) -> Option<String> {
+        match self.entries.iter().find(|found| found.n == n && n > 0) {
+            Some(found) => (found.slot().after_kind == After::Here).then(|| audit.visible(found)),
+            None => self.cut.as_ref().filter(|cut| cut.state_n == n && n > 0)?.visible_state(&audit.chains),
+        }
+    }
+
+    /// The hash of entry `n`.
+    fn hash_of(&self, n: u64) -> Hash {
+        match self.entries.iter().find(|found| found.n == n) {
+            Some(found) => found.slot().hash,
+            None => self.cut.as_ref().map_or(NO_HASH, |cut| cut.hash),
+        }
+    }
+}
+
+/// Columns of a block, for [`block_from`].
+pub(crate) const BLOCK_COLUMNS: &str = "first, count, gone, high_water, data";
+
+/// Reads a row of [`BLOCK_COLUMNS`].
+pub(crate) fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
+    let (first, count, gone, data): (i64, i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2), row.get(4));
+    if gone == -1 && data.is_empty() {
+        return Ok(Block::empty(first as u64, Timestamp::from_millis(row.get(3))));
+    }
+    let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, data)
+        .map_err(|error| db.damaged(format!("audit block {first}: {error}")))?;
+    Ok(Block { gone: gone as u64, ..block })
 }

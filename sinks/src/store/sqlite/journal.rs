@@ -58,10 +58,11 @@ impl Journal {
         let conn = &mut *transaction;
         write_blocks(conn, &group.blocks).await?;
         let changes = &group.changes;
-        sqlx::query("INSERT INTO delta VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO delta (n, after_n, data, first_entry) VALUES (?, ?, ?, ?)")
             .bind(changes.n as i64)
             .bind(self.n as i64)
             .bind(&group.delta[..])
+            .bind(group.first_entry as i64)
             .execute(&mut *conn)
             .await?;
         write_positions(conn, group).await?;
@@ -99,13 +100,19 @@ impl Journal {
 
 async fn write_blocks(conn: &mut SqliteConnection, blocks: &[BlockRow]) -> Result<(), sqlx::Error> {
     for part in parts(blocks, 64) {
-        let sql = format!("INSERT OR REPLACE INTO audit_block VALUES {}", placeholders(4, part.len()));
+        // What was removed of a block stays removed when more is added to it.
+        let sql = format!(
+            "INSERT INTO audit_block (first, count, high_water, due, data) VALUES {} ON CONFLICT (first) DO UPDATE \
+             SET count = excluded.count, high_water = excluded.high_water, due = excluded.due, data = excluded.data",
+            placeholders(5, part.len())
+        );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for block in part {
             query = query
                 .bind(block.first as i64)
                 .bind(block.count as i64)
                 .bind(block.high_water.millis())
+                .bind(block.due.millis())
                 .bind(block.data.as_slice());
         }
         query.execute(&mut *conn).await?;
@@ -190,6 +197,9 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                 }
             }
             popped => {
+                if shared.journal_changed.swap(false, Ordering::AcqRel) {
+                    log_empty = false;
+                }
                 if !log_empty {
                     match checkpoint(&mut journal.conn, Checkpoint::Truncate).await {
                         Ok(done) => log_empty = done,

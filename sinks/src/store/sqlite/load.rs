@@ -14,11 +14,12 @@ use topics::time::Timestamp;
 use topics::view::{ViewRow, ViewSpec};
 use uuid::Uuid;
 
-use crate::store::block::{BLOCK, Block, block_of, decode};
+use crate::store::block::{BLOCK, Block, block_of};
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{ActionChange, Changes, erased_action};
 use crate::store::delta::{self, DeltaError};
 use crate::store::encoder::{Indexed, Resume, id_key};
+use crate::store::sqlite::audit::{BLOCK_COLUMNS, Removed, block_from};
 use crate::store::sqlite::db::{Db, close};
 use crate::store::sqlite::ledger::read_action;
 use crate::store::sqlite::runs::{Index, all_ids};
@@ -32,11 +33,16 @@ pub(crate) struct Mark {
     pub(crate) entries: u64,
     pub(crate) committed_at: Timestamp,
     pub(crate) frontier: Timestamp,
+    pub(crate) removed: Removed,
+    /// Chains of which entries were removed.
+    pub(crate) cuts: u64,
 }
 
 /// How far the journal is.
 pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result<Mark, StoreError> {
-    let row = sqlx::query("SELECT n, entries, committed_at, frontier FROM state").fetch_optional(&mut *conn).await;
+    let row = sqlx::query("SELECT n, entries, committed_at, frontier, removed, removed_to, cuts FROM state")
+        .fetch_optional(&mut *conn)
+        .await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
     let number = |at: usize| row.try_get::<i64, _>(at).map_err(db.failed("read its state"));
     let mark = Mark {
@@ -44,6 +50,8 @@ pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result
         entries: number(1)? as u64,
         committed_at: Timestamp::from_millis(number(2)?),
         frontier: Timestamp::from_millis(number(3)?),
+        removed: Removed { entries: number(4)? as u64, to: number(5)? as u64 },
+        cuts: number(6)? as u64,
     };
     let last =
         sqlx::query("SELECT first, count FROM audit_block ORDER BY first DESC LIMIT 1").fetch_optional(conn).await;
@@ -204,16 +212,11 @@ pub(crate) async fn newer(
 }
 
 async fn read_block(conn: &mut SqliteConnection, db: &Db, first: u64) -> Result<Block, StoreError> {
-    let row = sqlx::query("SELECT first, count, data FROM audit_block WHERE first = ?").bind(first as i64);
+    let sql = format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first = ?");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(first as i64);
     let row = row.fetch_optional(conn).await.map_err(db.failed("read audit entries"))?;
     let row = row.ok_or_else(|| db.damaged(format!("audit block {first} is missing")))?;
     block_from(&row, db)
-}
-
-fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
-    let (first, count): (i64, i64) = (row.get(0), row.get(1));
-    let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, row.get(2));
-    block.map_err(|error| db.damaged(format!("audit block {first}: {error}")))
 }
 
 /// Reads the entries beyond `applied` for the chains' ends and those beyond the runs for the indexes, and gives back
@@ -223,7 +226,7 @@ pub(crate) async fn tail(
     db: &Db,
     chains: &Chains,
     index: &Index,
-    (applied, indexed, entries): (u64, u64, u64),
+    (applied, indexed, removed_to, entries): (u64, u64, u64, u64),
     merged: &mut Changes,
 ) -> Result<(Resume, Vec<u64>), StoreError> {
     let mut ids = Vec::new();
@@ -232,17 +235,20 @@ pub(crate) async fn tail(
         return Ok((resume, ids));
     }
     // From the last block at the latest: it may be open, and has the high-water mark.
-    let from = block_of((applied.min(indexed) + 1).min(entries));
+    let from = block_of((applied.min(indexed).max(removed_to) + 1).min(entries));
     let mut expected = from;
-    let mut rows = sqlx::query("SELECT first, count, data FROM audit_block WHERE first >= ? ORDER BY first")
-        .bind(from as i64)
-        .fetch(conn);
+    let sql = format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first >= ? ORDER BY first");
+    let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(from as i64).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read audit entries"))? {
         let block = block_from(&row, db)?;
         if block.first != expected {
             return Err(db.damaged(format!("audit block {expected} is missing")));
         }
         expected += BLOCK;
+        if block.slots.is_empty() {
+            // Removed: nothing is left of it to be found.
+            index.pass(block.first..expected);
+        }
         for (n, slot, _) in block.iter() {
             if n > applied {
                 let chain = slot.chain();
@@ -255,11 +261,13 @@ pub(crate) async fn tail(
             if n > indexed {
                 let (id, in_order) = (id_key(slot.id), slot.in_order);
                 index.add(&[Indexed { n, id, user: slot.user, timestamp: slot.timestamp, in_order }]);
-                ids.push(id);
+                if block.kept_slot(n).is_some() {
+                    ids.push(id);
+                }
             }
         }
         resume.high_water = block.high_water_after();
-        resume.open = (!block.is_full()).then_some(block);
+        resume.open = (!block.is_full() && !block.slots.is_empty()).then_some(block);
     }
     Ok((resume, ids))
 }

@@ -56,11 +56,16 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    fn add(&mut self, entry: &Indexed) {
-        if self.count == 0 {
-            self.first_n = entry.n;
+    /// The part covers entry `n`, too.
+    fn reach(&mut self, n: u64) {
+        if self.first_n == 0 {
+            self.first_n = n;
         }
-        self.last_n = entry.n;
+        self.last_n = n;
+    }
+
+    fn add(&mut self, entry: &Indexed) {
+        self.reach(entry.n);
         self.count += 1;
         let at = entry.timestamp.millis();
         self.keys[Kind::Id as usize].push(Key { what: entry.id, at: 0, n: entry.n });
@@ -128,6 +133,12 @@ impl Index {
         }
     }
 
+    /// Covers entries that were removed, in order with those added.
+    pub(crate) fn pass(&self, removed: std::ops::Range<u64>) {
+        let mut lists = write(&self.lists);
+        removed.for_each(|n| lists.filling.reach(n));
+    }
+
     /// What a reader looks through. Keys between `from` and `to`, both included, of the part that is being filled are
     /// copied.
     pub(crate) fn snapshot(&self, kind: Kind, from: Key, to: Key) -> Snapshot {
@@ -145,8 +156,13 @@ impl Index {
     }
 }
 
-/// Reads the list of runs; what a crash left unfinished is removed.
-pub(crate) async fn load(conn: &mut SqliteConnection, db: &Db, entries: u64) -> Result<Vec<Arc<Run>>, StoreError> {
+/// Reads the list of runs; what a crash left unfinished is removed. Entries up to `removed_to` need none.
+pub(crate) async fn load(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    removed_to: u64,
+    entries: u64,
+) -> Result<Vec<Arc<Run>>, StoreError> {
     // Runs beyond the journal's end can only be from a journal that was put back to an earlier state.
     let useless: Vec<i64> = sqlx::query_scalar("SELECT id FROM run WHERE state <> 1 OR last_n > ?")
         .bind(entries as i64)
@@ -164,7 +180,11 @@ pub(crate) async fn load(conn: &mut SqliteConnection, db: &Db, entries: u64) -> 
     for row in rows {
         let (first, last): (i64, i64) = (row.get(2), row.get(3));
         let run = Run { id: row.get(0), level: row.get(1), first_n: first as u64, last_n: last as u64 };
-        if run.first_n != runs.last().map_or(0, |run| run.last_n) + 1 {
+        let follows = match runs.last() {
+            Some(before) => run.first_n == before.last_n + 1,
+            None => run.first_n <= removed_to + 1,
+        };
+        if !follows {
             return Err(db.damaged(format!("its run {} does not begin where the one before ends", run.id)));
         }
         runs.push(Arc::new(run));
@@ -295,9 +315,9 @@ async fn write_pages(conn: &mut SqliteConnection, run: i64, kind: Kind, keys: &[
     Ok(())
 }
 
-/// Writes a run when enough entries have gathered, and merges when ten of a level have. Returns whether it did
-/// something.
-pub(crate) async fn advance(conn: &mut SqliteConnection, index: &Index) -> Result<bool, sqlx::Error> {
+/// Writes a run when enough entries have gathered, merges when ten of a level have, and drops one that only has entries
+/// up to `removed_to`. Returns whether it did something.
+pub(crate) async fn advance(conn: &mut SqliteConnection, index: &Index, removed_to: u64) -> Result<bool, sqlx::Error> {
     let wanted = index.run.div_ceil(index.part);
     let parts: Vec<Arc<Part>> = read(&index.lists).parts.iter().take(wanted).cloned().collect();
     if parts.len() == wanted {
@@ -305,10 +325,15 @@ pub(crate) async fn advance(conn: &mut SqliteConnection, index: &Index) -> Resul
         return Ok(true);
     }
     let runs = read(&index.lists).runs.clone();
+    if let Some(first) = runs.first().filter(|run| run.last_n <= removed_to) {
+        write(&index.lists).runs.remove(0);
+        discard(conn, std::slice::from_ref(first)).await?;
+        return Ok(true);
+    }
     let Some(some) = runs.windows(FAN).find(|some| some.iter().all(|run| run.level == some[0].level)) else {
         return Ok(false);
     };
-    merge(conn, index, some).await?;
+    merge(conn, index, some, removed_to).await?;
     Ok(true)
 }
 
@@ -385,7 +410,12 @@ impl Input {
 }
 
 /// Merges neighbouring runs of one level. A new run counts only once it is whole; readers of the old ones finish first.
-async fn merge(conn: &mut SqliteConnection, index: &Index, old: &[Arc<Run>]) -> Result<(), sqlx::Error> {
+async fn merge(
+    conn: &mut SqliteConnection,
+    index: &Index,
+    old: &[Arc<Run>],
+    removed_to: u64,
+) -> Result<(), sqlx::Error> {
     let (first, last) = (&old[0], &old[old.len() - 1]);
     let (level, first_n, last_n) = (first.level + 1, first.first_n, last.last_n);
     let id = add_run(conn, level, first_n, last_n, 0).await?;
@@ -403,7 +433,9 @@ async fn merge(conn: &mut SqliteConnection, index: &Index, old: &[Arc<Run>]) -> 
                 }
             }
             if let Some((key, i)) = least {
-                out.push(key);
+                if key.n > removed_to {
+                    out.push(key);
+                }
                 inputs[i].at += 1;
             }
             if out.len() == 64 * PAGE || (least.is_none() && !out.is_empty()) {
@@ -429,6 +461,11 @@ async fn merge(conn: &mut SqliteConnection, index: &Index, old: &[Arc<Run>]) -> 
         let at = lists.runs.iter().position(|run| run.id == first.id).expect("only this thread removes runs");
         lists.runs.splice(at..at + old.len(), [Arc::new(Run { id, level, first_n, last_n })]);
     }
+    discard(conn, old).await
+}
+
+/// Removes runs that are no longer listed, once nobody reads them.
+async fn discard(conn: &mut SqliteConnection, old: &[Arc<Run>]) -> Result<(), sqlx::Error> {
     // One owner is left: the caller's list.
     while old.iter().any(|run| Arc::strong_count(run) > 1) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
