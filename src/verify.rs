@@ -17,10 +17,10 @@ use pipeline::source::clock::Clock;
 use pipeline::source::log::Log;
 use serde_json::Value;
 use sinks::store::{DataDir, Options, Postgres, Sqlite, Store, Waiting, shown_entry};
-use topics::UserId;
-use topics::audit::{AuditAction, AuditQuery};
+use topics::audit::{AuditAction, AuditQuery, Chain};
 use topics::commit::{Commit, NextOffset, Restored};
 use topics::view::{ViewRow, ViewSpec};
+use topics::{Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::cli::VerifyOptions;
@@ -93,10 +93,17 @@ impl Report {
 struct Computed {
     tasks: HashMap<Uuid, Option<Value>>,
     rows: HashMap<(u8, Uuid), Arc<dyn ViewRow>>,
-    /// Digest of each entry that an event made.
-    entries: HashMap<Uuid, u64>,
+    /// Each entry that an event made.
+    entries: HashMap<Uuid, Entry>,
     /// Users who were erased at some time: what their entries said of them is gone, and not compared.
     erased: HashSet<String>,
+}
+
+/// An entry of the audit that the log leads to.
+struct Entry {
+    digest: u64,
+    chain: Chain,
+    timestamp: Timestamp,
 }
 
 impl Computed {
@@ -112,7 +119,8 @@ impl Computed {
         }
         for entry in commit.audit.iter().filter(|entry| !is_fact(entry.action)) {
             let shown = shown_entry(entry, &[0; 32], &[0; 32]);
-            self.entries.insert(entry.id, digest(&shown.json, &self.erased));
+            let (digest, chain) = (digest(&shown.json, &self.erased), entry.chain());
+            self.entries.insert(entry.id, Entry { digest, chain, timestamp: entry.timestamp });
         }
     }
 }
@@ -328,21 +336,28 @@ fn by_interleaving(row: &Value) -> &'static [&'static str] {
 
 async fn compare_entries(store: &dyn Store, mut computed: Computed, report: &mut Report) -> anyhow::Result<()> {
     let mut query = AuditQuery { ascending: true, limit: ENTRIES_A_PAGE, ..AuditQuery::default() };
+    let mut removed: HashMap<Chain, Timestamp> = HashMap::new();
     loop {
         let page = store.audit(&query).await?;
         let Some(last) = page.last() else { break };
         query.after = Some(last.key);
+        for entry in page.iter().filter(|entry| entry.action == AuditAction::Truncated) {
+            let chain = entry.task.map_or_else(|| Chain::User(entry.user.clone()), Chain::Task);
+            removed.insert(chain, entry.key.timestamp);
+        }
         for entry in page.iter().filter(|entry| !is_fact(entry.action)) {
             match computed.entries.remove(&entry.key.id) {
                 None => report.differ(|| format!("audit entry {}: the log has no such event", entry.key.id)),
-                Some(should) if should != digest(&entry.json, &computed.erased) => {
+                Some(should) if should.digest != digest(&entry.json, &computed.erased) => {
                     report.differ(|| format!("audit entry {}: differs from what the log leads to", entry.key.id));
                 }
                 Some(_) => {}
             }
         }
     }
-    for id in computed.entries.keys() {
+    // What was removed by age is no difference; whether a chain is whole from there on, its hashes tell.
+    let is_removed = |entry: &Entry| removed.get(&entry.chain).is_some_and(|latest| entry.timestamp <= *latest);
+    for (id, _) in computed.entries.iter().filter(|(_, entry)| !is_removed(entry)) {
         report.differ(|| format!("audit entry {id}: is absent"));
     }
     Ok(())

@@ -195,7 +195,7 @@ impl StatusSource for Status {
         Report {
             source_mode: "store",
             partitions: partitions.collect(),
-            audit_rows: self.replica.entries(),
+            audit_rows: self.replica.audit_rows(),
             table_lag_ms: self.replica.tables_late().as_millis() as u64,
             last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),

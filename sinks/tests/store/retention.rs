@@ -202,6 +202,26 @@ async fn check_left(store: &Arc<dyn Store>, left: &Left, users: &[UserId], middl
     assert_eq!(store.status().entries, left.seen.len() as u64);
 }
 
+/// Compares what analysts see with what is left.
+#[cfg(feature = "real-parts")]
+async fn check_sql(place: &Place, left: &Left) {
+    use sqlx::Connection;
+    let Place::Postgres(url) = place else { return };
+    let mut conn = sqlx::postgres::PgConnection::connect(url).await.unwrap();
+    let sql = "SELECT id, action, before_state::text, after_state::text FROM audit_entries";
+    let rows = sqlx::query(sql).fetch_all(&mut conn).await.unwrap();
+    assert_eq!(rows.len(), left.seen.len());
+    let rows: HashMap<Uuid, _> = rows.iter().map(|row| (row.get::<Uuid, _>(0), row)).collect();
+    for seen in &left.seen {
+        let row = rows[&seen.key.id];
+        assert_eq!(row.get::<&str, _>(1), seen.action.name());
+        for (at, state) in [(2, "beforeState"), (3, "afterState")] {
+            let found = row.get::<Option<&str>, _>(at).map_or(Json::Null, |text| serde_json::from_str(text).unwrap());
+            assert_eq!(found["title"], seen.json[state]["title"], "{state} of {}", seen.json);
+        }
+    }
+}
+
 /// Has entries removed until the store tells as many as `enough` wants. What changes that the tables lack refer to has to
 /// wait for the tables, so it is asked for again and again, as the product does.
 async fn expire(store: &Arc<dyn Store>, (before, now): (Timestamp, Timestamp), enough: impl Fn(u64) -> bool) {
@@ -256,6 +276,8 @@ async fn the_oldest_entries_of_each_chain_go(place: &Place) {
             assert!(left.removed.len() > 50 && left.seen.len() > 100, "{}, {}", left.removed.len(), left.seen.len());
             expire_to(store, &left, (before, now)).await;
             check_left(store, &left, &users, before).await;
+            #[cfg(feature = "real-parts")]
+            check_sql(place, &left).await;
             // The same again changes nothing.
             store.expire_audit(before, now.plus_millis(5));
             append(&**store, &(0..3).map(|_| history.commit(9)).collect::<Vec<_>>()).await;

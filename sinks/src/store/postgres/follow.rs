@@ -70,6 +70,8 @@ pub struct Replica {
     /// Last commit taken over, and audit entries up to it.
     n: AtomicU64,
     entries: AtomicU64,
+    /// Audit entries removed by age less the chains of which some were, as last seen.
+    removed: AtomicU64,
     /// Last commit that the database has, as last seen.
     latest: AtomicU64,
     /// Milliseconds since `started` at which the database last answered.
@@ -131,6 +133,7 @@ impl Replica {
             id: id.to_owned(),
             n: AtomicU64::new(mark.n),
             entries: AtomicU64::new(mark.entries),
+            removed: AtomicU64::new(mark.removed - mark.cuts),
             latest: AtomicU64::new(mark.n),
             answered: AtomicI64::new(0),
             tables_late_since: AtomicI64::new(-1),
@@ -203,6 +206,7 @@ impl Replica {
         }
         snapshot.commit().await.map_err(&failed)?;
         self.latest.store(mark.n, Ordering::Release);
+        self.removed.store(mark.removed - mark.cuts, Ordering::Release);
         if with_audit {
             self.add_audit(&mut groups).await?;
         }
@@ -298,7 +302,12 @@ impl Replica {
         self.pool.close().await;
     }
 
-    /// Audit entries up to the last commit taken over.
+    /// Audit entries that readers see.
+    pub fn audit_rows(&self) -> u64 {
+        self.entries().saturating_sub(self.removed.load(Ordering::Acquire))
+    }
+
+    /// Number of the last audit entry of the last commit taken over.
     pub fn entries(&self) -> u64 {
         self.entries.load(Ordering::Acquire)
     }
