@@ -37,14 +37,16 @@ mod engine;
 mod page;
 mod dead_letters;
 mod chain_check;
+mod replica;
 pub mod sqlite;
 pub mod postgres;
 
 pub use data_dir::DataDir;
 pub use engine::Options;
 pub use entry_text::Hash;
-pub use postgres::{Database, Followed, Lease, OpenActions, Postgres, Replica, Waiting};
-pub use sqlite::Sqlite;
+pub use postgres::{Database, Lease, Postgres, PostgresReplica, Waiting};
+pub use replica::{Followed, OpenActions, Replica, ReplicaProgress};
+pub use sqlite::{Sqlite, SqliteReplica};
 
 /// Commits that are now on the disk, in order.
 #[derive(Clone, Debug)]

@@ -45,7 +45,7 @@ mod erase;
 mod retention;
 mod follow;
 
-pub use follow::{Followed, OpenActions, Replica};
+pub use follow::PostgresReplica;
 pub use lease::{Lease, Waiting};
 
 use audit::Audit;

@@ -10,6 +10,7 @@
 //!                    blocks, delta       a group       └─► keys ────► runs.db
 //! ```
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -44,13 +45,17 @@ mod check;
 mod erase;
 mod retention;
 mod load;
+mod registry;
+mod follow;
+
+pub use follow::SqliteReplica;
 
 use crate::store::ledger::Ledger;
 use audit::Audit;
 use db::{Checkpoint, Db, checkpoint, close};
 use journal::Journal;
 use ledger::Table;
-use load::Mark;
+use load::{Mark, Readers};
 use runs::Index;
 use threads::index_runs;
 
@@ -66,6 +71,7 @@ pub(crate) struct Shared {
     removed_to: AtomicU64,
     /// Another thread than the journal's writer wrote to the journal.
     journal_changed: AtomicBool,
+    dir: PathBuf,
     /// Threads may outlive the one who holds the directory.
     _lock: Arc<std::fs::File>,
 }
@@ -74,6 +80,14 @@ impl std::ops::Deref for Shared {
     type Target = Engine;
     fn deref(&self) -> &Engine {
         &self.engine
+    }
+}
+
+impl Shared {
+    /// The last commit whose changes nobody needs any more.
+    pub(crate) fn needless(&self) -> u64 {
+        let safe = self.applied_safe.load(Ordering::Acquire);
+        registry::least(&self.dir).map_or(safe, |replica| replica.min(safe))
     }
 }
 
@@ -122,19 +136,23 @@ impl Sqlite {
             return Err(journal_db.damaged(what));
         }
         load::shape_views(&mut views_conn, &views_db, views, applied.n).await?;
-        // From here on what views.db holds is in the file itself: older deltas are not needed.
-        checkpoint(&mut views_conn, Checkpoint::Truncate).await.map_err(views_db.failed("tidy"))?;
+        // What views.db holds is then in the file itself, and older deltas are not needed; a replica may hold it up.
+        let is_safe = checkpoint(&mut views_conn, Checkpoint::Truncate).await.map_err(views_db.failed("tidy"))?;
+        let applied_safe = if is_safe { applied.n } else { 0 };
+        let mut readers = Readers::open(&views_db, views).await?;
 
         let chains = Arc::new(Chains::new());
-        load::users(&mut journal_conn, &journal_db, &chains).await?;
+        load::users(&mut journal_conn, &journal_db, &chains, 0).await?;
         let mut newer = load::newer(&mut journal_conn, &journal_db, views, applied, mark).await?;
-        let files = ((&views_db, &mut views_conn), (&journal_db, &mut journal_conn));
-        let (mut restored, tasks) = load::restore(files.0, files.1, views, &chains, mark, &newer).await?;
+        let positions = load::positions(&mut journal_conn, &journal_db).await?;
+        let (mut restored, tasks) =
+            load::restore(&mut readers, &views_db, views, &chains, mark, &newer, positions).await?;
+        readers.close().await;
         let mut runs_conn = runs_db.open().await?;
         let runs = runs::load(&mut runs_conn, &runs_db, mark.removed.to, mark.entries).await?;
         load::identities(&mut runs_conn, &runs_db, &runs, &mut restored.identities).await?;
         let indexed = runs.last().map_or(0, |run| run.last_n);
-        let index = Arc::new(Index::new(runs, options.run_entries));
+        let index = Arc::new(Index::new(options.run_entries));
         let bounds = (applied.entries, indexed, mark.removed.to, mark.entries);
         let (mut resume, ids) = load::tail(&mut journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
         restored.identities.extend(ids);
@@ -168,9 +186,10 @@ impl Sqlite {
             index,
             audit,
             ledger,
-            applied_safe: AtomicU64::new(applied.n),
+            applied_safe: AtomicU64::new(applied_safe),
             removed_to: AtomicU64::new(mark.removed.to),
             journal_changed: AtomicBool::new(false),
+            dir: dir.path().to_owned(),
             _lock: dir.hold(),
         });
         resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
@@ -271,7 +290,7 @@ impl Store for Sqlite {
     }
 
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
-        self.shared.audit.with_id(id).await
+        self.shared.audit.with_id(self.entries(), id).await
     }
 
     async fn check_chain(&self, task: TaskId) -> Result<Option<ChainCheck>, StoreError> {

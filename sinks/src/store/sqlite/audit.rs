@@ -38,7 +38,7 @@ pub(crate) struct Audit {
     journal: SqlitePool,
     journal_db: Db,
     runs: SqlitePool,
-    runs_db: Db,
+    pub(crate) runs_db: Db,
     chains: Arc<Chains>,
     index: Arc<Index>,
     /// Each with the moment as of which it was read.
@@ -160,7 +160,7 @@ impl Audit {
     pub(crate) async fn number(&self, id: Uuid) -> Result<Option<u64>, StoreError> {
         let what = id_key(id);
         let bounds = (Key { what, at: i64::MIN, n: 0 }, Key { what, at: i64::MAX, n: u64::MAX });
-        let mut candidates = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Id, bounds, true);
+        let mut candidates = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Id, bounds, true).await?;
         while let Some(key) = candidates.next().await? {
             let row = sqlx::query("SELECT count, gone, data FROM audit_block WHERE first = ?")
                 .bind(block_of(key.n) as i64)
@@ -184,7 +184,7 @@ impl Audit {
 
     /// Numbers of all entries of a user up to `last`.
     pub(crate) async fn numbers_of_user(&self, user: u32, last: u64) -> Result<Vec<u64>, StoreError> {
-        let mut candidates = self.of_user(user, i64::MIN, i64::MAX, true);
+        let mut candidates = self.of_user(user, i64::MIN, i64::MAX, true).await?;
         let mut numbers = Vec::new();
         while let Some(key) = candidates.next().await? {
             if key.n <= last {
@@ -194,10 +194,10 @@ impl Audit {
         Ok(numbers)
     }
 
-    fn of_user(&self, user: u32, from: i64, to: i64, ascending: bool) -> Candidates<'_> {
+    async fn of_user(&self, user: u32, from: i64, to: i64, ascending: bool) -> Result<Candidates<'_>, StoreError> {
         let what = u64::from(user);
         let bounds = (Key { what, at: from, n: 0 }, Key { what, at: to, n: u64::MAX });
-        Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::User, bounds, ascending)
+        Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::User, bounds, ascending).await
     }
 
     /// A page of the first `entries` entries.
@@ -306,7 +306,7 @@ impl Audit {
         wanted: &Wanted<'_>,
     ) -> Result<Vec<Place>, StoreError> {
         let mut best = self.best_cuts(entries, query, wanted).await?;
-        let mut candidates = self.of_user(user, wanted.from, wanted.to, query.ascending);
+        let mut candidates = self.of_user(user, wanted.from, wanted.to, query.ascending).await?;
         while let Some(key) = candidates.next().await? {
             if best.ends_before(key.at) {
                 break;
@@ -342,7 +342,8 @@ impl Audit {
     ) -> Result<Vec<Place>, StoreError> {
         let mut best = self.best_cuts(entries, query, wanted).await?;
         let bounds = (Key { what: 0, at: wanted.from, n: 0 }, Key { what: 0, at: wanted.to, n: u64::MAX });
-        let mut late = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Late, bounds, query.ascending);
+        let mut late =
+            Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Late, bounds, query.ascending).await?;
         let mut first = self.first_block(entries, query.ascending, wanted).await?;
         // What the blocks still to be read cannot go before.
         let mut block_at = if query.ascending { wanted.from } else { wanted.to };
@@ -424,16 +425,28 @@ impl Audit {
         Ok(cut.show(self.user_id(cut.user)?, &self.chains))
     }
 
-    /// The resource with this id.
-    pub(crate) async fn with_id(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
-        if let Some(n) = self.number(id).await? {
+    /// Entries `first..=last`, as shown, in order; those that were removed are left out.
+    pub(crate) async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        let removed = self.removed().await?;
+        let mut shown = Vec::new();
+        for n in first..=last {
+            if let Some(found) = self.entry(removed, n).await? {
+                shown.extend(self.show(removed, found).await?);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// The resource with this id, among the entries with numbers up to `entries`.
+    pub(crate) async fn with_id(&self, entries: u64, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
+        if let Some(n) = self.number(id).await?.filter(|n| *n <= entries) {
             let removed = self.removed().await?;
             return match self.entry(removed, n).await? {
                 Some(found) => self.show(removed, found).await,
                 None => Ok(None),
             };
         }
-        let cut = cuts::with_id(&self.journal, &self.journal_db, id).await?;
+        let cut = cuts::with_id(&self.journal, &self.journal_db, id).await?.filter(|cut| cut.n <= entries);
         cut.map(|cut| self.show_cut(&cut)).transpose()
     }
 

@@ -18,7 +18,7 @@ use crate::store::changes::Changes;
 use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
-use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
+use crate::store::sqlite::db::{Checkpoint, Db, checkpoint_soon, close, parts, placeholders};
 use crate::store::sqlite::{Shared, erase};
 
 /// Pages in the write-ahead log before it is moved into the file.
@@ -51,7 +51,7 @@ impl Journal {
         }
         if self.pages >= LOG_PAGES {
             // Busy readers leave the log growing; it is tried again with the next group.
-            checkpoint(&mut self.conn, Checkpoint::Restart).await?;
+            checkpoint_soon(&mut self.conn, Checkpoint::Restart).await?;
             self.pages = 0;
         }
         let mut transaction = self.conn.begin_with("BEGIN IMMEDIATE").await?;
@@ -201,7 +201,7 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                     log_empty = false;
                 }
                 if !log_empty {
-                    match checkpoint(&mut journal.conn, Checkpoint::Truncate).await {
+                    match checkpoint_soon(&mut journal.conn, Checkpoint::Truncate).await {
                         Ok(done) => log_empty = done,
                         Err(error) => tracing::warn!(%error, "the journal's log could not be emptied; will retry"),
                     }
@@ -234,7 +234,7 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
     let mut pause = Duration::from_millis(50);
     let mut again = false;
     loop {
-        let trim_to = shared.applied_safe.load(Ordering::Acquire);
+        let trim_to = shared.needless();
         match journal.write(group, trim_to, std::mem::replace(&mut again, true)).await {
             Ok(()) => {
                 shared.set_failing(None);

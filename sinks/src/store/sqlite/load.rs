@@ -14,7 +14,7 @@ use topics::time::Timestamp;
 use topics::view::{ViewRow, ViewSpec};
 use uuid::Uuid;
 
-use crate::store::block::{BLOCK, Block, block_of};
+use crate::store::block::{BLOCK, Block, Slot, block_of};
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{ActionChange, Changes, erased_action};
 use crate::store::delta::{self, DeltaError};
@@ -140,9 +140,10 @@ fn uuid_at(row: &SqliteRow, at: usize, db: &Db) -> Result<Uuid, StoreError> {
     Uuid::from_slice(bytes).map_err(|_| db.damaged("an id in it has not 16 bytes"))
 }
 
-/// Users and their keys.
-pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
-    let mut rows = sqlx::query("SELECT no, user_id, key, erased_to, old_key FROM user_key ORDER BY no").fetch(conn);
+/// Users and their keys, from number `from` on.
+pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains, from: u32) -> Result<(), StoreError> {
+    let sql = "SELECT no, user_id, key, erased_to, old_key FROM user_key WHERE no >= ? ORDER BY no";
+    let mut rows = sqlx::query(sql).bind(i64::from(from)).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         let id = UserId::parse(row.get(1)).ok_or_else(|| db.damaged("a user in it has no id"))?;
@@ -155,8 +156,20 @@ pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains)
     Ok(())
 }
 
+/// Learns up to where users were erased, and what their secrets are since.
+pub(crate) async fn refresh_users(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
+    let rows = sqlx::query("SELECT no, key, erased_to, old_key FROM user_key WHERE erased_to > 0").fetch_all(conn);
+    for row in rows.await.map_err(db.failed("read users"))? {
+        let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
+        if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {
+            (user.key, user.erased_to, user.old_key) = (key(1), row.get::<i64, _>(2) as u64, key(3));
+        }
+    }
+    Ok(())
+}
+
 /// Where to read on.
-async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffset>, StoreError> {
+pub(crate) async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffset>, StoreError> {
     let rows =
         sqlx::query("SELECT topic, partition, next_offset FROM position ORDER BY topic, partition").fetch_all(conn);
     let rows = rows.await.map_err(db.failed("read positions"))?;
@@ -168,33 +181,35 @@ async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffse
     rows.iter().map(|row| read(row).ok_or_else(|| db.damaged("a position is of no known topic"))).collect()
 }
 
-/// The deltas beyond `applied`, merged; texts that stand in audit entries are filled in.
-pub(crate) async fn newer(
+/// At most `limit` deltas beyond commit `from`, in order; texts that stand in audit entries are not filled in yet.
+pub(crate) async fn deltas(
     conn: &mut SqliteConnection,
     db: &Db,
     views: &[ViewSpec],
-    applied: Mark,
-    journal: Mark,
-) -> Result<Changes, StoreError> {
-    let mut merged = Changes { n: applied.n, entries: applied.entries, ..Changes::default() };
-    let mut rows = sqlx::query("SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n")
-        .bind(applied.n as i64)
-        .fetch(&mut *conn);
+    from: u64,
+    limit: i64,
+) -> Result<Vec<Changes>, StoreError> {
+    let mut last = from;
+    let mut found = Vec::new();
+    let sql = "SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n LIMIT ?";
+    let mut rows = sqlx::query(sql).bind(from as i64).bind(limit).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read changes"))? {
         let (n, after): (i64, i64) = (row.get(0), row.get(1));
-        if after as u64 != merged.n {
-            return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
+        if after as u64 != last {
+            return Err(db.damaged(format!("the changes after commit {last} are missing")));
         }
         let changes = delta::decode(row.get(2), views)
             .map_err(|error: DeltaError| db.damaged(format!("the changes of commit {n}: {error}")))?;
-        merged.merge(changes);
+        last = n as u64;
+        found.push(changes);
     }
-    drop(rows);
-    if merged.n != journal.n {
-        return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
-    }
+    Ok(found)
+}
+
+/// Fills in the tasks' texts that stand in audit entries.
+pub(crate) async fn fill_in(conn: &mut SqliteConnection, db: &Db, changes: &mut Changes) -> Result<(), StoreError> {
     let mut open: Vec<(u64, u32)> =
-        merged.tasks.iter().filter(|(_, task)| task.entry > 0).map(|(no, task)| (task.entry, *no)).collect();
+        changes.tasks.iter().filter(|(_, task)| task.entry > 0).map(|(no, task)| (task.entry, *no)).collect();
     open.sort_unstable();
     let mut block = Block::default();
     for (n, no) in open {
@@ -204,10 +219,29 @@ pub(crate) async fn newer(
         let Some((_, texts)) = block.slot(n) else { return Err(db.damaged(format!("audit entry {n} is missing"))) };
         let task = serde_json::from_str(texts.after)
             .map_err(|error| db.damaged(format!("the task in audit entry {n} cannot be read ({error})")))?;
-        if let Some(change) = merged.tasks.get_mut(&no) {
+        if let Some(change) = changes.tasks.get_mut(&no) {
             change.after = Some(Arc::new(task));
         }
     }
+    Ok(())
+}
+
+/// The deltas beyond `applied`, merged, with every text.
+pub(crate) async fn newer(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    views: &[ViewSpec],
+    applied: Mark,
+    journal: Mark,
+) -> Result<Changes, StoreError> {
+    let mut merged = Changes { n: applied.n, entries: applied.entries, ..Changes::default() };
+    for changes in deltas(conn, db, views, applied.n, i64::MAX).await? {
+        merged.merge(changes);
+    }
+    if merged.n != journal.n {
+        return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
+    }
+    fill_in(conn, db, &mut merged).await?;
     Ok(merged)
 }
 
@@ -249,20 +283,18 @@ pub(crate) async fn tail(
             // Removed: nothing is left of it to be found.
             index.pass(block.first..expected);
         }
-        for (n, slot, _) in block.iter() {
+        // A replica reads beside a process that adds more.
+        for (n, slot, _) in block.iter().filter(|(n, ..)| *n <= entries) {
             if n > applied {
-                let chain = slot.chain();
-                let before = chains.head(&chain).map_or(0, |head| head.applied);
-                let applied = if slot.applied { n } else { before };
-                let head = Head { no: slot.chain_no, seq: slot.seq, hash: slot.hash, last: n, applied, state: 0 };
+                let (chain, head) = head_after(n, slot, chains);
                 chains.set_head(chain, head);
                 merged.heads.insert(chain, head);
             }
             if n > indexed {
-                let (id, in_order) = (id_key(slot.id), slot.in_order);
-                index.add(&[Indexed { n, id, user: slot.user, timestamp: slot.timestamp, in_order }]);
+                let indexed = indexed_of(n, slot);
+                index.add(&[indexed]);
                 if block.kept_slot(n).is_some() {
-                    ids.push(id);
+                    ids.push(indexed.id);
                 }
             }
         }
@@ -272,16 +304,86 @@ pub(crate) async fn tail(
     Ok((resume, ids))
 }
 
+/// The end of an entry's chain after it.
+fn head_after(n: u64, slot: &Slot, chains: &Chains) -> (ChainId, Head) {
+    let chain = slot.chain();
+    let before = chains.head(&chain).map_or(0, |head| head.applied);
+    let applied = if slot.applied { n } else { before };
+    (chain, Head { no: slot.chain_no, seq: slot.seq, hash: slot.hash, last: n, applied, state: 0 })
+}
+
+fn indexed_of(n: u64, slot: &Slot) -> Indexed {
+    Indexed { n, id: id_key(slot.id), user: slot.user, timestamp: slot.timestamp, in_order: slot.in_order }
+}
+
+/// Takes entries `first..=last` into the chains' ends and the indexes.
+pub(crate) async fn entries(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    chains: &Chains,
+    index: &Index,
+    (first, last): (u64, u64),
+) -> Result<(), StoreError> {
+    for block in (block_of(first)..=last).step_by(BLOCK as usize) {
+        let block = read_block(conn, db, block).await?;
+        for (n, slot, _) in block.iter().filter(|(n, ..)| (first..=last).contains(n)) {
+            let (chain, head) = head_after(n, slot, chains);
+            chains.set_head(chain, head);
+            index.add(&[indexed_of(n, slot)]);
+        }
+    }
+    Ok(())
+}
+
+/// Connections that see the tables as of one commit.
+pub(crate) struct Readers {
+    pub(crate) applied: Mark,
+    main: SqliteConnection,
+    more: Vec<SqliteConnection>,
+}
+
+impl Readers {
+    /// Enough of them to read these views, and the tasks in two halves.
+    pub(crate) async fn open(db: &Db, views: &[ViewSpec]) -> Result<Readers, StoreError> {
+        loop {
+            let mut conns = Vec::new();
+            for _ in 0..views.len() + 3 {
+                let mut conn = db.reading().row_buffer_size(1000).connect().await.map_err(db.failed("read"))?;
+                sqlx::query("BEGIN").execute(&mut conn).await.map_err(db.failed("read"))?;
+                let mark = views_mark(&mut conn, db).await?;
+                conns.push((mark, conn));
+            }
+            let applied = conns[0].0;
+            if conns.iter().all(|(mark, _)| *mark == applied) {
+                let mut conns = conns.into_iter().map(|(_, conn)| conn);
+                let main = conns.next().expect("there are three at least");
+                return Ok(Readers { applied, main, more: conns.collect() });
+            }
+            // Somebody brought the tables up to date in between.
+            for (_, conn) in conns {
+                close(conn).await;
+            }
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        close(self.main).await;
+    }
+}
+
 /// Everything that the pipeline gets back, out of tables and newer changes. Fills in the chains' ends.
 pub(crate) async fn restore(
-    (views_db, views_conn): (&Db, &mut SqliteConnection),
-    (journal_db, journal_conn): (&Db, &mut SqliteConnection),
+    readers: &mut Readers,
+    views_db: &Db,
     views: &[ViewSpec],
     chains: &Arc<Chains>,
     mark: Mark,
     newer: &Changes,
+    positions: Vec<NextOffset>,
 ) -> Result<(Restored, u32), StoreError> {
     // Everything large is read and parsed on threads of its own.
+    let Readers { main: views_conn, more, .. } = readers;
+    let mut own = || more.pop().expect("there is one for each view and two more");
     let last: Option<i64> = sqlx::query_scalar("SELECT max(no) FROM tasks")
         .fetch_one(&mut *views_conn)
         .await
@@ -290,13 +392,13 @@ pub(crate) async fn restore(
     let changed: Arc<HashSet<u32>> = Arc::new(newer.tasks.keys().copied().collect());
     let halves = [(1, last / 2), (last / 2 + 1, last)].map(|bounds| {
         let (db, chains, changed) = (views_db.clone(), chains.clone(), changed.clone());
-        beside(views_db, async move |conn| read_tasks(conn, &db, &chains, &changed, bounds).await)
+        beside(own(), views_db, async move |conn| read_tasks(conn, &db, &chains, &changed, bounds).await)
     });
     let stored: Vec<_> = views
         .iter()
         .map(|view| {
             let (db, view) = (views_db.clone(), *view);
-            beside(views_db, async move |conn| read_rows(conn, &db, &view).await)
+            beside(own(), views_db, async move |conn| read_rows(conn, &db, &view).await)
         })
         .collect();
     user_heads(views_conn, views_db, chains).await?;
@@ -321,7 +423,7 @@ pub(crate) async fn restore(
         n: mark.n,
         committed_at: mark.committed_at,
         frontier: mark.frontier,
-        positions: positions(journal_conn, journal_db).await?,
+        positions,
         tasks,
         rows,
         users,
@@ -333,6 +435,7 @@ pub(crate) async fn restore(
 
 /// Reads with a connection of its own on a thread of its own.
 fn beside<T: Send + 'static>(
+    mut conn: SqliteConnection,
     db: &Db,
     work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
 ) -> tokio::task::JoinHandle<Result<T, StoreError>> {
@@ -341,7 +444,6 @@ fn beside<T: Send + 'static>(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| StoreError::Directory { dir: db.path.clone(), source })?;
         runtime.block_on(async {
-            let mut conn = db.reading().row_buffer_size(1000).connect().await.map_err(db.failed("read"))?;
             let read = work(&mut conn).await;
             close(conn).await;
             read
@@ -484,7 +586,7 @@ async fn actions(
 pub(crate) async fn identities(
     conn: &mut SqliteConnection,
     db: &Db,
-    index: &[Arc<crate::store::sqlite::runs::Run>],
+    index: &[crate::store::sqlite::runs::Run],
     to: &mut Vec<u64>,
 ) -> Result<(), StoreError> {
     for run in index {

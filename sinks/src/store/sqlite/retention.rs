@@ -130,8 +130,8 @@ async fn step(
 /// The last entry that nothing refers to any more but entries: changes that the tables lack name entries with the text
 /// of a task.
 async fn limit(conn: &mut SqliteConnection, shared: &Shared) -> Result<u64, sqlx::Error> {
-    let applied = shared.applied_safe.load(Ordering::Acquire);
-    sqlx::query("DELETE FROM delta WHERE n <= ?").bind(applied as i64).execute(&mut *conn).await?;
+    let needless = shared.needless();
+    sqlx::query("DELETE FROM delta WHERE n <= ?").bind(needless as i64).execute(&mut *conn).await?;
     let first: Option<i64> =
         sqlx::query_scalar("SELECT first_entry FROM delta ORDER BY n LIMIT 1").fetch_optional(&mut *conn).await?;
     match first {
