@@ -234,6 +234,9 @@ pub struct VerifyOptions {
 /// Options of `query-api`.
 #[derive(Clone, Debug, Args)]
 pub struct QueryApiOptions {
+    /// Data directory of a pipeline on this machine that keeps its commits there.
+    #[arg(long, value_name = "DIR", env = "TASKTIDE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
     /// PostgreSQL database of the pipeline: `postgres://user:password@host/database`.
     #[arg(long, value_name = "URL", value_parser = crate::settings::store_url)]
     pub store: Option<crate::settings::Secret>,

@@ -50,8 +50,8 @@ pub use rate::Rate;
 
 use crate::cli::{ClockOption, RunOptions, SourceMode};
 use crate::run::targets::Outcomes;
-use crate::settings::Settings;
 use crate::settings::auth::AuthSettings;
+use crate::settings::{Retention, Settings};
 use crate::traces::Traces;
 use crate::{ops, reading, sidecar};
 
@@ -61,6 +61,8 @@ const RELAY_GRACE: Duration = Duration::from_secs(5);
 const STOP_WITHIN: Duration = Duration::from_secs(22);
 /// How often the log drops what its topics' retention allows to go.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
+/// How often audit entries that became too old are removed.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 /// How long until what was delivered is asked for again, while the broker does not answer.
 const READ_BACK_AGAIN: Duration = Duration::from_secs(1);
 /// The reason of `/readyz` while `task-reminders` is read back.
@@ -315,6 +317,9 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let outcomes_done = outcome_batches.feed(pipeline.sender(), closing.clone());
     feed(&parts, rebuilds)?;
     watch_numbers(&parts);
+    if let Some(retention) = settings.audit_retention {
+        expire_audit(&parts, retention);
+    }
 
     let api = Arc::new(Api {
         index,
@@ -509,6 +514,19 @@ async fn read_back(parts: &Weak<Parts>) -> Option<Vec<AlreadySent>> {
     }
 }
 
+/// Has audit entries removed as they become too old.
+fn expire_audit(parts: &Arc<Parts>, retention: Retention) {
+    let weak = Arc::downgrade(parts);
+    tokio::spawn(async move {
+        while let Some(parts) = weak.upgrade().filter(|parts| parts.inputs().is_some()) {
+            let now = parts.clock.now();
+            parts.store.expire_audit(retention.before(now), now);
+            drop(parts);
+            tokio::time::sleep(EXPIRE_EVERY).await;
+        }
+    });
+}
+
 /// Numbers that are read when metrics are.
 fn watch_numbers(parts: &Arc<Parts>) {
     let weak = Arc::downgrade(parts);
@@ -538,6 +556,7 @@ fn watch_numbers(parts: &Arc<Parts>) {
             metrics.set_open_tasks(priority.name(), parts.counts.get(&CountKey::Priority(priority)));
         }
         metrics.set_overdue_tasks(parts.counts.get(&CountKey::Overdue));
+        metrics.set_audit_entries(parts.store.status().entries);
         reading::set_reminders(metrics, &parts.index);
     });
 }

@@ -14,10 +14,12 @@ use topics::reminder::{Channel, Offset};
 
 pub mod auth;
 mod kafka;
+mod retention;
 pub mod secrets;
 mod store;
 
 pub use kafka::Kafka;
+pub use retention::Retention;
 pub use store::{StoreSettings, store_url};
 
 use crate::cli::SourceMode;
@@ -70,6 +72,8 @@ pub struct Settings {
     pub stream_replay: usize,
     /// `stream.buffer`, in events.
     pub stream_buffer: usize,
+    /// `audit.retention`: how long audit entries are kept; for ever without it.
+    pub audit_retention: Option<Retention>,
     /// Where commits are kept.
     pub store: StoreSettings,
     /// Who may ask.
@@ -207,13 +211,18 @@ impl Settings {
         let path = from.text("actions.create.path", "a path that starts with /", "/api/tasks", |t| {
             t.starts_with('/').then(|| t.to_owned())
         })?;
-        for (key, only) in [("updates.publish", "false"), ("audit.retention", "unlimited")] {
+        for (key, only) in [("updates.publish", "false")] {
             if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))?
                 && value != only
             {
                 return not_yet(key, &value, only);
             }
         }
+        let audit_retention =
+            from.text("audit.retention", "an ISO 8601 duration or unlimited", "P1Y", |text| match text {
+                "unlimited" => Some(None),
+                text => Retention::parse(text).map(Some),
+            })?;
         let otel_endpoint =
             from.text("otel.endpoint", "the address of an OTLP collector by HTTP", "http://127.0.0.1:4318", |t| {
                 (t.starts_with("http://") || t.starts_with("https://")).then(|| t.to_owned())
@@ -238,6 +247,7 @@ impl Settings {
                     _ => None,
                 })?
                 .unwrap_or(false),
+            audit_retention: audit_retention.flatten(),
             store: StoreSettings::read(&mut from)?,
             create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
             create_by_invoke: via.unwrap_or(false),
@@ -389,6 +399,15 @@ mod tests {
         );
         check("max_late", "P7D", Some("there is no setting \"max_late\"; did you mean \"reminders.max_late\"?"));
         check("colour", "red", Some("there is no setting \"colour\""));
+        check("audit.retention", "unlimited", None);
+        check("audit.retention", "P1Y6M", None);
+        check(
+            "audit.retention",
+            "a year",
+            Some(
+                "setting \"audit.retention\" is \"a year\", which is not an ISO 8601 duration or unlimited; for example audit.retention=P1Y",
+            ),
+        );
         check(
             "auth.mode",
             "jwt",

@@ -89,6 +89,7 @@ pub struct Metrics {
     reminders: Family<StatusLabels, Gauge>,
     open_tasks: Family<PriorityLabels, Gauge>,
     overdue_tasks: Gauge,
+    audit_entries: Gauge,
     actions: Family<ActionLabels, Counter>,
     outbox_pending: Family<KindLabels, Gauge>,
     outbox_oldest: Seconds,
@@ -172,6 +173,7 @@ impl Metrics {
             ),
             reminders: add(r, "reminders", "Reminders by status", Family::default()),
             open_tasks: add(r, "open_tasks", "Open tasks by priority", Family::default()),
+            audit_entries: add(r, "audit_entries", "Audit entries kept", Gauge::default()),
             overdue_tasks: add(r, "overdue_tasks", "Open tasks whose due has passed", Gauge::default()),
             actions: add(r, "actions", "Calls of actions by result", Family::default()),
             outbox_pending: add(r, "outbox_pending", "Actions not yet settled", Family::default()),
@@ -299,6 +301,11 @@ impl Metrics {
     /// Open tasks whose due has passed.
     pub fn set_overdue_tasks(&self, number: u64) {
         self.overdue_tasks.set(number as i64);
+    }
+
+    /// Audit entries that readers see.
+    pub fn set_audit_entries(&self, number: u64) {
+        self.audit_entries.set(number as i64);
     }
 
     /// Reminders that stand at `status`.

@@ -42,7 +42,7 @@ pub use backoff::Backoff;
 pub use http::Dapr;
 pub use lanes::{COMPONENTS, LaneCounts};
 pub use ledger::StoreLedger;
-pub use message::{EVENT_CONTENT_TYPE, SOURCE, Wording};
+pub use message::{EVENT_CONTENT_TYPE, Wording};
 pub use signature::{UnreadableSecret, WebhookSecret};
 
 use http::Http;

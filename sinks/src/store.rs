@@ -26,6 +26,7 @@ mod entry_text;
 mod varint;
 mod chains;
 mod block;
+mod cut;
 mod changes;
 mod delta;
 mod encoder;
@@ -36,14 +37,16 @@ mod engine;
 mod page;
 mod dead_letters;
 mod chain_check;
+mod replica;
 pub mod sqlite;
 pub mod postgres;
 
 pub use data_dir::DataDir;
 pub use engine::Options;
 pub use entry_text::Hash;
-pub use postgres::{Database, Followed, Lease, OpenActions, Postgres, Replica, Waiting};
-pub use sqlite::Sqlite;
+pub use postgres::{Database, Lease, Postgres, PostgresReplica, Waiting};
+pub use replica::{Followed, OpenActions, Replica, ReplicaProgress};
+pub use sqlite::{Sqlite, SqliteReplica};
 
 /// Commits that are now on the disk, in order.
 #[derive(Clone, Debug)]
@@ -80,10 +83,14 @@ pub trait Store: Send + Sync {
     /// Writes everything that was appended, brings the tables up to date and stops.
     async fn close(&self);
 
-    /// How many audit entries are durable: a snapshot for [`Store::audit_of`].
+    /// Has audit entries older than `before` removed, in the background: of each chain its oldest ones, up to the first
+    /// that is not older. An entry `TRUNCATED` stays in their place. `now` is the clock's reading.
+    fn expire_audit(&self, before: Timestamp, now: Timestamp);
+
+    /// Number of the last durable audit entry: a snapshot for [`Store::audit_of`].
     fn entries(&self) -> u64;
 
-    /// A page of audit entries among the first `entries` ones.
+    /// A page of audit entries with numbers up to `entries`.
     async fn audit_of(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError>;
 
     /// A page of audit entries.
@@ -132,7 +139,7 @@ pub struct StoreStatus {
     pub applied_n: u64,
     /// How long the oldest durable commit that the tables lack has waited; 0 when they lack none.
     pub table_lag_ms: u64,
-    /// Audit entries.
+    /// Audit entries that readers see.
     pub entries: u64,
     /// Tasks, without deleted ones.
     pub tasks: u64,

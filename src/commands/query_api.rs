@@ -19,10 +19,11 @@ use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
 use query_api::stream::{Hub, StreamConfig};
-use sinks::store::{Followed, Replica};
+use sinks::store::{Followed, PostgresReplica, Replica, SqliteReplica, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::commit::Restored;
 use topics::record::SourceTopic;
 use topics::topic_list;
 use topics::view::ViewSpec;
@@ -41,16 +42,13 @@ const SILENT_MAX: Duration = Duration::from_secs(5);
 /// Runs the command.
 pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(options.config.as_deref()).await?;
-    let url = options.store.as_ref().or(settings.store.url.as_ref());
-    let url = url.context("give the pipeline's database: --store postgres://user:password@host/database")?;
-    let database = store::database(url, &settings)?;
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
     let (replica, restored) = tokio::select! {
-        opened = Replica::open(&database, &views) => opened?,
+        opened = open(&options, &settings, &views) => opened?,
         () = stop_signal() => return Ok(ExitCode::SUCCESS),
     };
     let metrics = Arc::new(Metrics::new());
@@ -93,9 +91,14 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let router = query_api::router(api);
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
     announce(addr);
-    let following = replica.follow(|| hub.clients() > 0, |group| take(group, &index, &hub, &metrics, &status));
+    let following = async {
+        loop {
+            let groups = replica.next(&|| hub.clients() > 0).await?;
+            groups.into_iter().for_each(|group| take(group, &index, &hub, &metrics, &status));
+        }
+    };
     let failed = tokio::select! {
-        failed = following => Some(failed),
+        failed = following => Some::<Result<std::convert::Infallible, StoreError>>(failed),
         () = stop_signal() => None,
     };
     info!("stopping");
@@ -107,6 +110,23 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         Some(Err(error)) => Err(error).context("the store can no longer be followed; start again to load it anew"),
         Some(Ok(never)) => match never {},
     }
+}
+
+/// Loads from what the pipeline has: its database, or its directory.
+async fn open(
+    options: &QueryApiOptions,
+    settings: &Settings,
+    views: &[ViewSpec],
+) -> anyhow::Result<(Arc<dyn Replica>, Restored)> {
+    if let Some(url) = options.store.as_ref().or(settings.store.url.as_ref()) {
+        let (replica, restored) = PostgresReplica::open(&store::database(url, settings)?, views).await?;
+        return Ok((replica, restored));
+    }
+    let dir = options.data_dir.as_ref().context(
+        "give what the pipeline has: --store postgres://user:password@host/database, or --data-dir DIR on its machine",
+    )?;
+    let (replica, restored) = SqliteReplica::open(dir, views).await?;
+    Ok((replica, restored))
 }
 
 fn announce(addr: SocketAddr) {
@@ -127,8 +147,8 @@ fn take(group: Followed, index: &Index, hub: &Hub, metrics: &Metrics, status: &S
     status.rate.count(commit.committed_at);
 }
 
-/// The audit timeline, read from the database.
-struct ReplicaAudit(Arc<Replica>);
+/// The audit timeline, read from the store.
+struct ReplicaAudit(Arc<dyn Replica>);
 
 #[async_trait]
 impl AuditReader for ReplicaAudit {
@@ -148,7 +168,7 @@ impl AuditReader for ReplicaAudit {
 
 /// How far the replica is.
 struct Status {
-    replica: Arc<Replica>,
+    replica: Arc<dyn Replica>,
     index: Arc<Index>,
     clock: Clock,
     rate: Rate,
@@ -162,8 +182,8 @@ impl StatusSource for Status {
     }
 
     fn lag_ms(&self) -> u64 {
-        let silent = self.replica.silent_for();
-        if self.replica.behind() == 0 && silent < SILENT_MAX {
+        let silent = self.replica.progress().silent_for();
+        if self.replica.progress().behind() == 0 && silent < SILENT_MAX {
             return 0;
         }
         let since = self.clock.now().millis() - self.index.freshness().committed_at.millis();
@@ -177,7 +197,7 @@ impl StatusSource for Status {
 
     fn readiness(&self) -> Readiness {
         let mut readiness = Readiness { role: Some("replica"), ..Readiness::default() };
-        let silent = self.replica.silent_for();
+        let silent = self.replica.progress().silent_for();
         if silent >= SILENT_MAX {
             readiness.waiting.push(Waiting::Database);
             readiness.reason = Some(format!("the database has not answered for {} s", silent.as_secs()));
@@ -202,8 +222,8 @@ impl StatusSource for Status {
         Report {
             source_mode: "store",
             partitions: partitions.collect(),
-            audit_rows: self.replica.entries(),
-            table_lag_ms: self.replica.tables_late().as_millis() as u64,
+            audit_rows: self.replica.progress().audit_rows(),
+            table_lag_ms: self.replica.progress().tables_late().as_millis() as u64,
             last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),
             outbox_pending: actions.iter().map(|kind| (kind.kind, kind.open)).collect(),

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sinks::store::shown_entry;
-use topics::audit::{AuditAction, AuditEntry};
+use topics::audit::{AuditAction, AuditEntry, Chain};
 use topics::commit::{Commit, UserRow};
 use topics::view::ViewRow;
-use topics::{Task, TaskId, UserId};
+use topics::{Task, TaskId, Timestamp, UserId};
 use uuid::Uuid;
 
 /// Rows, users and entries, as far as the replay has come.
@@ -64,6 +64,11 @@ impl Made {
     /// The entry's id.
     pub(super) fn id(&self) -> Uuid {
         self.entry.id
+    }
+
+    /// Its chain, and when it was.
+    pub(super) fn place(&self) -> (Chain, Timestamp) {
+        (self.entry.chain(), self.entry.timestamp)
     }
 
     /// Whether what it says hangs on whether one of `users` was erased afterwards.

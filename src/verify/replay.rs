@@ -4,7 +4,7 @@
 //! event on another. The audit does, since each accepted event has an entry, and entries are numbered in the order
 //! in which events were applied. So a partition is read on whenever an entry names a record of it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use topics::event::{Decoded, Limits, decode};
 use topics::ids;
 use topics::record::SourceTopic;
 use topics::reminder::Channel;
+use topics::{TaskId, Timestamp};
 use uuid::Uuid;
 
 use super::computed::Computed;
@@ -120,6 +121,25 @@ impl Replay {
         Ok(())
     }
 
+    /// Takes the events about users that come before the first one with an entry among `known`.
+    pub(super) async fn take_users_before(&mut self, known: &HashSet<Uuid>) -> anyhow::Result<()> {
+        for at in 0..self.partitions.len() {
+            while self.partitions[at].topic == SourceTopic::UserEvents {
+                let partition = &mut self.partitions[at];
+                let next = partition.next;
+                partition.read_to(&*self.topics, next).await?;
+                let Some(record) = partition.ahead.front() else { break };
+                let place = record.position.offset;
+                let decoded = decode(&record.clone().into_record(partition.topic), &self.limits);
+                if matches!(decoded, Decoded::Events(events) if events.iter().any(|e| known.contains(&e.audit_id))) {
+                    break;
+                }
+                self.take_to(at, place).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the record at `offset`, which is not taken yet, has an event with this id of an entry.
     async fn has_event(&mut self, at: usize, offset: i64, id: Uuid) -> anyhow::Result<bool> {
         let partition = &mut self.partitions[at];
@@ -157,12 +177,13 @@ impl Replay {
     pub(super) async fn take_sent(&mut self, fact: &ShownEntry, entry: &Value) -> anyhow::Result<()> {
         let reminder = entry["metadata"]["reminderId"].as_str().and_then(|id| Uuid::parse_str(id).ok());
         let (Some(task), Some(reminder)) = (fact.task, reminder) else { return Ok(()) };
-        let over = |channel: Channel| AlreadySent {
-            task,
-            reminder,
-            delivery: ids::delivery(reminder, channel.name()),
-            at: fact.key.timestamp,
-        };
+        self.take_delivered(task, reminder, fact.key.timestamp).await
+    }
+
+    /// Takes that a reminder was sent, over whichever channels it has.
+    pub(super) async fn take_delivered(&mut self, task: TaskId, reminder: Uuid, at: Timestamp) -> anyhow::Result<()> {
+        let over =
+            |channel: Channel| AlreadySent { task, reminder, delivery: ids::delivery(reminder, channel.name()), at };
         self.push(Input::AlreadySent(Channel::ALL.map(over).into())).await
     }
 

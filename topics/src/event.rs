@@ -20,6 +20,9 @@ mod fields;
 mod json;
 pub use decode::{Decoded, Limits, SkipReason, decode};
 
+/// `source` of every event and every fact that this project itself writes.
+pub const SOURCE: &str = "/services/task-pipeline";
+
 /// What happened to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

@@ -12,15 +12,12 @@ use compact_str::CompactString;
 use hashbrown::HashMap;
 use topics::Task;
 use topics::audit::{AuditAction, AuditEntry, Metadata};
-use topics::event::Actor;
+use topics::event::{Actor, SOURCE};
 use topics::ids::{self, TaskId};
 use topics::time::Timestamp;
 
 use crate::state::Fact;
 use crate::state::tasks::{Tasks, trace_id};
-
-/// `source` of everything that this project writes.
-pub const SOURCE: &str = "/services/task-pipeline";
 
 /// Joins entries and facts of one commit in order and numbers them. `before` is the state of the touched tasks
 /// before the commit.

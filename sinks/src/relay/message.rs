@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 use topics::action::{Action, ActionKind};
+use topics::event::SOURCE;
 use topics::reminder::Channel;
 
 use topics::Timestamp;
@@ -14,8 +15,6 @@ use topics::trace::of_delivery;
 use super::canonical::{canonical, write_raw, write_text};
 use super::signature::WebhookSecret;
 
-/// Source of everything that the project writes.
-pub const SOURCE: &str = "/services/task-pipeline";
 /// Media type of an event as a record or a body.
 pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 

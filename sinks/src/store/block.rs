@@ -91,6 +91,8 @@ pub(crate) struct Block {
     pub(crate) first: u64,
     /// Latest timestamp of all entries before this block.
     pub(crate) high_water: Timestamp,
+    /// A bit for each entry that was removed by age, the first entry's lowest; kept beside the stored block.
+    pub(crate) gone: u64,
     pub(crate) slots: Vec<Slot>,
     pub(crate) texts: String,
 }
@@ -105,13 +107,33 @@ pub(crate) struct Texts<'a> {
 
 impl Block {
     pub(crate) fn new(first: u64, high_water: Timestamp) -> Self {
-        Block { first, high_water, slots: Vec::with_capacity(BLOCK as usize), texts: String::new() }
+        Block { first, high_water, gone: 0, slots: Vec::with_capacity(BLOCK as usize), texts: String::new() }
+    }
+
+    /// What stands in the place of a block whose entries were all removed. `high_water` is that of its end.
+    pub(crate) fn empty(first: u64, high_water: Timestamp) -> Self {
+        Block { first, high_water, gone: u64::MAX, ..Block::default() }
     }
 
     /// The entry with number `n`, when it stands here.
     pub(crate) fn slot(&self, n: u64) -> Option<(&Slot, Texts<'_>)> {
         let at = usize::try_from(n.checked_sub(self.first)?).ok()?;
         Some((self.slots.get(at)?, self.texts_at(at)))
+    }
+
+    /// The bit of entry `n`, which stands here.
+    pub(crate) fn bit(&self, n: u64) -> u64 {
+        1 << (n - self.first)
+    }
+
+    /// The entry with number `n`, when it stands here and was not removed.
+    pub(crate) fn kept_slot(&self, n: u64) -> Option<(&Slot, Texts<'_>)> {
+        self.slot(n).filter(|_| self.gone & self.bit(n) == 0)
+    }
+
+    /// Entries that were not removed, with their numbers and texts.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (u64, &Slot, Texts<'_>)> {
+        self.iter().filter(|(n, ..)| self.gone & self.bit(*n) == 0)
     }
 
     pub(crate) fn texts_at(&self, at: usize) -> Texts<'_> {
@@ -202,7 +224,7 @@ pub(crate) fn decode(first: u64, count: usize, data: &[u8]) -> Result<Block, Unr
         .with_borrow_mut(|unpacker| unpacker.decompress(reader.rest(), len as usize))
         .map_err(|_| Unreadable)?;
     let mut reader = Reader::new(&columns);
-    let mut block = Block { first, high_water, slots: Vec::with_capacity(count), texts: String::new() };
+    let mut block = Block { slots: Vec::with_capacity(count), ..Block::new(first, high_water) };
     for (id, hash) in ids.iter().zip(hashes) {
         block.slots.push(blank_slot(Uuid::from_bytes(*id), *hash));
     }

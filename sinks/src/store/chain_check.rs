@@ -5,6 +5,7 @@ use topics::ids::UserId;
 
 use crate::store::block::{After, Slot, Texts};
 use crate::store::chains::{ChainId, Chains};
+use crate::store::cut::Cut;
 use crate::store::encoder::digest_of;
 use crate::store::entry_text::{EntryText, Hash, NO_HASH, link};
 use crate::store::task_text::Personal;
@@ -46,7 +47,10 @@ pub(crate) fn holds(slot: &Slot, n: u64, texts: Texts<'_>, after: &str, prev: &H
 
 /// Ends of all chains while every entry is read in order.
 #[derive(Default)]
-pub(crate) struct Ends(HashMap<ChainId, End>);
+pub(crate) struct Ends {
+    ends: HashMap<ChainId, End>,
+    entries: u64,
+}
 
 struct End {
     seq: u64,
@@ -62,9 +66,16 @@ impl End {
 }
 
 impl Ends {
+    /// A chain begins here. Before all entries.
+    pub(crate) fn begin(&mut self, cut: &Cut) {
+        self.entries += 1;
+        self.ends.insert(cut.chain(), End { seq: cut.seq, hash: cut.hash, last: cut.n, bad: None });
+    }
+
     /// Checks the next entry. `after` is the state's text as it was hashed, wherever it stands.
     pub(crate) fn add(&mut self, n: u64, slot: &Slot, texts: Texts<'_>, after: &str, chains: &Chains) {
-        let end = self.0.entry(slot.chain()).or_insert_with(End::none);
+        self.entries += 1;
+        let end = self.ends.entry(slot.chain()).or_insert_with(End::none);
         let in_place = slot.seq == end.seq + 1 && slot.prev == end.last;
         if !in_place || !holds(slot, n, texts, after, &end.hash, chains) {
             end.bad.get_or_insert(slot.seq);
@@ -72,22 +83,22 @@ impl Ends {
         (end.seq, end.hash, end.last) = (slot.seq, slot.hash, n);
     }
 
-    /// What was found among the first `entries` entries.
+    /// What was found among the entries up to number `entries`.
     pub(crate) fn finish(
         mut self,
         entries: u64,
         chains: &Chains,
         user_id: impl Fn(u32) -> Result<UserId, StoreError>,
     ) -> Result<Verification, StoreError> {
-        let mut found = Verification { chains: self.0.len() as u64, entries, faults: Vec::new() };
+        let mut found = Verification { chains: self.ends.len() as u64, entries: self.entries, faults: Vec::new() };
         // Ends recorded apart from the entries show what was cut off.
         chains.for_each(|chain, head| {
-            let end = self.0.entry(chain).or_insert_with(End::none);
+            let end = self.ends.entry(chain).or_insert_with(End::none);
             if head.last <= entries && (head.seq, head.hash) != (end.seq, end.hash) {
                 end.bad.get_or_insert(end.seq.min(head.seq) + 1);
             }
         });
-        for (chain, end) in self.0 {
+        for (chain, end) in self.ends {
             if let Some(first_bad_seq) = end.bad.filter(|_| found.faults.len() < FAULTS_MAX) {
                 let chain = match chain {
                     ChainId::Task(task) => task.to_string(),

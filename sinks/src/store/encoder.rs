@@ -27,6 +27,8 @@ pub(crate) struct BlockRow {
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) high_water: Timestamp,
+    /// Timestamp of its oldest entry: nothing in it goes by age before that.
+    pub(crate) due: Timestamp,
     pub(crate) data: Arc<Vec<u8>>,
 }
 
@@ -45,6 +47,8 @@ pub(crate) struct Indexed {
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) commits: Vec<Arc<Commit>>,
+    /// Number of its first audit entry, or of the next one when it has none.
+    pub(crate) first_entry: u64,
     /// `prevHash` and `hash` of every entry.
     pub(crate) hashes: Vec<[Hash; 2]>,
     pub(crate) blocks: Vec<BlockRow>,
@@ -157,6 +161,9 @@ impl Encoder {
     /// Adds a commit to the group.
     pub(crate) fn add(&mut self, commit: Arc<Commit>, group: &mut Group) {
         self.states.clear();
+        if group.commits.is_empty() {
+            group.first_entry = self.entries + 1;
+        }
         let erasures = erasures(&commit);
         let mut waiting = erasures.iter().peekable();
         for (at, entry) in commit.audit.iter().enumerate() {
@@ -220,7 +227,8 @@ impl Encoder {
         }
         let data = Arc::new(self.codec.encode(&self.open));
         let (first, count) = (self.open.first, self.open.slots.len() as u64);
-        group.blocks.push(BlockRow { first, count, high_water: self.high_water, data });
+        let due = self.open.slots.iter().map(|slot| slot.timestamp).min().unwrap_or(Timestamp::MAX);
+        group.blocks.push(BlockRow { first, count, high_water: self.high_water, due, data });
     }
 
     fn head(&mut self, chain: &ChainId) -> Head {
@@ -428,7 +436,7 @@ pub(crate) fn erase_in_block(block: &mut Block, no: u32, user: &User) -> usize {
     if !block.iter().any(|(n, slot, _)| hit(n, slot)) {
         return 0;
     }
-    let mut erased = Block::new(block.first, block.high_water);
+    let mut erased = Block { gone: block.gone, ..Block::new(block.first, block.high_water) };
     let mut count = 0;
     for (n, slot_before, texts) in block.iter() {
         let mut slot = slot_before.clone();

@@ -7,10 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use topics::commit::Commit;
+use topics::time::Timestamp;
 use topics::view::ViewSpec;
 
 use crate::store::chains::{Chains, read};
 use crate::store::changes::Changes;
+use crate::store::cut::{Expiry, Line};
 use crate::store::encoder::{Encoder, Group, weight};
 use crate::store::pending::Pending;
 use crate::store::queue::{Popped, Queue};
@@ -56,6 +58,11 @@ impl Default for Options {
     }
 }
 
+/// Passes that remove audit entries by age take at most one part in this many and one of the time, and begin no sooner
+/// than this after one another.
+pub(crate) const PASS_SHARE: u32 = 4;
+pub(crate) const PASS_PAUSE: Duration = Duration::from_millis(200);
+
 /// What the threads and readers of a store share, whatever its engine.
 pub(crate) struct Engine {
     pub(crate) views: Arc<[ViewSpec]>,
@@ -71,6 +78,12 @@ pub(crate) struct Engine {
     pub(crate) unwritten: AtomicU64,
     /// Durable audit entries.
     pub(crate) entries: AtomicU64,
+    /// Entries removed by age, and chains of which some were.
+    pub(crate) removed: AtomicU64,
+    pub(crate) cuts: AtomicU64,
+    pub(crate) expiry: Expiry,
+    /// Held by who rewrites or removes entries that are written: one at a time.
+    pub(crate) rewriting: tokio::sync::Mutex<()>,
     pub(crate) tasks: AtomicI64,
     /// Last commit that the tables hold.
     pub(crate) applied: AtomicU64,
@@ -85,6 +98,9 @@ pub(crate) struct Start {
     pub(crate) n: u64,
     /// Durable audit entries.
     pub(crate) entries: u64,
+    /// Entries removed by age, and chains of which some were.
+    pub(crate) removed: u64,
+    pub(crate) cuts: u64,
     /// Tasks that are not deleted.
     pub(crate) tasks: usize,
     /// Last commit that the tables hold.
@@ -104,6 +120,10 @@ impl Engine {
             appended: AtomicU64::new(start.n),
             unwritten: AtomicU64::new(0),
             entries: AtomicU64::new(start.entries),
+            removed: AtomicU64::new(start.removed),
+            cuts: AtomicU64::new(start.cuts),
+            expiry: Expiry::default(),
+            rewriting: tokio::sync::Mutex::new(()),
             tasks: AtomicI64::new(start.tasks as i64),
             applied: AtomicU64::new(start.applied),
             last_commit_us: AtomicU64::new(0),
@@ -124,6 +144,11 @@ impl Engine {
         self.commits.push(commit, weight);
     }
 
+    /// Has audit entries older than `before` removed.
+    pub(crate) fn expire(&self, before: Timestamp, now: Timestamp) {
+        self.expiry.set(Line { before, now });
+    }
+
     /// Waits until commit `n` is durable.
     pub(crate) async fn wait_durable(&self, n: u64) {
         let mut watch = self.durable.watch.subscribe();
@@ -134,7 +159,14 @@ impl Engine {
     /// Nothing more is taken; what was appended is still written.
     pub(crate) fn stop(&self) {
         self.commits.close();
+        self.expiry.close();
         self.stop.store(1, Ordering::Release);
+    }
+
+    /// Audit entries that readers see.
+    fn kept_entries(&self) -> u64 {
+        let removed = self.removed.load(Ordering::Acquire);
+        self.entries.load(Ordering::Acquire).saturating_sub(removed) + self.cuts.load(Ordering::Acquire)
     }
 
     pub(crate) fn status(&self) -> StoreStatus {
@@ -142,7 +174,7 @@ impl Engine {
             committed_n: self.durable.get(),
             applied_n: self.applied.load(Ordering::Acquire),
             table_lag_ms: self.pending.age().as_millis() as u64,
-            entries: self.entries.load(Ordering::Acquire),
+            entries: self.kept_entries(),
             tasks: self.tasks.load(Ordering::Relaxed).max(0) as u64,
             dirty_rows: self.pending.rows() as u64,
             queued_events: self.unwritten.load(Ordering::Relaxed),

@@ -7,6 +7,7 @@ use topics::time::Timestamp;
 
 use crate::store::block::Slot;
 use crate::store::chains::Chains;
+use crate::store::cut::{self, Cut};
 use crate::store::json;
 
 /// A query made ready for comparing with entries.
@@ -42,6 +43,18 @@ impl<'a> Wanted<'a> {
         (from <= to).then_some(Wanted { query, user, actor, correlation, from, to })
     }
 
+    /// Whether entries `TRUNCATED` can be among those wanted.
+    pub(crate) fn has_cuts(&self) -> bool {
+        cut::may_match(self.query)
+    }
+
+    /// Whether the entry `TRUNCATED` of a chain is wanted.
+    pub(crate) fn matches_cut(&self, cut: &Cut) -> bool {
+        self.has_cuts()
+            && (self.from..=self.to).contains(&cut.timestamp.millis())
+            && self.user.is_none_or(|user| user == cut.user)
+    }
+
     pub(crate) fn matches(&self, slot: &Slot, metadata: &str) -> bool {
         let query = self.query;
         let has = |actions: &[AuditAction]| actions.is_empty() || actions.contains(&slot.action);
@@ -56,23 +69,23 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The best entries so far in the order asked for.
-pub(crate) struct Best {
+/// The best so far in the order asked for.
+pub(crate) struct Best<T> {
     ascending: bool,
     limit: usize,
     after: Option<AuditKey>,
-    found: BTreeMap<AuditKey, u64>,
+    found: BTreeMap<AuditKey, T>,
 }
 
-impl Best {
+impl<T> Best<T> {
     pub(crate) fn new(query: &AuditQuery) -> Self {
         Best { ascending: query.ascending, limit: query.limit, after: query.after, found: BTreeMap::new() }
     }
 
-    pub(crate) fn offer(&mut self, key: AuditKey, n: u64) {
+    pub(crate) fn offer(&mut self, key: AuditKey, what: T) {
         let behind = self.after.is_none_or(|after| if self.ascending { key > after } else { key < after });
         if behind {
-            self.found.insert(key, n);
+            self.found.insert(key, what);
             if self.found.len() > self.limit {
                 if self.ascending {
                     self.found.pop_last()
@@ -95,8 +108,9 @@ impl Best {
         })
     }
 
-    pub(crate) fn numbers(self) -> Vec<u64> {
-        let numbers = self.found.into_values();
-        if self.ascending { numbers.collect() } else { numbers.rev().collect() }
+    /// All of them, in order.
+    pub(crate) fn page(self) -> Vec<T> {
+        let found = self.found.into_values();
+        if self.ascending { found.collect() } else { found.rev().collect() }
     }
 }

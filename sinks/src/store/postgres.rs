@@ -9,8 +9,8 @@
 //!                    delta              lease checked
 //! ```
 
-use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use sqlx::postgres::PgPool;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Restored};
 use topics::ids::TaskId;
+use topics::time::Timestamp;
 use topics::view::ViewSpec;
 use uuid::Uuid;
 
@@ -37,12 +38,14 @@ mod tables;
 mod ledger;
 mod load;
 mod entries;
+mod cuts;
 mod audit;
 mod dead_letters;
 mod erase;
+mod retention;
 mod follow;
 
-pub use follow::{Followed, OpenActions, Replica};
+pub use follow::PostgresReplica;
 pub use lease::{Lease, Waiting};
 
 use audit::Audit;
@@ -144,6 +147,10 @@ impl Postgres {
                 let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
                 move || tables::run(shared, db, lease, options, newer)
             }),
+            thread_of("store-retention", {
+                let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
+                move || retention::run(shared, db, lease)
+            }),
         ];
         let store = Postgres {
             shared,
@@ -184,6 +191,8 @@ impl Postgres {
         let start = Start {
             n: mark.n,
             entries: mark.entries,
+            removed: mark.removed,
+            cuts: mark.cuts,
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
         };
@@ -243,8 +252,12 @@ impl Store for Postgres {
         self.pool.close().await;
     }
 
+    fn expire_audit(&self, before: Timestamp, now: Timestamp) {
+        self.shared.expire(before, now);
+    }
+
     fn entries(&self) -> u64 {
-        self.shared.status().entries
+        self.shared.entries.load(Ordering::Acquire)
     }
 
     async fn audit_of(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
@@ -284,7 +297,7 @@ impl Store for Postgres {
     }
 
     fn contains(&self, audit_id: Uuid) -> Result<bool, StoreError> {
-        self.shared.durable.wait_blocking(self.shared.appended.load(std::sync::atomic::Ordering::Acquire));
+        self.shared.durable.wait_blocking(self.shared.appended.load(Ordering::Acquire));
         let (shared, lease) = (self.shared.clone(), self.lease.clone());
         let (tx, rx) = std::sync::mpsc::channel();
         self.runtime.spawn(async move {

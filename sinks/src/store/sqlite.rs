@@ -10,7 +10,8 @@
 //!                    blocks, delta       a group       └─► keys ────► runs.db
 //! ```
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Restored};
 use topics::ids::TaskId;
+use topics::time::Timestamp;
 use topics::view::ViewSpec;
 use uuid::Uuid;
 
@@ -38,16 +40,22 @@ mod dead_letters;
 mod runs;
 mod candidates;
 mod audit;
+mod cuts;
 mod check;
 mod erase;
+mod retention;
 mod load;
+mod registry;
+mod follow;
+
+pub use follow::SqliteReplica;
 
 use crate::store::ledger::Ledger;
 use audit::Audit;
 use db::{Checkpoint, Db, checkpoint, close};
 use journal::Journal;
 use ledger::Table;
-use load::Mark;
+use load::{Mark, Readers};
 use runs::Index;
 use threads::index_runs;
 
@@ -59,6 +67,11 @@ pub(crate) struct Shared {
     ledger: Ledger,
     /// Last commit that the tables hold for good.
     applied_safe: AtomicU64,
+    /// There are no audit blocks up to this entry.
+    removed_to: AtomicU64,
+    /// Another thread than the journal's writer wrote to the journal.
+    journal_changed: AtomicBool,
+    dir: PathBuf,
     /// Threads may outlive the one who holds the directory.
     _lock: Arc<std::fs::File>,
 }
@@ -67,6 +80,14 @@ impl std::ops::Deref for Shared {
     type Target = Engine;
     fn deref(&self) -> &Engine {
         &self.engine
+    }
+}
+
+impl Shared {
+    /// The last commit whose changes nobody needs any more.
+    pub(crate) fn needless(&self) -> u64 {
+        let safe = self.applied_safe.load(Ordering::Acquire);
+        registry::least(&self.dir).map_or(safe, |replica| replica.min(safe))
     }
 }
 
@@ -115,20 +136,24 @@ impl Sqlite {
             return Err(journal_db.damaged(what));
         }
         load::shape_views(&mut views_conn, &views_db, views, applied.n).await?;
-        // From here on what views.db holds is in the file itself: older deltas are not needed.
-        checkpoint(&mut views_conn, Checkpoint::Truncate).await.map_err(views_db.failed("tidy"))?;
+        // What views.db holds is then in the file itself, and older deltas are not needed; a replica may hold it up.
+        let is_safe = checkpoint(&mut views_conn, Checkpoint::Truncate).await.map_err(views_db.failed("tidy"))?;
+        let applied_safe = if is_safe { applied.n } else { 0 };
+        let mut readers = Readers::open(&views_db, views).await?;
 
         let chains = Arc::new(Chains::new());
-        load::users(&mut journal_conn, &journal_db, &chains).await?;
+        load::users(&mut journal_conn, &journal_db, &chains, 0).await?;
         let mut newer = load::newer(&mut journal_conn, &journal_db, views, applied, mark).await?;
-        let files = ((&views_db, &mut views_conn), (&journal_db, &mut journal_conn));
-        let (mut restored, tasks) = load::restore(files.0, files.1, views, &chains, mark, &newer).await?;
+        let positions = load::positions(&mut journal_conn, &journal_db).await?;
+        let (mut restored, tasks) =
+            load::restore(&mut readers, &views_db, views, &chains, mark, &newer, positions).await?;
+        readers.close().await;
         let mut runs_conn = runs_db.open().await?;
-        let runs = runs::load(&mut runs_conn, &runs_db, mark.entries).await?;
+        let runs = runs::load(&mut runs_conn, &runs_db, mark.removed.to, mark.entries).await?;
         load::identities(&mut runs_conn, &runs_db, &runs, &mut restored.identities).await?;
         let indexed = runs.last().map_or(0, |run| run.last_n);
-        let index = Arc::new(Index::new(runs, options.run_entries));
-        let bounds = (applied.entries, indexed, mark.entries);
+        let index = Arc::new(Index::new(options.run_entries));
+        let bounds = (applied.entries, indexed, mark.removed.to, mark.entries);
         let (mut resume, ids) = load::tail(&mut journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
         restored.identities.extend(ids);
         resume.tasks = resume.tasks.max(tasks);
@@ -151,6 +176,8 @@ impl Sqlite {
         let start = Start {
             n: mark.n,
             entries: mark.entries,
+            removed: mark.removed.entries,
+            cuts: mark.cuts,
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
         };
@@ -159,7 +186,10 @@ impl Sqlite {
             index,
             audit,
             ledger,
-            applied_safe: AtomicU64::new(applied.n),
+            applied_safe: AtomicU64::new(applied_safe),
+            removed_to: AtomicU64::new(mark.removed.to),
+            journal_changed: AtomicBool::new(false),
+            dir: dir.path().to_owned(),
             _lock: dir.hold(),
         });
         resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
@@ -170,6 +200,7 @@ impl Sqlite {
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
             thread("store-tables", views::run(shared.clone(), views_db.clone(), options, newer)),
             thread("store-index", index_runs(shared.clone(), runs_db)),
+            thread("store-retention", retention::run(shared.clone(), journal_db.clone())),
         ];
         close(views_conn).await;
         close(runs_conn).await;
@@ -246,6 +277,10 @@ impl Store for Sqlite {
         }
     }
 
+    fn expire_audit(&self, before: Timestamp, now: Timestamp) {
+        self.shared.expire(before, now);
+    }
+
     fn entries(&self) -> u64 {
         self.shared.entries.load(Ordering::Acquire)
     }
@@ -259,10 +294,7 @@ impl Store for Sqlite {
     }
 
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
-        match self.shared.audit.number(id).await? {
-            Some(n) => self.shared.audit.show(n).await.map(Some),
-            None => Ok(None),
-        }
+        self.shared.audit.with_id(self.entries(), id).await
     }
 
     async fn check_chain(&self, task: TaskId) -> Result<Option<ChainCheck>, StoreError> {

@@ -73,6 +73,11 @@ impl Personal {
     }
 }
 
+/// A task's text without what is personal in it.
+pub(crate) fn erase_state(text: &str) -> String {
+    Personal::find(text).map_or_else(String::new, |personal| personal.erase(text))
+}
+
 /// Appends `value` in RFC 8785 form. What that form cannot hold (a number beyond a double) stays as written.
 pub(crate) fn write_canonical(value: &str, to: &mut Vec<u8>) {
     if value == "{}" {

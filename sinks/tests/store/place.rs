@@ -13,6 +13,8 @@ use crate::history::NOTES;
 /// A place for one store.
 pub enum Place {
     Sqlite(tempfile::TempDir),
+    /// A directory of another process.
+    Directory(std::path::PathBuf),
     #[cfg(feature = "real-parts")]
     Postgres(String),
 }
@@ -53,10 +55,36 @@ impl Place {
         Place::Postgres(crate::postgres::database())
     }
 
+    /// The place that [`Place::name`] names, in another process.
+    pub fn at(name: &str) -> Place {
+        #[cfg(feature = "real-parts")]
+        if name.starts_with("postgres:") {
+            return Place::Postgres(name.to_owned());
+        }
+        Place::Directory(name.into())
+    }
+
+    pub fn name(&self) -> String {
+        match self {
+            Place::Sqlite(dir) => dir.path().to_str().unwrap().to_owned(),
+            Place::Directory(dir) => dir.to_str().unwrap().to_owned(),
+            #[cfg(feature = "real-parts")]
+            Place::Postgres(url) => url.clone(),
+        }
+    }
+
+    /// The process that had it open was killed: what it held is free again.
+    pub async fn release(&self) {
+        #[cfg(feature = "real-parts")]
+        if let Place::Postgres(url) = self {
+            crate::postgres::expire_lease(url).await;
+        }
+    }
+
     pub async fn open(&self, options: Options) -> Opened {
         match self {
-            Place::Sqlite(dir) => {
-                let data = DataDir::lock(dir.path()).unwrap();
+            Place::Sqlite(_) | Place::Directory(_) => {
+                let data = DataDir::lock(Path::new(&self.name())).unwrap();
                 let (store, restored) = Sqlite::open(&data, &[NOTES], options).await.unwrap();
                 Opened { store, restored, _dir: Some(data) }
             }
@@ -71,7 +99,7 @@ impl Place {
     /// The users' keys.
     pub async fn keys(&self) -> HashMap<String, Vec<u8>> {
         match self {
-            Place::Sqlite(dir) => keys(dir.path()).await,
+            Place::Sqlite(_) | Place::Directory(_) => keys(Path::new(&self.name())).await,
             #[cfg(feature = "real-parts")]
             Place::Postgres(url) => crate::postgres::keys(url).await,
         }

@@ -49,6 +49,12 @@ pub async fn keys(url: &str) -> HashMap<String, Vec<u8>> {
     rows.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
+/// As when the holder has not renewed it.
+pub async fn expire_lease(url: &str) {
+    let mut conn = PgConnection::connect(url).await.unwrap();
+    sqlx::query("UPDATE lease SET expires_at = '-infinity'").execute(&mut conn).await.unwrap();
+}
+
 /// A server that may be harmed, with a database.
 fn own_server() -> (Server, String) {
     let server = Server::start(ServerOptions::default()).unwrap();

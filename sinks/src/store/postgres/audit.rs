@@ -1,4 +1,6 @@
 //! Reading the audit: pages of entries by task, by user, or by time, and single ones by id.
+//!
+//! Entries may be removed by age meanwhile: whatever takes more than one query is read in one snapshot.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,20 +9,23 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use hashbrown::HashMap;
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row};
+use sqlx::{AssertSqlSafe, Connection, Postgres, QueryBuilder, Row, Transaction};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::ids::{TaskId, UserId};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
-use crate::store::block::After;
+use crate::store::block::{After, Slot};
 use crate::store::chain_check::{Ends, holds};
 use crate::store::chains::{Chains, Head};
+use crate::store::cut::Cut;
 use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
 use crate::store::page::Wanted;
-use crate::store::postgres::db::{At, Db, Role, answer, close};
+use crate::store::postgres::cuts;
+use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
-use crate::store::task_text::Personal;
+use crate::store::postgres::load;
+use crate::store::task_text::erase_state;
 use crate::store::{StoreError, Verification};
 
 /// Entries read at a time where not every one of them matches.
@@ -44,24 +49,30 @@ impl Audit {
         answer(CONTAINS_WITHIN, asked.fetch_one(&self.pool)).await
     }
 
-    /// One entry, as shown, among the first `entries`.
-    pub(crate) async fn one(&self, entries: u64, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM audit_entry e WHERE e.id = $1 AND e.n <= $2");
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(entries as i64).fetch_optional(&self.pool).await;
-        match row.map_err(self.db.failed("read an audit entry"))? {
-            Some(row) => Ok(self.show(vec![read(&row, &self.db)?]).await?.pop()),
-            None => Ok(None),
-        }
+    async fn snapshot(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        self.pool.begin_with(SNAPSHOT).await.map_err(self.db.failed("read audit entries"))
     }
 
-    /// Entries by number.
-    async fn numbered(&self, numbers: &[i64]) -> Result<HashMap<u64, Entry>, StoreError> {
+    /// One entry, as shown, with a number up to `entries`.
+    pub(crate) async fn one(&self, entries: u64, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
+        let mut conn = self.snapshot().await?;
+        let sql = format!("SELECT {COLUMNS} FROM audit_entry e WHERE e.id = $1 AND e.n <= $2");
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(entries as i64).fetch_optional(&mut *conn).await;
+        if let Some(row) = row.map_err(self.db.failed("read an audit entry"))? {
+            return Ok(self.show(&mut conn, vec![read(&row, &self.db)?]).await?.pop());
+        }
+        let cut = cuts::with_id(&mut conn, &self.db, id).await?.filter(|cut| cut.n <= entries);
+        cut.map(|cut| self.show_cut(&cut)).transpose()
+    }
+
+    /// Entries by number; those that were removed are left out.
+    async fn numbered(&self, conn: &mut PgConnection, numbers: &[i64]) -> Result<HashMap<u64, Entry>, StoreError> {
         let mut found = HashMap::with_capacity(numbers.len());
         if numbers.is_empty() {
             return Ok(found);
         }
         let sql = format!("SELECT {COLUMNS} FROM audit_entry e WHERE e.n = ANY($1)");
-        let rows = sqlx::query(AssertSqlSafe(sql)).bind(numbers).fetch_all(&self.pool).await;
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(numbers).fetch_all(conn).await;
         for row in rows.map_err(self.db.failed("read audit entries"))? {
             let entry = read(&row, &self.db)?;
             found.insert(entry.n, entry);
@@ -72,22 +83,24 @@ impl Audit {
     /// Entries `first..=last`, as shown, in order.
     pub(crate) async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM audit_entry e WHERE e.n BETWEEN $1 AND $2 ORDER BY e.n");
-        let rows = sqlx::query(AssertSqlSafe(sql)).bind(first as i64).bind(last as i64).fetch_all(&self.pool).await;
+        let mut conn = self.snapshot().await?;
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(first as i64).bind(last as i64).fetch_all(&mut *conn).await;
         let rows = rows.map_err(self.db.failed("read audit entries"))?;
         let entries = rows.iter().map(|row| read(row, &self.db)).collect::<Result<Vec<_>, _>>()?;
-        self.show(entries).await
+        self.show(&mut conn, entries).await
     }
 
-    /// A page of the first `entries` entries.
+    /// A page of the entries with numbers up to `entries`.
     pub(crate) async fn page(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
         let Some(wanted) = Wanted::new(query, &self.chains) else { return Ok(Vec::new()) };
+        let mut conn = self.snapshot().await?;
         let mut page = Vec::new();
         let mut after = query.after;
         let exact = query.actor.is_none() && query.correlation_id.is_none();
         while page.len() < query.limit {
             let batch = if exact { query.limit - page.len() } else { BATCH };
             let mut sql = select(entries, query, &wanted, after, batch);
-            let rows = sql.build().fetch_all(&self.pool).await.map_err(self.db.failed("read audit entries"))?;
+            let rows = sql.build().fetch_all(&mut *conn).await.map_err(self.db.failed("read audit entries"))?;
             let full = rows.len() == batch;
             for row in &rows {
                 let entry = read(row, &self.db)?;
@@ -100,11 +113,28 @@ impl Audit {
                 break;
             }
         }
-        self.show(page).await
+        let begins = cuts::page(&mut conn, &self.db, entries, query, &wanted).await?;
+        let mut page = self.show(&mut conn, page).await?;
+        if !begins.is_empty() {
+            for cut in &begins {
+                page.push(self.show_cut(cut)?);
+            }
+            page.sort_by(|a, b| {
+                let order = if query.task.is_some() { a.key.seq.cmp(&b.key.seq) } else { a.key.cmp(&b.key) };
+                if query.ascending { order } else { order.reverse() }
+            });
+            page.truncate(query.limit);
+        }
+        Ok(page)
+    }
+
+    /// The resource of a chain's beginning.
+    fn show_cut(&self, cut: &Cut) -> Result<ShownEntry, StoreError> {
+        Ok(cut.show(self.user_id(cut.user)?, &self.chains))
     }
 
     /// The resources of entries, in the same order.
-    pub(crate) async fn show(&self, entries: Vec<Entry>) -> Result<Vec<ShownEntry>, StoreError> {
+    async fn show(&self, conn: &mut PgConnection, entries: Vec<Entry>) -> Result<Vec<ShownEntry>, StoreError> {
         // What follows from other entries is read with one more query for all of them.
         let mut numbers: Vec<i64> = entries
             .iter()
@@ -114,23 +144,32 @@ impl Audit {
             .collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let others = self.numbered(&numbers).await?;
-        let other = |n: u64| others.get(&n).ok_or_else(|| self.db.damaged(format!("audit entry {n} is missing")));
+        let others = self.numbered(conn, &numbers).await?;
+        let cut = entries.iter().filter(|entry| {
+            [entry.slot.prev, entry.slot.prev_applied].iter().any(|n| *n > 0 && !others.contains_key(n))
+        });
+        let cut = cut.map(|entry| (entry.slot.chain(), entry.slot.chain_no));
+        let begins = Begins(cuts::of_chains(conn, &self.db, cut).await?);
+        let missing = |n: u64| self.db.damaged(format!("audit entry {n} is missing"));
         let mut shown = Vec::with_capacity(entries.len());
         for entry in &entries {
             let slot = &entry.slot;
+            // What follows from an entry that was removed stands where the chain begins.
+            let prev_state = match (slot.prev_applied, others.get(&slot.prev_applied)) {
+                (0, _) => None,
+                (_, Some(other)) => self.state(other),
+                (n, None) => begins.with_state(slot, n).ok_or_else(|| missing(n))?.visible_state(&self.chains),
+            };
             let after = match slot.after_kind {
-                After::Same => Some(self.visible(other(slot.prev_applied)?, self.is_erased(entry))),
+                After::Same if self.is_erased(entry) => prev_state.as_deref().map(erase_state),
+                After::Same => prev_state.clone(),
                 _ => self.state(entry),
             };
-            let before = match (slot.applied, slot.prev_applied) {
-                (true, 0) => None,
-                (true, n) => self.state(other(n)?),
-                (false, _) => after.clone(),
-            };
-            let prev = match slot.prev {
-                0 => NO_HASH,
-                n => other(n)?.slot.hash,
+            let before = if slot.applied { prev_state } else { after.clone() };
+            let prev = match (slot.prev, others.get(&slot.prev)) {
+                (0, _) => NO_HASH,
+                (_, Some(other)) => other.slot.hash,
+                (n, None) => begins.behind(slot, n).ok_or_else(|| missing(n))?.hash,
             };
             let user = self.user_id(slot.user)?;
             let texts = entry.texts();
@@ -160,14 +199,10 @@ impl Audit {
 
     /// The state that an entry itself has, as readers may see it.
     fn state(&self, entry: &Entry) -> Option<String> {
-        (entry.slot.after_kind == After::Here).then(|| self.visible(entry, false))
-    }
-
-    fn visible(&self, entry: &Entry, erased: bool) -> String {
-        match erased || self.is_erased(entry) {
-            true => Personal::find(&entry.after).map_or_else(String::new, |personal| personal.erase(&entry.after)),
+        (entry.slot.after_kind == After::Here).then(|| match self.is_erased(entry) {
+            true => erase_state(&entry.after),
             false => entry.after.clone(),
-        }
+        })
     }
 
     /// Whether an entry's personal fields are destroyed; its row may still be waiting to be rewritten.
@@ -184,21 +219,27 @@ impl Audit {
     /// Checks one task's chain. `end` is the end that was recorded apart from the entries.
     pub(crate) async fn check_chain(&self, task: TaskId, end: Option<Head>) -> Result<Option<ChainCheck>, StoreError> {
         let Some(end) = end.filter(|end| end.seq > 0) else { return Ok(None) };
-        let mut conn = self.db.connect(Role::Load, "tasktide-check").await.map_err(self.db.failed("connect"))?;
-        let sql = format!("{} WHERE e.task_id = $1 ORDER BY e.seq", with_state());
         let failed = self.db.failed("read audit entries");
-        let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(task.0).fetch(&mut conn);
-        let (mut entries, mut prev, mut last, mut reached) = (0, NO_HASH, 0, false);
+        let mut conn = self.db.connect(Role::Load, "tasktide-check").await.map_err(self.db.failed("connect"))?;
+        let mut snapshot = conn.begin_with(SNAPSHOT).await.map_err(&failed)?;
+        let cut = cuts::of_task(&mut snapshot, &self.db, task).await?;
+        let (mut seq, mut prev, mut last) = cut.as_ref().map_or((0, NO_HASH, 0), |cut| (cut.seq, cut.hash, cut.n));
+        let mut entries = u64::from(cut.is_some());
+        // An end that was recorded before its entry was removed cannot be compared any more.
+        let mut reached = end.seq < seq || (end.seq, end.hash) == (seq, prev);
         let mut bad = None;
+        let sql = format!("{} WHERE e.task_id = $1 ORDER BY e.seq", with_state());
+        let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(task.0).fetch(&mut *snapshot);
         while let Some(row) = rows.try_next().await.map_err(&failed)? {
             let entry = read(&row, &self.db)?;
             let slot = &entry.slot;
-            let in_place = slot.seq == entries + 1 && slot.prev == last;
+            let in_place = slot.seq == seq + 1 && slot.prev == last;
             if !in_place || !holds(slot, entry.n, entry.texts(), row.get(20), &prev, &self.chains) {
-                bad = Some(slot.seq.min(entries + 1));
+                bad = Some(slot.seq.min(seq + 1));
                 break;
             }
-            (entries, prev, last) = (slot.seq, slot.hash, entry.n);
+            entries += 1;
+            (seq, prev, last) = (slot.seq, slot.hash, entry.n);
             if slot.seq == end.seq {
                 reached = true;
                 if slot.hash != end.hash {
@@ -208,35 +249,57 @@ impl Audit {
             }
         }
         drop(rows);
+        drop(snapshot);
         close(conn).await;
         if !reached {
-            bad = bad.or(Some(entries + 1));
+            bad = bad.or(Some(seq + 1));
         }
         Ok(Some(ChainCheck { ok: bad.is_none(), entries, first_bad_seq: bad }))
     }
 
-    /// Checks all chains among the first `entries` entries.
+    /// Checks all chains among the entries with numbers up to `entries`.
     pub(crate) async fn check_all(&self, entries: u64) -> Result<Verification, StoreError> {
-        let mut conn = self.db.connect(Role::Load, "tasktide-check").await.map_err(self.db.failed("connect"))?;
-        let sql = format!("{} WHERE e.n <= $1 ORDER BY e.n", with_state());
         let failed = self.db.failed("read audit entries");
-        let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(entries as i64).fetch(&mut conn);
+        let mut conn = self.db.connect(Role::Load, "tasktide-check").await.map_err(self.db.failed("connect"))?;
+        let mut snapshot = conn.begin_with(SNAPSHOT).await.map_err(&failed)?;
+        let removed = load::mark(&mut snapshot, &self.db).await?.removed;
         let mut ends = Ends::default();
-        let mut last = 0;
+        cuts::all(&mut snapshot, &self.db, |cut| ends.begin(&cut)).await?;
+        let sql = format!("{} WHERE e.n <= $1 ORDER BY e.n", with_state());
+        let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(entries as i64).fetch(&mut *snapshot);
+        let (mut last, mut count) = (0, 0);
         while let Some(row) = rows.try_next().await.map_err(&failed)? {
             let entry = read(&row, &self.db)?;
-            if entry.n != last + 1 {
+            if removed == 0 && entry.n != last + 1 {
                 return Err(self.db.damaged(format!("audit entry {} is missing", last + 1)));
             }
             last = entry.n;
+            count += 1;
             ends.add(entry.n, &entry.slot, entry.texts(), row.get(20), &self.chains);
         }
         drop(rows);
+        drop(snapshot);
         close(conn).await;
-        if last != entries {
-            return Err(self.db.damaged(format!("audit entry {} is missing", last + 1)));
+        if count + removed != entries {
+            let there = format!("it should have {} audit entries and has {count}", entries.saturating_sub(removed));
+            return Err(self.db.damaged(there));
         }
         ends.finish(entries, &self.chains, |no| self.user_id(no))
+    }
+}
+
+/// Where chains begin.
+struct Begins(Vec<Cut>);
+
+impl Begins {
+    /// Where the chain of an entry begins, when its state there is the one that entry `n` set.
+    fn with_state(&self, slot: &Slot, n: u64) -> Option<&Cut> {
+        self.0.iter().find(|cut| cut.chain() == slot.chain() && cut.state_n == n)
+    }
+
+    /// Where the chain of an entry begins, when entry `n` was the last one removed.
+    fn behind(&self, slot: &Slot, n: u64) -> Option<&Cut> {
+        self.0.iter().find(|cut| cut.chain() == slot.chain() && cut.n == n)
     }
 }
 
@@ -244,7 +307,9 @@ impl Audit {
 fn with_state() -> String {
     format!(
         "SELECT {COLUMNS}, coalesce(CASE WHEN e.same_state \
-           THEN (SELECT p.after_state FROM audit_entry p WHERE p.n = e.prev_applied) ELSE e.after_state END, '') \
+           THEN (SELECT p.after_state FROM audit_entry p WHERE p.n = e.prev_applied UNION ALL \
+             SELECT c.state FROM audit_cut c WHERE c.of_user = (e.task_id IS NULL) AND c.no = e.chain_no \
+             AND c.state_n = e.prev_applied) ELSE e.after_state END, '') \
          FROM audit_entry e"
     )
 }

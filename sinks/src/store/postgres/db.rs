@@ -28,6 +28,9 @@ const REMEDY: &str =
 /// Oldest version that is worked with.
 const VERSION_MIN: i32 = 15;
 
+/// Begins a transaction that sees one moment.
+pub(crate) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {

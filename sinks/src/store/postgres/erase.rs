@@ -15,10 +15,10 @@ use crate::store::block::{After, Texts};
 use crate::store::chains::User;
 use crate::store::encoder::digest_of;
 use crate::store::entry_text::erase_actor_name;
-use crate::store::postgres::Shared;
 use crate::store::postgres::db::{Db, Role, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::lease::Lease;
+use crate::store::postgres::{Shared, cuts};
 use crate::store::task_text::Personal;
 
 /// Entries rewritten in one transaction.
@@ -31,6 +31,7 @@ const VACUUM_WITHIN: Duration = Duration::from_secs(600);
 /// Rewrites all entries of these users and destroys their keys.
 pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lease) -> Result<(), StoreError> {
     let (db, lease) = (&db, &lease);
+    let _alone = shared.rewriting.lock().await;
     let failed = db.failed("erase a user's entries");
     let mut conn = db.connect(Role::Load, &lease.connection_name()).await.map_err(&failed)?;
     for no in users {
@@ -43,6 +44,7 @@ pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lea
             let Some(last) = answer(TRY_FOR, rewritten).await.map_err(&failed)?? else { break };
             from = last;
         }
+        cuts::erase(&mut conn, no, &user).await.map_err(&failed)?;
         let forgotten = sqlx::query(
             "WITH held AS (SELECT FROM lease WHERE part_set = 0 AND epoch = $2 FOR SHARE) \
              UPDATE user_key SET old_key = NULL WHERE no = $1 AND EXISTS (SELECT FROM held)",
@@ -59,7 +61,7 @@ pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lea
             user.old_key = None;
         }
     }
-    vacuum(&mut conn, ["audit_entry", "user_key"].into_iter()).await;
+    vacuum(&mut conn, ["audit_entry", "audit_cut", "user_key"].into_iter()).await;
     close(conn).await;
     Ok(())
 }

@@ -34,18 +34,27 @@ pub(crate) struct Mark {
     pub(crate) committed_at: Timestamp,
     pub(crate) frontier: Timestamp,
     pub(crate) rebuilt: bool,
+    /// Entries removed by age, the last one's number, and chains of which some were.
+    pub(crate) removed: u64,
+    removed_last: u64,
+    pub(crate) cuts: u64,
 }
 
 /// The last commit.
 pub(crate) async fn mark(conn: &mut PgConnection, db: &Db) -> Result<Mark, StoreError> {
-    let row = sqlx::query("SELECT n, entries, committed_at, frontier, rebuilt FROM state").fetch_optional(conn).await;
+    let row = sqlx::query("SELECT n, entries, committed_at, frontier, removed, removed_last, cuts, rebuilt FROM state")
+        .fetch_optional(conn)
+        .await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
     Ok(Mark {
         n: row.get::<i64, _>(0) as u64,
         entries: row.get::<i64, _>(1) as u64,
         committed_at: row.get::<At, _>(2).0,
         frontier: row.get::<At, _>(3).0,
-        rebuilt: row.get(4),
+        removed: row.get::<i64, _>(4) as u64,
+        removed_last: row.get::<i64, _>(5) as u64,
+        cuts: row.get::<i64, _>(6) as u64,
+        rebuilt: row.get(7),
     })
 }
 
@@ -55,7 +64,7 @@ pub(crate) async fn check_entries(conn: &mut PgConnection, db: &Db, mark: Mark) 
         .fetch_one(conn)
         .await
         .map_err(db.failed("read audit entries"))?;
-    match last as u64 == mark.entries {
+    match (last as u64).max(mark.removed_last) == mark.entries {
         true => Ok(()),
         false => Err(db.damaged(format!("it should have {} audit entries and has {last}", mark.entries))),
     }
@@ -156,6 +165,18 @@ pub(crate) async fn users(conn: &mut PgConnection, db: &Db, chains: &Chains, fro
         let added = users.add(user);
         if i64::from(added) != no {
             return Err(db.damaged(format!("user number {added} is missing")));
+        }
+    }
+    Ok(())
+}
+
+/// Learns up to where users were erased, and what their secrets are since.
+pub(crate) async fn refresh_users(conn: &mut PgConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
+    let rows = sqlx::query("SELECT no, key, erased_to, old_key FROM user_key WHERE erased_to > 0").fetch_all(conn);
+    for row in rows.await.map_err(db.failed("read users"))? {
+        let key = |at: usize| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
+        if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {
+            (user.key, user.erased_to, user.old_key) = (key(1), row.get::<i64, _>(2) as u64, key(3));
         }
     }
     Ok(())
@@ -283,9 +304,10 @@ pub(crate) async fn identities(conn: &mut PgConnection, db: &Db, mark: Mark) -> 
         identities.extend(packed.unwrap_or_default().as_chunks::<8>().0.iter().map(|id| u64::from_be_bytes(*id)));
         from = to;
     }
-    match identities.len() as u64 == mark.entries {
+    let kept = mark.entries - mark.removed.min(mark.entries);
+    match identities.len() as u64 == kept {
         true => Ok(identities),
-        false => Err(db.damaged(format!("it should have {} audit entries and has {}", mark.entries, identities.len()))),
+        false => Err(db.damaged(format!("it should have {kept} audit entries and has {}", identities.len()))),
     }
 }
 

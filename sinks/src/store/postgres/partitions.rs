@@ -67,6 +67,31 @@ impl Partitions {
     }
 }
 
+/// Drops the partitions whose whole range is before entry `n`, but for the last one. A reader that holds one up is not
+/// waited for: it is dropped another time.
+pub(crate) async fn drop_before(conn: &mut PgConnection, n: u64, epoch: i64) -> Result<(), sqlx::Error> {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    let partitions = Partitions::load(conn, 1).await?;
+    let closed = &partitions.ranges[..partitions.ranges.len().saturating_sub(1)];
+    for (first, _) in closed.iter().filter(|(_, end)| *end <= n) {
+        let mut transaction = conn.begin().await?;
+        // Whoever comes after this waits for it: it must not wait long itself.
+        sqlx::query("SET LOCAL lock_timeout = '200ms'").execute(&mut *transaction).await?;
+        let held = sqlx::query("SELECT FROM lease WHERE part_set = 0 AND epoch = $1 FOR SHARE").bind(epoch);
+        if held.fetch_optional(&mut *transaction).await?.is_none() {
+            return Ok(());
+        }
+        let dropped =
+            sqlx::query(AssertSqlSafe(format!("DROP TABLE {}", name(*first)))).execute(&mut *transaction).await;
+        match dropped {
+            Ok(_) => transaction.commit().await?,
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 fn name(first: u64) -> String {
     format!("audit_entry_{first:012}")
 }

@@ -169,17 +169,23 @@ async fn flush(
     if moved.rows_affected() != 1 {
         return Ok(false);
     }
+    trim_deltas(conn, dirty.n).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Drops the deltas up to commit `applied`, which the tables have, but for those that a replica lacks.
+pub(crate) async fn trim_deltas(conn: &mut PgConnection, applied: u64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "WITH gone AS (DELETE FROM replica WHERE seen_at < clock_timestamp() - $2::text::interval) \
          DELETE FROM delta WHERE n <= least($1, \
          (SELECT min(n) FROM replica WHERE seen_at >= clock_timestamp() - $2::text::interval))",
     )
-    .bind(dirty.n as i64)
+    .bind(applied as i64)
     .bind(REPLICA_EXPIRES)
-    .execute(&mut *conn)
+    .execute(conn)
     .await?;
-    transaction.commit().await?;
-    Ok(true)
+    Ok(())
 }
 
 /// Copies rows into the temporary table of `table` and merges them by `key`.

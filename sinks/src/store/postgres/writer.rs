@@ -231,7 +231,7 @@ async fn finish(conn: &mut PgConnection, lease: &Lease, group: &Group, before: u
          moved AS ( \
            UPDATE state SET n = $4, committed_at = $5, frontier = $6, entries = $7, rebuilt = rebuilt OR $13 \
            WHERE n = $3 AND EXISTS (SELECT FROM held) RETURNING n), \
-         changed AS (INSERT INTO delta (n, after_n, data) SELECT n, $3::int8, $8::bytea FROM moved), \
+         changed AS (INSERT INTO delta (n, after_n, data, first_entry) SELECT n, $3::int8, $8::bytea, $14::int8 FROM moved), \
          read AS ( \
            INSERT INTO position (topic, partition, next_offset) \
            SELECT given.* FROM unnest($9::text[], $10::int4[], $11::int8[]) AS given, moved \
@@ -252,6 +252,7 @@ async fn finish(conn: &mut PgConnection, lease: &Lease, group: &Group, before: u
     .bind(offsets)
     .bind(CHANNEL)
     .bind(group.ends_rebuild())
+    .bind(group.first_entry as i64)
     .fetch_one(conn)
     .await?;
     match (row.get::<i64, _>(0), row.get::<i64, _>(1)) {

@@ -1,4 +1,7 @@
 //! Reading the audit: entries by number, and pages of them by task, by user, or by time.
+//!
+//! Entries may be removed by age while they are being read. A page is made as of one moment ([`Removed`]); where more
+//! was removed on the way, it is made again.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,27 +11,28 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::ids::TaskId;
+use topics::time::Timestamp;
 use uuid::Uuid;
 
 use crate::store::StoreError;
 use crate::store::block::{After, BLOCK, Block, Slot, Texts, block_of, decode, ids};
 use crate::store::chains::{ChainId, Chains};
+use crate::store::cut::Cut;
 use crate::store::encoder::id_key;
-use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
+use crate::store::entry_text::{EntryText, Hash, NO_HASH, erase_actor_name};
 use crate::store::page::{Best, Wanted};
 use crate::store::sqlite::candidates::Candidates;
+use crate::store::sqlite::cuts;
 use crate::store::sqlite::db::{Db, parts, placeholders};
 use crate::store::sqlite::runs::{Index, Key, Kind};
-use crate::store::task_text::Personal;
+use crate::store::task_text::erase_state;
 
 /// Decoded full blocks that were read lately; about 60 KB each.
 const CACHED_BLOCKS: usize = 512;
 /// Blocks that are read by one query at most.
 const FETCH: usize = 64;
-/// Blocks that an answer holds before it forgets those it has.
-const HELD_BLOCKS: usize = 1024;
-/// Fewer blocks than this are not worth other threads.
-const DECODE_ALONE: usize = 4;
+/// How often a page is made again because entries were removed meanwhile.
+const TRIES: usize = 20;
 
 /// Reads entries beside the journal's writer.
 #[derive(Debug)]
@@ -36,10 +40,26 @@ pub(crate) struct Audit {
     journal: SqlitePool,
     journal_db: Db,
     runs: SqlitePool,
-    runs_db: Db,
+    pub(crate) runs_db: Db,
     chains: Arc<Chains>,
     index: Arc<Index>,
-    cache: Mutex<HashMap<u64, Arc<Block>>>,
+    /// Each with the moment as of which it was read.
+    cache: Mutex<HashMap<u64, (Removed, Arc<Block>)>>,
+}
+
+/// What had been removed by age at some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// How many entries.
+    pub(crate) entries: u64,
+    /// There are no blocks up to this entry.
+    pub(crate) to: u64,
+}
+
+/// An entry of a page.
+enum Place {
+    Entry(Found),
+    Cut(Cut),
 }
 
 /// An entry in its block.
@@ -68,13 +88,6 @@ impl Found {
     }
 }
 
-/// The blocks of one answer: as many as are known to be needed are read by one query, and they stay for the entries
-/// that follow.
-struct Blocks<'a> {
-    audit: &'a Audit,
-    held: HashMap<u64, Arc<Block>>,
-}
-
 impl Audit {
     pub(crate) fn new(
         (journal, journal_db): (SqlitePool, Db),
@@ -85,44 +98,35 @@ impl Audit {
         Audit { journal, journal_db, runs, runs_db, chains, index, cache: Mutex::default() }
     }
 
+    /// What has been removed by now.
+    pub(crate) async fn removed(&self) -> Result<Removed, StoreError> {
+        let row = sqlx::query("SELECT removed, removed_to FROM state").fetch_one(&self.journal).await;
+        let row = row.map_err(self.journal_db.failed("read its state"))?;
+        Ok(Removed { entries: row.get::<i64, _>(0) as u64, to: row.get::<i64, _>(1) as u64 })
+    }
+
     /// The block that begins with entry `first`, as it is on the disk now.
     pub(crate) async fn read_block(&self, first: u64) -> Result<Option<Block>, StoreError> {
-        let row = sqlx::query("SELECT first, count, data FROM audit_block WHERE first = ?")
+        let row = sqlx::query(AssertSqlSafe(format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first = ?")))
             .bind(first as i64)
             .fetch_optional(&self.journal)
             .await
             .map_err(self.journal_db.failed("read audit entries"))?;
-        let Some(row) = row else { return Ok(None) };
-        decode_row(&row, &self.journal_db).map(Arc::unwrap_or_clone).map(Some)
+        row.map(|row| block_from(&row, &self.journal_db)).transpose()
     }
 
-    /// Those of some blocks that are there.
-    async fn read_blocks(&self, firsts: &[u64]) -> Result<Vec<Arc<Block>>, StoreError> {
-        let mut rows = Vec::with_capacity(firsts.len());
-        for part in parts(firsts, FETCH) {
-            let wanted = placeholders(part.len(), 1);
-            let sql = format!("SELECT first, count, data FROM audit_block WHERE first IN {wanted}");
-            let query = part.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, first| query.bind(*first as i64));
-            rows.extend(query.fetch_all(&self.journal).await.map_err(self.journal_db.failed("read audit entries"))?);
+    async fn block(&self, removed: Removed, first: u64) -> Result<Option<Arc<Block>>, StoreError> {
+        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&first).cloned();
+        if let Some((_, block)) = cached.filter(|(as_of, _)| *as_of == removed) {
+            return Ok(Some(block));
         }
-        if rows.len() < DECODE_ALONE {
-            return rows.iter().map(|row| decode_row(row, &self.journal_db)).collect();
-        }
-        let half = rows.split_off(rows.len() / 2);
-        let decoding = [rows, half].map(|rows| {
-            let db = self.journal_db.clone();
-            let decode = move || rows.iter().map(|row| decode_row(row, &db)).collect::<Result<Vec<_>, _>>();
-            tokio::task::spawn_blocking(decode)
-        });
-        let mut blocks = Vec::with_capacity(firsts.len());
-        for decoding in decoding {
-            blocks.extend(decoding.await.expect("decoding neither panics nor is cancelled")?);
-        }
-        Ok(blocks)
+        let Some(block) = self.read_block(first).await?.map(Arc::new) else { return Ok(None) };
+        self.keep(removed, std::slice::from_ref(&block));
+        Ok(Some(block))
     }
 
-    /// Keeps full blocks for the answers to come.
-    fn keep(&self, blocks: &[Arc<Block>]) {
+    /// Keeps full blocks for what is read next.
+    fn keep(&self, removed: Removed, blocks: &[Arc<Block>]) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for block in blocks.iter().filter(|block| block.is_full()) {
             if cache.len() >= CACHED_BLOCKS {
@@ -130,8 +134,41 @@ impl Audit {
                 let some: Vec<u64> = cache.keys().take(CACHED_BLOCKS / 4).copied().collect();
                 some.iter().for_each(|first| drop(cache.remove(first)));
             }
-            cache.insert(block.first, block.clone());
+            cache.insert(block.first, (removed, block.clone()));
         }
+    }
+
+    /// Reads the blocks of these entries together, so that each is at hand when it is asked for.
+    async fn prefetch(&self, removed: Removed, numbers: impl IntoIterator<Item = u64>) -> Result<(), StoreError> {
+        let mut firsts: Vec<u64> = numbers.into_iter().map(block_of).collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        {
+            let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            firsts.retain(|first| cache.get(first).is_none_or(|(as_of, _)| *as_of != removed));
+        }
+        if firsts.len() < 2 {
+            return Ok(());
+        }
+        let mut rows = Vec::with_capacity(firsts.len());
+        for part in parts(&firsts, FETCH) {
+            let wanted = placeholders(part.len(), 1);
+            let sql = format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first IN {wanted}");
+            let query = part.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, first| query.bind(*first as i64));
+            rows.extend(query.fetch_all(&self.journal).await.map_err(self.journal_db.failed("read audit entries"))?);
+        }
+        // Decompressing is what takes the time.
+        let half = rows.split_off(rows.len() / 2);
+        let decoding = [rows, half].map(|rows| {
+            let db = self.journal_db.clone();
+            let decode =
+                move || rows.iter().map(|row| block_from(row, &db).map(Arc::new)).collect::<Result<Vec<_>, _>>();
+            tokio::task::spawn_blocking(decode)
+        });
+        for decoding in decoding {
+            self.keep(removed, &decoding.await.expect("decoding neither panics nor is cancelled")?);
+        }
+        Ok(())
     }
 
     /// Forgets what was read; called when blocks were rewritten.
@@ -139,21 +176,46 @@ impl Audit {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Entry number `n`, which is durable; `None` when it was removed.
+    pub(crate) async fn entry(&self, removed: Removed, n: u64) -> Result<Option<Found>, StoreError> {
+        match self.block(removed, block_of(n)).await? {
+            Some(block) if block.kept_slot(n).is_some() => Ok(Some(Found { n, block })),
+            Some(block) if block.gone & block.bit(n) != 0 => Ok(None),
+            None if n <= self.removed().await?.to => Ok(None),
+            _ => Err(self.journal_db.damaged(format!("audit entry {n} is missing"))),
+        }
+    }
+
+    /// Where a chain begins, when entries of it were removed.
+    pub(crate) async fn cut(&self, chain: ChainId, no: u32) -> Result<Option<Cut>, StoreError> {
+        cuts::of_chain(&self.journal, &self.journal_db, &chain, no).await
+    }
+
+    /// Every chain that begins behind removed entries.
+    pub(crate) async fn cuts(&self, each: impl FnMut(Cut)) -> Result<(), StoreError> {
+        cuts::all(&self.journal, &self.journal_db, each).await
+    }
+
     /// Number of the entry with this id.
     pub(crate) async fn number(&self, id: Uuid) -> Result<Option<u64>, StoreError> {
         let what = id_key(id);
         let bounds = (Key { what, at: i64::MIN, n: 0 }, Key { what, at: i64::MAX, n: u64::MAX });
-        let mut candidates = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Id, bounds, true);
+        let mut candidates = Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Id, bounds, true).await?;
         while let Some(key) = candidates.next().await? {
-            let row = sqlx::query("SELECT count, data FROM audit_block WHERE first = ?")
+            let row = sqlx::query("SELECT count, gone, data FROM audit_block WHERE first = ?")
                 .bind(block_of(key.n) as i64)
-                .fetch_one(&self.journal)
+                .fetch_optional(&self.journal)
                 .await
                 .map_err(self.journal_db.failed("read audit entries"))?;
-            let (count, data): (i64, &[u8]) = (row.get(0), row.get(1));
+            let Some(row) = row else { continue };
+            let at = key.n - block_of(key.n);
+            let (count, gone, data): (i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2));
+            if gone >> at & 1 == 1 {
+                continue;
+            }
             let mut ids = ids(count as usize, data)
                 .map_err(|error| self.journal_db.damaged(format!("audit block of entry {}: {error}", key.n)))?;
-            if ids.nth((key.n - block_of(key.n)) as usize) == Some(id) {
+            if ids.nth(at as usize) == Some(id) {
                 return Ok(Some(key.n));
             }
         }
@@ -162,7 +224,7 @@ impl Audit {
 
     /// Numbers of all entries of a user up to `last`.
     pub(crate) async fn numbers_of_user(&self, user: u32, last: u64) -> Result<Vec<u64>, StoreError> {
-        let mut candidates = self.of_user(user, i64::MIN, i64::MAX, true);
+        let mut candidates = self.of_user(user, i64::MIN, i64::MAX, true).await?;
         let mut numbers = Vec::new();
         while let Some(key) = candidates.next().await? {
             if key.n <= last {
@@ -172,16 +234,10 @@ impl Audit {
         Ok(numbers)
     }
 
-    fn of_user(&self, user: u32, from: i64, to: i64, ascending: bool) -> Candidates<'_> {
+    async fn of_user(&self, user: u32, from: i64, to: i64, ascending: bool) -> Result<Candidates<'_>, StoreError> {
         let what = u64::from(user);
         let bounds = (Key { what, at: from, n: 0 }, Key { what, at: to, n: u64::MAX });
-        Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::User, bounds, ascending)
-    }
-
-    /// Entries `first..=last`, as shown, in order.
-    pub(crate) async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
-        let numbers: Vec<u64> = (first..=last).collect();
-        Blocks { audit: self, held: HashMap::new() }.show_all(&numbers).await
+        Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::User, bounds, ascending).await
     }
 
     /// A page of the first `entries` entries.
@@ -190,18 +246,206 @@ impl Audit {
         if query.limit == 0 {
             return Ok(Vec::new());
         }
-        let mut blocks = Blocks { audit: self, held: HashMap::new() };
-        let numbers = match (query.task, wanted.user) {
-            (Some(task), _) => blocks.page_of_task(entries, task, query, &wanted).await?,
-            (None, Some(user)) => blocks.page_of_user(entries, user, query, &wanted).await?,
-            (None, None) => blocks.page_of_all(entries, query, &wanted).await?,
-        };
-        blocks.show_all(&numbers).await
+        let mut tries = 0;
+        loop {
+            let removed = self.removed().await?;
+            let page = self.page_as_of(removed, entries, query, &wanted).await?;
+            tries += 1;
+            if self.removed().await? == removed || tries == TRIES {
+                return Ok(page);
+            }
+        }
     }
 
-    /// The resource of an entry.
-    pub(crate) async fn show(&self, n: u64) -> Result<ShownEntry, StoreError> {
-        Blocks { audit: self, held: HashMap::new() }.show(n).await
+    async fn page_as_of(
+        &self,
+        removed: Removed,
+        entries: u64,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<ShownEntry>, StoreError> {
+        let places = match (query.task, wanted.user) {
+            (Some(task), _) => self.page_of_task(removed, entries, task, query, wanted).await?,
+            (None, Some(user)) => self.page_of_user(removed, entries, user, query, wanted).await?,
+            (None, None) => self.page_of_all(removed, entries, query, wanted).await?,
+        };
+        let found = places.iter().filter_map(|place| match place {
+            Place::Entry(found) => Some(found),
+            Place::Cut(_) => None,
+        });
+        self.prefetch(removed, found.flat_map(needed_by).collect::<Vec<_>>()).await?;
+        let mut page = Vec::with_capacity(places.len());
+        for place in places {
+            match place {
+                Place::Entry(found) => page.extend(self.show(removed, found).await?),
+                Place::Cut(cut) => page.push(self.show_cut(&cut)?),
+            }
+        }
+        Ok(page)
+    }
+
+    /// Along the chain, from its end.
+    async fn page_of_task(
+        &self,
+        removed: Removed,
+        entries: u64,
+        task: TaskId,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<Place>, StoreError> {
+        let chain = ChainId::Task(task);
+        let Some(head) = self.chains.head(&chain) else { return Ok(Vec::new()) };
+        let mut page = std::collections::VecDeque::new();
+        let mut add = |seq: u64, place: Place| {
+            if query.ascending || query.after.is_none_or(|after| seq < after.seq) {
+                page.push_back(place);
+            }
+            // Ascending, the last ones found come first.
+            if query.ascending && page.len() > query.limit {
+                page.pop_front();
+            }
+            !query.ascending && page.len() == query.limit
+        };
+        let is_passed = |seq: u64| query.ascending && query.after.is_some_and(|after| seq <= after.seq);
+        let mut n = head.last;
+        while n > 0 {
+            let Some(found) = self.entry(removed, n).await? else {
+                // The oldest ones are gone.
+                let cut = self.cut(chain, head.no).await?.filter(|cut| !is_passed(cut.seq));
+                if let Some(cut) = cut.filter(|cut| cut.n <= entries && wanted.matches_cut(cut)) {
+                    add(cut.seq, Place::Cut(cut));
+                }
+                break;
+            };
+            let Slot { seq, prev, .. } = *found.slot();
+            let matches = n <= entries && wanted.matches(found.slot(), found.texts().metadata);
+            if is_passed(seq) || (matches && add(seq, Place::Entry(found))) {
+                break;
+            }
+            n = prev;
+        }
+        if query.ascending { Ok(page.into_iter().rev().collect()) } else { Ok(page.into()) }
+    }
+
+    /// The best ones among the chains' beginnings that are left of removed entries.
+    async fn best_cuts(
+        &self,
+        entries: u64,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Best<Place>, StoreError> {
+        let mut best = Best::new(query);
+        for cut in cuts::page(&self.journal, &self.journal_db, entries, query, wanted).await? {
+            best.offer(cut.key(&self.user_id(cut.user)?), Place::Cut(cut));
+        }
+        Ok(best)
+    }
+
+    /// Along the user's index, which is in order of time.
+    async fn page_of_user(
+        &self,
+        removed: Removed,
+        entries: u64,
+        user: u32,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<Place>, StoreError> {
+        let mut best = self.best_cuts(entries, query, wanted).await?;
+        let mut candidates = self.of_user(user, wanted.from, wanted.to, query.ascending).await?;
+        loop {
+            // Without other filters the first lot is the page.
+            let mut lot = Vec::new();
+            while lot.len() < query.limit.min(FETCH)
+                && let Some(key) = candidates.next().await?
+                && !best.ends_before(key.at)
+            {
+                lot.push(key.n);
+            }
+            if lot.is_empty() {
+                return Ok(best.page());
+            }
+            lot.retain(|n| *n <= entries);
+            self.prefetch(removed, lot.iter().copied()).await?;
+            for n in lot {
+                self.offer(removed, n, wanted, &mut best).await?;
+            }
+        }
+    }
+
+    async fn offer(
+        &self,
+        removed: Removed,
+        n: u64,
+        wanted: &Wanted<'_>,
+        best: &mut Best<Place>,
+    ) -> Result<(), StoreError> {
+        let found = self.entry(removed, n).await?;
+        if let Some(found) = found.filter(|found| wanted.matches(found.slot(), found.texts().metadata)) {
+            best.offer(found.key(), Place::Entry(found));
+        }
+        Ok(())
+    }
+
+    /// Through the blocks for entries that came in order, and along their index for the late ones.
+    async fn page_of_all(
+        &self,
+        removed: Removed,
+        entries: u64,
+        query: &AuditQuery,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<Place>, StoreError> {
+        let mut best = self.best_cuts(entries, query, wanted).await?;
+        let bounds = (Key { what: 0, at: wanted.from, n: 0 }, Key { what: 0, at: wanted.to, n: u64::MAX });
+        let mut late =
+            Candidates::new(&self.index, &self.runs, &self.runs_db, Kind::Late, bounds, query.ascending).await?;
+        let mut first = self.first_block(entries, query.ascending, wanted).await?;
+        // What the blocks still to be read cannot go before.
+        let mut block_at = if query.ascending { wanted.from } else { wanted.to };
+        loop {
+            let late_at = late.peek().await?.map(|key| key.at);
+            let block_next = first.filter(|_| (wanted.from..=wanted.to).contains(&block_at)).map(|_| block_at);
+            let take_block = match (block_next, late_at) {
+                (None, None) => break,
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (Some(block), Some(late)) => {
+                    if query.ascending {
+                        block <= late
+                    } else {
+                        block >= late
+                    }
+                }
+            };
+            if best.ends_before(if take_block { block_at } else { late_at.unwrap_or(block_at) }) {
+                break;
+            }
+            if take_block {
+                let block_first = first.expect("a block is next");
+                let Some(block) = self.block(removed, block_first).await? else {
+                    // Removed with all before it.
+                    first = query.ascending.then_some(block_first + BLOCK).filter(|first| *first <= entries);
+                    continue;
+                };
+                for (n, slot, texts) in block.kept().filter(|(n, slot, _)| *n <= entries && slot.in_order) {
+                    if wanted.matches(slot, texts.metadata) {
+                        let found = Found { n, block: block.clone() };
+                        best.offer(found.key(), Place::Entry(found));
+                    }
+                }
+                if query.ascending {
+                    block_at = block.high_water_after().millis().max(block_at);
+                    first = Some(block_first + BLOCK).filter(|first| *first <= entries);
+                } else {
+                    block_at = block.high_water.millis().min(block_at);
+                    first = block_first.checked_sub(BLOCK);
+                }
+            } else if let Some(key) = late.next().await?
+                && key.n <= entries
+            {
+                self.offer(removed, key.n, wanted, &mut best).await?;
+            }
+        }
+        Ok(best.page())
     }
 
     /// The block at which reading in order of time begins.
@@ -230,6 +474,85 @@ impl Audit {
         }
     }
 
+    /// The resource of a chain's beginning.
+    fn show_cut(&self, cut: &Cut) -> Result<ShownEntry, StoreError> {
+        Ok(cut.show(self.user_id(cut.user)?, &self.chains))
+    }
+
+    /// Entries `first..=last`, as shown, in order; those that were removed are left out.
+    pub(crate) async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        let removed = self.removed().await?;
+        self.prefetch(removed, first..=last).await?;
+        let mut shown = Vec::new();
+        for n in first..=last {
+            if let Some(found) = self.entry(removed, n).await? {
+                shown.extend(self.show(removed, found).await?);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// The resource with this id, among the entries with numbers up to `entries`.
+    pub(crate) async fn with_id(&self, entries: u64, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
+        if let Some(n) = self.number(id).await?.filter(|n| *n <= entries) {
+            let removed = self.removed().await?;
+            return match self.entry(removed, n).await? {
+                Some(found) => self.show(removed, found).await,
+                None => Ok(None),
+            };
+        }
+        let cut = cuts::with_id(&self.journal, &self.journal_db, id).await?.filter(|cut| cut.n <= entries);
+        cut.map(|cut| self.show_cut(&cut)).transpose()
+    }
+
+    /// The resource of an entry; `None` when it has been removed meanwhile.
+    async fn show(&self, removed: Removed, found: Found) -> Result<Option<ShownEntry>, StoreError> {
+        let slot = found.slot();
+        let mut origins = Origins::default();
+        for n in needed_by(&found) {
+            match self.entry(removed, n).await? {
+                Some(origin) => origins.entries.push(origin),
+                None if origins.cut.is_none() => {
+                    // It says what the removed ones were as long as it ends right before this entry.
+                    let cut = self.cut(slot.chain(), slot.chain_no).await?;
+                    let Some(cut) = cut.filter(|cut| cut.n < found.n) else { return Ok(None) };
+                    origins.cut = Some(cut);
+                }
+                None => {}
+            }
+        }
+        let prev_state = origins.state_of(slot.prev_applied, self);
+        let after = match slot.after_kind {
+            After::Null => None,
+            After::Here => Some(self.visible(&found)),
+            After::Same if self.is_erased(&found) => prev_state.as_deref().map(erase_state),
+            After::Same => prev_state.clone(),
+        };
+        let before = if slot.applied { prev_state } else { after.clone() };
+        let prev = origins.hash_of(slot.prev);
+        let user = self.user_id(slot.user)?;
+        let mut metadata = Cow::Borrowed(found.texts().metadata);
+        if self.is_erased(&found) {
+            metadata = erase_actor_name(&metadata).map_or(metadata, Cow::Owned);
+        }
+        let text = EntryText {
+            id: slot.id,
+            seq: slot.seq,
+            task: slot.task,
+            user: user.as_str(),
+            action: slot.action,
+            timestamp: slot.timestamp,
+            recorded_at: slot.recorded_at,
+            stale: slot.stale,
+            gap: slot.gap,
+            after: after.as_deref(),
+            warnings: found.texts().warnings,
+            metadata: &metadata,
+        };
+        let json = text.shown(before.as_deref(), &prev, &slot.hash).into();
+        Ok(Some(ShownEntry { key: found.key(), task: slot.task, user, action: slot.action, json }))
+    }
+
     fn visible(&self, found: &Found) -> String {
         let text = found.texts().after;
         if self.is_erased(found) { erase_state(text) } else { text.to_owned() }
@@ -251,262 +574,48 @@ impl Audit {
     }
 }
 
-impl Blocks<'_> {
-    /// Makes sure that the blocks of these entries are held.
-    async fn fetch(&mut self, numbers: impl IntoIterator<Item = u64>) -> Result<(), StoreError> {
-        let mut wanted: Vec<u64> = numbers.into_iter().map(block_of).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let missing: Vec<u64> = {
-            let cache = self.audit.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            let held = &mut self.held;
-            let missing = wanted.into_iter().filter(|first| match (held.contains_key(first), cache.get(first)) {
-                (false, None) => true,
-                (false, Some(block)) => held.insert(*first, block.clone()).is_some(),
-                (true, _) => false,
-            });
-            missing.collect()
-        };
-        if missing.is_empty() {
-            return Ok(());
-        }
-        if self.held.len() >= HELD_BLOCKS {
-            // A search that finds little goes through all there are.
-            self.held.clear();
-        }
-        let read = self.audit.read_blocks(&missing).await?;
-        self.audit.keep(&read);
-        self.held.extend(read.into_iter().map(|block| (block.first, block)));
-        Ok(())
-    }
+/// What an entry needs of those before it.
+#[derive(Default)]
+struct Origins {
+    entries: Vec<Found>,
+    cut: Option<Cut>,
+}
 
-    /// The block that begins with entry `first`.
-    async fn block(&mut self, first: u64) -> Result<Option<Arc<Block>>, StoreError> {
-        self.fetch([first]).await?;
-        Ok(self.held.get(&first).cloned())
-    }
-
-    /// Entry number `n`, which is durable.
-    async fn entry(&mut self, n: u64) -> Result<Found, StoreError> {
-        match self.block(block_of(n)).await? {
-            Some(block) if block.slot(n).is_some() => Ok(Found { n, block }),
-            _ => Err(self.audit.journal_db.damaged(format!("audit entry {n} is missing"))),
+impl Origins {
+    /// The state that entry `n` set, as readers may see it.
+    fn state_of(&self, n: u64, audit: &Audit) -> Option<String> {
+        match self.entries.iter().find(|found| found.n == n && n > 0) {
+            Some(found) => (found.slot().after_kind == After::Here).then(|| audit.visible(found)),
+            None => self.cut.as_ref().filter(|cut| cut.state_n == n && n > 0)?.visible_state(&audit.chains),
         }
     }
 
-    /// Along the chain, from its end.
-    async fn page_of_task(
-        &mut self,
-        entries: u64,
-        task: TaskId,
-        query: &AuditQuery,
-        wanted: &Wanted<'_>,
-    ) -> Result<Vec<u64>, StoreError> {
-        let mut page = std::collections::VecDeque::new();
-        let mut n = self.audit.chains.head(&ChainId::Task(task)).map_or(0, |head| head.last);
-        while n > 0 {
-            let found = self.entry(n).await?;
-            let slot = found.slot();
-            if let Some(after) = query.after.filter(|_| query.ascending)
-                && slot.seq <= after.seq
-            {
-                break;
-            }
-            let behind = query.ascending || query.after.is_none_or(|after| slot.seq < after.seq);
-            if n <= entries && behind && wanted.matches(slot, found.texts().metadata) {
-                page.push_back(n);
-                // Ascending, the last ones found come first.
-                match query.ascending {
-                    true if page.len() > query.limit => drop(page.pop_front()),
-                    false if page.len() == query.limit => break,
-                    _ => {}
-                }
-            }
-            n = slot.prev;
+    /// The hash of entry `n`.
+    fn hash_of(&self, n: u64) -> Hash {
+        match self.entries.iter().find(|found| found.n == n) {
+            Some(found) => found.slot().hash,
+            None => self.cut.as_ref().map_or(NO_HASH, |cut| cut.hash),
         }
-        if query.ascending { Ok(page.into_iter().rev().collect()) } else { Ok(page.into()) }
-    }
-
-    /// Along the user's index, which is in order of time.
-    async fn page_of_user(
-        &mut self,
-        entries: u64,
-        user: u32,
-        query: &AuditQuery,
-        wanted: &Wanted<'_>,
-    ) -> Result<Vec<u64>, StoreError> {
-        let mut best = Best::new(query);
-        let audit = self.audit;
-        let mut candidates = audit.of_user(user, wanted.from, wanted.to, query.ascending);
-        loop {
-            // Without other filters the first lot is the page.
-            let mut lot = Vec::new();
-            while lot.len() < query.limit.min(FETCH)
-                && let Some(key) = candidates.next().await?
-                && !best.ends_before(key.at)
-            {
-                lot.push(key);
-            }
-            if lot.is_empty() {
-                return Ok(best.numbers());
-            }
-            self.fetch(lot.iter().map(|key| key.n).filter(|n| *n <= entries)).await?;
-            for key in lot.iter().filter(|key| key.n <= entries) {
-                let found = self.entry(key.n).await?;
-                if wanted.matches(found.slot(), found.texts().metadata) {
-                    best.offer(found.key(), key.n);
-                }
-            }
-        }
-    }
-
-    /// Through the blocks for entries that came in order, and along their index for the late ones.
-    async fn page_of_all(
-        &mut self,
-        entries: u64,
-        query: &AuditQuery,
-        wanted: &Wanted<'_>,
-    ) -> Result<Vec<u64>, StoreError> {
-        let mut best = Best::new(query);
-        let bounds = (Key { what: 0, at: wanted.from, n: 0 }, Key { what: 0, at: wanted.to, n: u64::MAX });
-        let mut late = Candidates::new(
-            &self.audit.index,
-            &self.audit.runs,
-            &self.audit.runs_db,
-            Kind::Late,
-            bounds,
-            query.ascending,
-        );
-        let mut first = self.audit.first_block(entries, query.ascending, wanted).await?;
-        // What the blocks still to be read cannot go before.
-        let mut block_at = if query.ascending { wanted.from } else { wanted.to };
-        loop {
-            let late_at = late.peek().await?.map(|key| key.at);
-            let block_next = first.filter(|_| (wanted.from..=wanted.to).contains(&block_at)).map(|_| block_at);
-            let take_block = match (block_next, late_at) {
-                (None, None) => break,
-                (Some(_), None) => true,
-                (None, Some(_)) => false,
-                (Some(block), Some(late)) => {
-                    if query.ascending {
-                        block <= late
-                    } else {
-                        block >= late
-                    }
-                }
-            };
-            if best.ends_before(if take_block { block_at } else { late_at.unwrap_or(block_at) }) {
-                break;
-            }
-            if take_block {
-                let block_first = first.expect("a block is next");
-                let Some(block) = self.block(block_first).await? else {
-                    first = None;
-                    continue;
-                };
-                for (n, slot, texts) in block.iter().filter(|(n, slot, _)| *n <= entries && slot.in_order) {
-                    if wanted.matches(slot, texts.metadata) {
-                        best.offer(AuditKey { timestamp: slot.timestamp, seq: slot.seq, id: slot.id }, n);
-                    }
-                }
-                if query.ascending {
-                    block_at = block.high_water_after().millis().max(block_at);
-                    first = Some(block_first + BLOCK).filter(|first| *first <= entries);
-                } else {
-                    block_at = block.high_water.millis().min(block_at);
-                    first = block_first.checked_sub(BLOCK);
-                }
-            } else if let Some(key) = late.next().await?
-                && key.n <= entries
-            {
-                let found = self.entry(key.n).await?;
-                if wanted.matches(found.slot(), found.texts().metadata) {
-                    best.offer(found.key(), key.n);
-                }
-            }
-        }
-        Ok(best.numbers())
-    }
-
-    /// The resources of entries; what they need of the ones before is read together.
-    async fn show_all(&mut self, numbers: &[u64]) -> Result<Vec<ShownEntry>, StoreError> {
-        self.fetch(numbers.iter().copied()).await?;
-        let mut before = Vec::with_capacity(2 * numbers.len());
-        for n in numbers {
-            let found = self.entry(*n).await?;
-            let slot = found.slot();
-            before.extend([slot.prev, slot.prev_applied].into_iter().filter(|n| *n > 0));
-        }
-        self.fetch(before).await?;
-        let mut shown = Vec::with_capacity(numbers.len());
-        for n in numbers {
-            shown.push(self.show(*n).await?);
-        }
-        Ok(shown)
-    }
-
-    /// The resource of an entry.
-    async fn show(&mut self, n: u64) -> Result<ShownEntry, StoreError> {
-        let found = self.entry(n).await?;
-        let slot = found.slot();
-        let after = self.after(&found).await?;
-        let before = match (slot.applied, slot.prev_applied) {
-            (true, 0) => None,
-            (true, n) => {
-                let before = self.entry(n).await?;
-                self.after(&before).await?
-            }
-            (false, _) => after.clone(),
-        };
-        let prev = match slot.prev {
-            0 => NO_HASH,
-            n => self.entry(n).await?.slot().hash,
-        };
-        let user = self.audit.user_id(slot.user)?;
-        let mut metadata = Cow::Borrowed(found.texts().metadata);
-        if self.audit.is_erased(&found) {
-            metadata = erase_actor_name(&metadata).map_or(metadata, Cow::Owned);
-        }
-        let text = EntryText {
-            id: slot.id,
-            seq: slot.seq,
-            task: slot.task,
-            user: user.as_str(),
-            action: slot.action,
-            timestamp: slot.timestamp,
-            recorded_at: slot.recorded_at,
-            stale: slot.stale,
-            gap: slot.gap,
-            after: after.as_deref(),
-            warnings: found.texts().warnings,
-            metadata: &metadata,
-        };
-        let json = text.shown(before.as_deref(), &prev, &slot.hash).into();
-        Ok(ShownEntry { key: found.key(), task: slot.task, user, action: slot.action, json })
-    }
-
-    /// The state after an entry, as readers may see it.
-    async fn after(&mut self, found: &Found) -> Result<Option<String>, StoreError> {
-        let text = match found.slot().after_kind {
-            After::Null => return Ok(None),
-            After::Here => self.audit.visible(found),
-            After::Same => {
-                let origin = self.entry(found.slot().prev_applied).await?;
-                let text = self.audit.visible(&origin);
-                if self.audit.is_erased(found) { erase_state(&text) } else { text }
-            }
-        };
-        Ok(Some(text))
     }
 }
 
-/// A row of `first, count, data`.
-fn decode_row(row: &SqliteRow, db: &Db) -> Result<Arc<Block>, StoreError> {
-    let (first, count): (i64, i64) = (row.get(0), row.get(1));
-    let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, row.get(2));
-    block.map(Arc::new).map_err(|error| db.damaged(format!("audit block {first}: {error}")))
+/// Numbers of the entries that say what was before this one.
+fn needed_by(found: &Found) -> impl Iterator<Item = u64> + use<> {
+    let slot = found.slot();
+    let state = (slot.applied || slot.after_kind == After::Same).then_some(slot.prev_applied);
+    [Some(slot.prev), state].into_iter().flatten().filter(|n| *n > 0)
 }
 
-fn erase_state(text: &str) -> String {
-    Personal::find(text).map_or_else(String::new, |personal| personal.erase(text))
+/// Columns of a block, for [`block_from`].
+pub(crate) const BLOCK_COLUMNS: &str = "first, count, gone, high_water, data";
+
+/// Reads a row of [`BLOCK_COLUMNS`].
+pub(crate) fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
+    let (first, count, gone, data): (i64, i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2), row.get(4));
+    if gone == -1 && data.is_empty() {
+        return Ok(Block::empty(first as u64, Timestamp::from_millis(row.get(3))));
+    }
+    let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, data)
+        .map_err(|error| db.damaged(format!("audit block {first}: {error}")))?;
+    Ok(Block { gone: gone as u64, ..block })
 }

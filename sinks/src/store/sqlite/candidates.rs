@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use sqlx::sqlite::SqlitePool;
+use sqlx::Transaction;
+use sqlx::sqlite::{Sqlite, SqlitePool};
 
 use crate::store::StoreError;
 use crate::store::sqlite::db::Db;
-use crate::store::sqlite::runs::{Index, Key, Kind, Part, Run, page, seek_page};
+use crate::store::sqlite::runs::{Index, Key, Kind, Part, Run, beyond, list, page, seek_page};
 
 /// Where keys come from.
 enum Source {
     /// A sorted part in memory: those at `range`.
     Memory { part: Arc<Part>, range: std::ops::Range<usize> },
     /// A run on the disk: the page read last, and those of its keys at `range`.
-    Disk { run: Arc<Run>, place: Place, keys: Vec<Key>, range: std::ops::Range<usize> },
+    Disk { run: Run, place: Place, keys: Vec<Key>, range: std::ops::Range<usize> },
 }
 
 /// How far a run was read.
@@ -26,7 +27,8 @@ enum Place {
 
 /// Keys of one index, ascending or descending.
 pub(crate) struct Candidates<'a> {
-    pool: &'a SqlitePool,
+    /// Sees the runs as they were at the beginning.
+    conn: Transaction<'static, Sqlite>,
     db: &'a Db,
     kind: Kind,
     from: Key,
@@ -37,27 +39,26 @@ pub(crate) struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     /// All keys between `from` and `to`, both included.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         index: &Index,
-        pool: &'a SqlitePool,
+        pool: &SqlitePool,
         db: &'a Db,
         kind: Kind,
         (from, to): (Key, Key),
         ascending: bool,
-    ) -> Self {
-        let snapshot = index.snapshot(kind, from, to);
-        let in_memory = snapshot.parts.into_iter().map(|part| {
+    ) -> Result<Self, StoreError> {
+        // In this order: what leaves the memory meanwhile is in a run.
+        let parts = index.parts(kind, from, to);
+        let mut conn = pool.begin().await.map_err(db.failed("search a run"))?;
+        let runs = list(&mut conn).await.map_err(db.failed("search a run"))?;
+        let in_memory = beyond(parts, kind, runs.last().map_or(0, |run| run.last_n)).map(|part| {
             let range = range_of(part.keys(kind), &from, &to);
             Source::Memory { part, range }
         });
-        let on_disk = snapshot.runs.into_iter().map(|run| Source::Disk {
-            run,
-            place: Place::Unread,
-            keys: Vec::new(),
-            range: 0..0,
-        });
+        let on_disk =
+            runs.into_iter().map(|run| Source::Disk { run, place: Place::Unread, keys: Vec::new(), range: 0..0 });
         let sources = in_memory.chain(on_disk).collect();
-        Candidates { pool, db, kind, from, to, ascending, sources }
+        Ok(Candidates { conn, db, kind, from, to, ascending, sources })
     }
 
     /// The next key, left in place.
@@ -120,11 +121,11 @@ impl<'a> Candidates<'a> {
                 Place::End => return Ok(()),
                 Place::Unread => {
                     let begin = if self.ascending { &self.from } else { &self.to };
-                    seek_page(self.pool, self.db, run, self.kind, begin, self.ascending).await?
+                    seek_page(&mut self.conn, self.db, run, self.kind, begin, self.ascending).await?
                 }
                 Place::Page(no) => {
                     let no = if self.ascending { no + 1 } else { no - 1 };
-                    page(self.pool, self.db, run, self.kind, no).await?
+                    page(&mut self.conn, self.db, run, self.kind, no).await?
                 }
             };
             let Some((no, page)) = found else {

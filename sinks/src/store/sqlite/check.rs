@@ -5,7 +5,8 @@ use topics::ids::TaskId;
 
 use crate::store::block::{After, BLOCK, Slot, Texts};
 use crate::store::chain_check::{Ends, holds};
-use crate::store::chains::{ChainId, Chains};
+use crate::store::chains::{ChainId, Chains, Head};
+use crate::store::cut::Cut;
 use crate::store::entry_text::NO_HASH;
 use crate::store::sqlite::audit::{Audit, Found};
 use crate::store::{StoreError, Verification};
@@ -14,7 +15,7 @@ impl Audit {
     /// As it is on the disk now, past any cache.
     async fn fresh(&self, n: u64) -> Result<Option<Found>, StoreError> {
         let block = self.read_block(crate::store::block::block_of(n)).await?;
-        Ok(block.filter(|block| block.slot(n).is_some()).map(|block| Found { n, block: block.into() }))
+        Ok(block.filter(|block| block.kept_slot(n).is_some()).map(|block| Found { n, block: block.into() }))
     }
 
     /// The text of the state after an entry, as it was hashed.
@@ -22,16 +23,40 @@ impl Audit {
         if slot.after_kind != After::Same {
             return Ok(texts.after.to_owned());
         }
-        Ok(self.fresh(slot.prev_applied).await?.map_or_else(String::new, |origin| origin.texts().after.to_owned()))
+        if let Some(origin) = self.fresh(slot.prev_applied).await? {
+            return Ok(origin.texts().after.to_owned());
+        }
+        let cut = self.cut(slot.chain(), slot.chain_no).await?.filter(|cut| cut.state_n == slot.prev_applied);
+        Ok(cut.and_then(|cut| cut.state).unwrap_or_default())
     }
 
     /// Checks one task's chain.
     pub(crate) async fn check_chain(&self, task: TaskId, chains: &Chains) -> Result<Option<ChainCheck>, StoreError> {
-        let Some(head) = chains.head(&ChainId::Task(task)).filter(|head| head.seq > 0) else { return Ok(None) };
-        let bad = |entries, seq| Ok(Some(ChainCheck { ok: false, entries, first_bad_seq: Some(seq) }));
+        let chain = ChainId::Task(task);
+        let Some(head) = chains.head(&chain).filter(|head| head.seq > 0) else { return Ok(None) };
+        loop {
+            let cut = self.cut(chain, head.no).await?;
+            let check = self.check_from(task, head, cut.as_ref(), chains).await?;
+            // What was removed meanwhile is not missing.
+            if self.cut(chain, head.no).await? == cut {
+                return Ok(Some(check));
+            }
+        }
+    }
+
+    /// Checks a task's chain down to where it begins.
+    async fn check_from(
+        &self,
+        task: TaskId,
+        head: Head,
+        cut: Option<&Cut>,
+        chains: &Chains,
+    ) -> Result<ChainCheck, StoreError> {
+        let bad = |entries, seq| Ok(ChainCheck { ok: false, entries, first_bad_seq: Some(seq) });
+        let (first_n, first_seq) = cut.map_or((0, 0), |cut| (cut.n, cut.seq));
         // Down along the pointers first: a broken one hides what is below, so that is the first bad place.
         let (mut numbers, mut n, mut seq) = (Vec::new(), head.last, head.seq);
-        while n > 0 {
+        while n > first_n {
             let found = match self.fresh(n).await {
                 Ok(found) => found,
                 Err(StoreError::Damaged { .. }) => None,
@@ -43,10 +68,10 @@ impl Audit {
             n = prev;
             seq = seq.saturating_sub(1);
         }
-        if seq != 0 {
+        if (n, seq) != (first_n, first_seq) {
             return bad(numbers.len() as u64, seq);
         }
-        let mut prev = NO_HASH;
+        let mut prev = cut.map_or(NO_HASH, |cut| cut.hash);
         for n in numbers.iter().rev() {
             let Some(found) = self.fresh(*n).await? else { return bad(head.seq, seq) };
             let (slot, texts) = (found.slot(), found.texts());
@@ -59,17 +84,19 @@ impl Audit {
         if prev != head.hash {
             return bad(numbers.len() as u64, head.seq);
         }
-        Ok(Some(ChainCheck { ok: true, entries: numbers.len() as u64, first_bad_seq: None }))
+        let entries = numbers.len() as u64 + u64::from(cut.is_some());
+        Ok(ChainCheck { ok: true, entries, first_bad_seq: None })
     }
 
     /// Checks all chains among the first `entries` entries.
     pub(crate) async fn check_all(&self, entries: u64, chains: &Chains) -> Result<Verification, StoreError> {
         let mut ends = Ends::default();
-        for first in (1..=entries).step_by(BLOCK as usize) {
+        self.cuts(|cut| ends.begin(&cut)).await?;
+        for first in (self.removed().await?.to + 1..=entries).step_by(BLOCK as usize) {
             let Some(block) = self.read_block(first).await? else {
                 return Err(self.journal_db().damaged(format!("audit block {first} is missing")));
             };
-            for (n, slot, texts) in block.iter().filter(|(n, ..)| *n <= entries) {
+            for (n, slot, texts) in block.kept().filter(|(n, ..)| *n <= entries) {
                 let after = self.hashed_after(slot, texts).await?;
                 ends.add(n, slot, texts, &after, chains);
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{Connection, Row};
+use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::store::{REBUILD, StoreError};
 
@@ -22,6 +22,9 @@ pub(crate) struct Db {
 static JOURNAL: Migrator = sqlx::migrate!("migrations/journal");
 static VIEWS: Migrator = sqlx::migrate!("migrations/views");
 static RUNS: Migrator = sqlx::migrate!("migrations/runs");
+
+/// How long a connection waits for another one that writes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const DELETE_RUNS: &str =
     "Delete runs.db and its -wal and -shm files: it is made again from journal.db at the next start";
@@ -50,7 +53,7 @@ impl Db {
             .filename(&self.path)
             .page_size(self.page_size)
             .synchronous(self.synchronous)
-            .busy_timeout(Duration::from_secs(5))
+            .busy_timeout(PATIENCE)
             .thread_name({
                 let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
                 move |no| format!("{name}-{no}")
@@ -167,6 +170,15 @@ pub(crate) async fn checkpoint(conn: &mut SqliteConnection, how: Checkpoint) -> 
     let row = sqlx::query(sql).fetch_one(conn).await?;
     let (busy, log, moved): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     Ok(busy == 0 && log == moved)
+}
+
+/// As [`checkpoint`], and waits for readers a moment only: whoever has a commit to write must not wait for them.
+pub(crate) async fn checkpoint_soon(conn: &mut SqliteConnection, how: Checkpoint) -> Result<bool, sqlx::Error> {
+    let patience = |millis: u128| AssertSqlSafe(format!("PRAGMA busy_timeout = {millis}"));
+    sqlx::query(patience(20)).fetch_all(&mut *conn).await?;
+    let done = checkpoint(conn, how).await;
+    sqlx::query(patience(PATIENCE.as_millis())).fetch_all(conn).await?;
+    done
 }
 
 /// Closes a connection; what it had to say no longer matters to anyone.

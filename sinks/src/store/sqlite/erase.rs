@@ -4,15 +4,15 @@
 //! the user is rewritten, each entry keeping the digest of what it had, and last of all the key goes. A crash in
 //! between leaves the mark and the key, and the next start goes on.
 
-use sqlx::Connection;
-use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Connection};
 
 use crate::store::StoreError;
-use crate::store::block::{Codec, block_of, decode};
+use crate::store::block::{Codec, block_of};
 use crate::store::encoder::erase_in_block;
-use crate::store::sqlite::Shared;
+use crate::store::sqlite::audit::{BLOCK_COLUMNS, block_from};
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint};
+use crate::store::sqlite::{Shared, cuts};
 
 /// Blocks rewritten in one transaction.
 const BLOCKS: usize = 128;
@@ -24,6 +24,7 @@ pub(crate) async fn run(
     shared: &Shared,
     db: &Db,
 ) -> Result<(), StoreError> {
+    let _alone = shared.rewriting.lock().await;
     // Freed pages are overwritten from here on: what was erased must not stay readable in the file.
     sqlx::query("PRAGMA secure_delete = ON").fetch_all(&mut *conn).await.map_err(db.failed("erase a user"))?;
     for no in users {
@@ -38,6 +39,7 @@ pub(crate) async fn run(
         for some in blocks.chunks(BLOCKS) {
             rewrite(conn, some, *no, &user, &mut codec, db).await?;
         }
+        erase_cuts(conn, *no, &user).await.map_err(db.failed("erase a user's entries"))?;
         let forget = sqlx::query("UPDATE user_key SET old_key = NULL WHERE no = ?").bind(i64::from(*no));
         forget.execute(&mut *conn).await.map_err(db.failed("erase a user's key"))?;
         if let Some(user) = shared.chains.users_mut().get_mut(*no) {
@@ -47,6 +49,17 @@ pub(crate) async fn run(
     shared.audit.forget();
     checkpoint(conn, Checkpoint::Truncate).await.map_err(db.failed("erase a user"))?;
     Ok(())
+}
+
+/// The states that removed entries left.
+async fn erase_cuts(
+    conn: &mut SqliteConnection,
+    no: u32,
+    user: &crate::store::chains::User,
+) -> Result<(), sqlx::Error> {
+    let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
+    cuts::erase(&mut transaction, no, user).await?;
+    transaction.commit().await
 }
 
 async fn rewrite(
@@ -60,14 +73,14 @@ async fn rewrite(
     let failed = db.failed("erase a user's entries");
     let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
     for first in blocks {
-        let row = sqlx::query("SELECT count, data FROM audit_block WHERE first = ?")
+        let row = sqlx::query(AssertSqlSafe(format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first = ?")))
             .bind(*first as i64)
-            .fetch_one(&mut *transaction)
+            .fetch_optional(&mut *transaction)
             .await
             .map_err(&failed)?;
-        let count: i64 = row.get(0);
-        let mut block = decode(*first, count as usize, row.get(1))
-            .map_err(|error| db.damaged(format!("audit block {first}: {error}")))?;
+        // Removed by age.
+        let Some(row) = row else { continue };
+        let mut block = block_from(&row, db)?;
         if erase_in_block(&mut block, no, user) > 0 {
             sqlx::query("UPDATE audit_block SET data = ? WHERE first = ?")
                 .bind(codec.encode(&block))

@@ -18,7 +18,7 @@ use crate::store::changes::Changes;
 use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
-use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
+use crate::store::sqlite::db::{Checkpoint, Db, checkpoint_soon, close, parts, placeholders};
 use crate::store::sqlite::{Shared, erase};
 
 /// Pages in the write-ahead log before it is moved into the file.
@@ -51,17 +51,18 @@ impl Journal {
         }
         if self.pages >= LOG_PAGES {
             // Busy readers leave the log growing; it is tried again with the next group.
-            checkpoint(&mut self.conn, Checkpoint::Restart).await?;
+            checkpoint_soon(&mut self.conn, Checkpoint::Restart).await?;
             self.pages = 0;
         }
         let mut transaction = self.conn.begin_with("BEGIN IMMEDIATE").await?;
         let conn = &mut *transaction;
         write_blocks(conn, &group.blocks).await?;
         let changes = &group.changes;
-        sqlx::query("INSERT INTO delta VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO delta (n, after_n, data, first_entry) VALUES (?, ?, ?, ?)")
             .bind(changes.n as i64)
             .bind(self.n as i64)
             .bind(&group.delta[..])
+            .bind(group.first_entry as i64)
             .execute(&mut *conn)
             .await?;
         write_positions(conn, group).await?;
@@ -100,13 +101,19 @@ impl Journal {
 
 async fn write_blocks(conn: &mut SqliteConnection, blocks: &[BlockRow]) -> Result<(), sqlx::Error> {
     for part in parts(blocks, 64) {
-        let sql = format!("INSERT OR REPLACE INTO audit_block VALUES {}", placeholders(4, part.len()));
+        // What was removed of a block stays removed when more is added to it.
+        let sql = format!(
+            "INSERT INTO audit_block (first, count, high_water, due, data) VALUES {} ON CONFLICT (first) DO UPDATE \
+             SET count = excluded.count, high_water = excluded.high_water, due = excluded.due, data = excluded.data",
+            placeholders(5, part.len())
+        );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for block in part {
             query = query
                 .bind(block.first as i64)
                 .bind(block.count as i64)
                 .bind(block.high_water.millis())
+                .bind(block.due.millis())
                 .bind(block.data.as_slice());
         }
         query.execute(&mut *conn).await?;
@@ -191,8 +198,11 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                 }
             }
             popped => {
+                if shared.journal_changed.swap(false, Ordering::AcqRel) {
+                    log_empty = false;
+                }
                 if !log_empty {
-                    match checkpoint(&mut journal.conn, Checkpoint::Truncate).await {
+                    match checkpoint_soon(&mut journal.conn, Checkpoint::Truncate).await {
                         Ok(done) => log_empty = done,
                         Err(error) => tracing::warn!(%error, "the journal's log could not be emptied; will retry"),
                     }
@@ -225,7 +235,7 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
     let mut pause = Duration::from_millis(50);
     let mut again = false;
     loop {
-        let trim_to = shared.applied_safe.load(Ordering::Acquire);
+        let trim_to = shared.needless();
         match journal.write(group, trim_to, std::mem::replace(&mut again, true)).await {
             Ok(()) => {
                 shared.set_failing(None);

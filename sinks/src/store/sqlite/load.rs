@@ -14,11 +14,12 @@ use topics::time::Timestamp;
 use topics::view::{ViewRow, ViewSpec};
 use uuid::Uuid;
 
-use crate::store::block::{BLOCK, Block, block_of, decode};
+use crate::store::block::{BLOCK, Block, Slot, block_of};
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{ActionChange, Changes, erased_action};
 use crate::store::delta::{self, DeltaError};
 use crate::store::encoder::{Indexed, Resume, id_key};
+use crate::store::sqlite::audit::{BLOCK_COLUMNS, Removed, block_from};
 use crate::store::sqlite::db::{Db, close};
 use crate::store::sqlite::ledger::read_action;
 use crate::store::sqlite::runs::{Index, all_ids};
@@ -33,12 +34,16 @@ pub(crate) struct Mark {
     pub(crate) committed_at: Timestamp,
     pub(crate) frontier: Timestamp,
     pub(crate) rebuilt: bool,
+    pub(crate) removed: Removed,
+    /// Chains of which entries were removed.
+    pub(crate) cuts: u64,
 }
 
 /// How far the journal is.
 pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result<Mark, StoreError> {
-    let row =
-        sqlx::query("SELECT n, entries, committed_at, frontier, rebuilt FROM state").fetch_optional(&mut *conn).await;
+    let row = sqlx::query("SELECT n, entries, committed_at, frontier, removed, removed_to, cuts, rebuilt FROM state")
+        .fetch_optional(&mut *conn)
+        .await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
     let number = |at: usize| row.try_get::<i64, _>(at).map_err(db.failed("read its state"));
     let mark = Mark {
@@ -46,7 +51,9 @@ pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result
         entries: number(1)? as u64,
         committed_at: Timestamp::from_millis(number(2)?),
         frontier: Timestamp::from_millis(number(3)?),
-        rebuilt: number(4)? != 0,
+        removed: Removed { entries: number(4)? as u64, to: number(5)? as u64 },
+        cuts: number(6)? as u64,
+        rebuilt: number(7)? != 0,
     };
     let last =
         sqlx::query("SELECT first, count FROM audit_block ORDER BY first DESC LIMIT 1").fetch_optional(conn).await;
@@ -135,9 +142,10 @@ fn uuid_at(row: &SqliteRow, at: usize, db: &Db) -> Result<Uuid, StoreError> {
     Uuid::from_slice(bytes).map_err(|_| db.damaged("an id in it has not 16 bytes"))
 }
 
-/// Users and their keys.
-pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
-    let mut rows = sqlx::query("SELECT no, user_id, key, erased_to, old_key FROM user_key ORDER BY no").fetch(conn);
+/// Users and their keys, from number `from` on.
+pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains, from: u32) -> Result<(), StoreError> {
+    let sql = "SELECT no, user_id, key, erased_to, old_key FROM user_key WHERE no >= ? ORDER BY no";
+    let mut rows = sqlx::query(sql).bind(i64::from(from)).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         let id = UserId::parse(row.get(1)).ok_or_else(|| db.damaged("a user in it has no id"))?;
@@ -150,8 +158,20 @@ pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains)
     Ok(())
 }
 
+/// Learns up to where users were erased, and what their secrets are since.
+pub(crate) async fn refresh_users(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
+    let rows = sqlx::query("SELECT no, key, erased_to, old_key FROM user_key WHERE erased_to > 0").fetch_all(conn);
+    for row in rows.await.map_err(db.failed("read users"))? {
+        let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
+        if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {
+            (user.key, user.erased_to, user.old_key) = (key(1), row.get::<i64, _>(2) as u64, key(3));
+        }
+    }
+    Ok(())
+}
+
 /// Where to read on.
-async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffset>, StoreError> {
+pub(crate) async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffset>, StoreError> {
     let rows =
         sqlx::query("SELECT topic, partition, next_offset FROM position ORDER BY topic, partition").fetch_all(conn);
     let rows = rows.await.map_err(db.failed("read positions"))?;
@@ -163,33 +183,35 @@ async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Vec<NextOffse
     rows.iter().map(|row| read(row).ok_or_else(|| db.damaged("a position is of no known topic"))).collect()
 }
 
-/// The deltas beyond `applied`, merged; texts that stand in audit entries are filled in.
-pub(crate) async fn newer(
+/// At most `limit` deltas beyond commit `from`, in order; texts that stand in audit entries are not filled in yet.
+pub(crate) async fn deltas(
     conn: &mut SqliteConnection,
     db: &Db,
     views: &[ViewSpec],
-    applied: Mark,
-    journal: Mark,
-) -> Result<Changes, StoreError> {
-    let mut merged = Changes { n: applied.n, entries: applied.entries, ..Changes::default() };
-    let mut rows = sqlx::query("SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n")
-        .bind(applied.n as i64)
-        .fetch(&mut *conn);
+    from: u64,
+    limit: i64,
+) -> Result<Vec<Changes>, StoreError> {
+    let mut last = from;
+    let mut found = Vec::new();
+    let sql = "SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n LIMIT ?";
+    let mut rows = sqlx::query(sql).bind(from as i64).bind(limit).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read changes"))? {
         let (n, after): (i64, i64) = (row.get(0), row.get(1));
-        if after as u64 != merged.n {
-            return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
+        if after as u64 != last {
+            return Err(db.damaged(format!("the changes after commit {last} are missing")));
         }
         let changes = delta::decode(row.get(2), views)
             .map_err(|error: DeltaError| db.damaged(format!("the changes of commit {n}: {error}")))?;
-        merged.merge(changes);
+        last = n as u64;
+        found.push(changes);
     }
-    drop(rows);
-    if merged.n != journal.n {
-        return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
-    }
+    Ok(found)
+}
+
+/// Fills in the tasks' texts that stand in audit entries.
+pub(crate) async fn fill_in(conn: &mut SqliteConnection, db: &Db, changes: &mut Changes) -> Result<(), StoreError> {
     let mut open: Vec<(u64, u32)> =
-        merged.tasks.iter().filter(|(_, task)| task.entry > 0).map(|(no, task)| (task.entry, *no)).collect();
+        changes.tasks.iter().filter(|(_, task)| task.entry > 0).map(|(no, task)| (task.entry, *no)).collect();
     open.sort_unstable();
     let mut block = Block::default();
     for (n, no) in open {
@@ -199,24 +221,38 @@ pub(crate) async fn newer(
         let Some((_, texts)) = block.slot(n) else { return Err(db.damaged(format!("audit entry {n} is missing"))) };
         let task = serde_json::from_str(texts.after)
             .map_err(|error| db.damaged(format!("the task in audit entry {n} cannot be read ({error})")))?;
-        if let Some(change) = merged.tasks.get_mut(&no) {
+        if let Some(change) = changes.tasks.get_mut(&no) {
             change.after = Some(Arc::new(task));
         }
     }
+    Ok(())
+}
+
+/// The deltas beyond `applied`, merged, with every text.
+pub(crate) async fn newer(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    views: &[ViewSpec],
+    applied: Mark,
+    journal: Mark,
+) -> Result<Changes, StoreError> {
+    let mut merged = Changes { n: applied.n, entries: applied.entries, ..Changes::default() };
+    for changes in deltas(conn, db, views, applied.n, i64::MAX).await? {
+        merged.merge(changes);
+    }
+    if merged.n != journal.n {
+        return Err(db.damaged(format!("the changes after commit {} are missing", merged.n)));
+    }
+    fill_in(conn, db, &mut merged).await?;
     Ok(merged)
 }
 
 async fn read_block(conn: &mut SqliteConnection, db: &Db, first: u64) -> Result<Block, StoreError> {
-    let row = sqlx::query("SELECT first, count, data FROM audit_block WHERE first = ?").bind(first as i64);
+    let sql = format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first = ?");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(first as i64);
     let row = row.fetch_optional(conn).await.map_err(db.failed("read audit entries"))?;
     let row = row.ok_or_else(|| db.damaged(format!("audit block {first} is missing")))?;
     block_from(&row, db)
-}
-
-fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
-    let (first, count): (i64, i64) = (row.get(0), row.get(1));
-    let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, row.get(2));
-    block.map_err(|error| db.damaged(format!("audit block {first}: {error}")))
 }
 
 /// Reads the entries beyond `applied` for the chains' ends and those beyond the runs for the indexes, and gives back
@@ -226,7 +262,7 @@ pub(crate) async fn tail(
     db: &Db,
     chains: &Chains,
     index: &Index,
-    (applied, indexed, entries): (u64, u64, u64),
+    (applied, indexed, removed_to, entries): (u64, u64, u64, u64),
     merged: &mut Changes,
 ) -> Result<(Resume, Vec<u64>), StoreError> {
     let mut ids = Vec::new();
@@ -235,48 +271,121 @@ pub(crate) async fn tail(
         return Ok((resume, ids));
     }
     // From the last block at the latest: it may be open, and has the high-water mark.
-    let from = block_of((applied.min(indexed) + 1).min(entries));
+    let from = block_of((applied.min(indexed).max(removed_to) + 1).min(entries));
     let mut expected = from;
-    let mut rows = sqlx::query("SELECT first, count, data FROM audit_block WHERE first >= ? ORDER BY first")
-        .bind(from as i64)
-        .fetch(conn);
+    let sql = format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first >= ? ORDER BY first");
+    let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(from as i64).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read audit entries"))? {
         let block = block_from(&row, db)?;
         if block.first != expected {
             return Err(db.damaged(format!("audit block {expected} is missing")));
         }
         expected += BLOCK;
-        for (n, slot, _) in block.iter() {
+        if block.slots.is_empty() {
+            // Removed: nothing is left of it to be found.
+            index.pass(block.first..expected);
+        }
+        // A replica reads beside a process that adds more.
+        for (n, slot, _) in block.iter().filter(|(n, ..)| *n <= entries) {
             if n > applied {
-                let chain = slot.chain();
-                let before = chains.head(&chain).map_or(0, |head| head.applied);
-                let applied = if slot.applied { n } else { before };
-                let head = Head { no: slot.chain_no, seq: slot.seq, hash: slot.hash, last: n, applied, state: 0 };
+                let (chain, head) = head_after(n, slot, chains);
                 chains.set_head(chain, head);
                 merged.heads.insert(chain, head);
             }
             if n > indexed {
-                let (id, in_order) = (id_key(slot.id), slot.in_order);
-                index.add(&[Indexed { n, id, user: slot.user, timestamp: slot.timestamp, in_order }]);
-                ids.push(id);
+                let indexed = indexed_of(n, slot);
+                index.add(&[indexed]);
+                if block.kept_slot(n).is_some() {
+                    ids.push(indexed.id);
+                }
             }
         }
         resume.high_water = block.high_water_after();
-        resume.open = (!block.is_full()).then_some(block);
+        resume.open = (!block.is_full() && !block.slots.is_empty()).then_some(block);
     }
     Ok((resume, ids))
 }
 
+/// The end of an entry's chain after it.
+fn head_after(n: u64, slot: &Slot, chains: &Chains) -> (ChainId, Head) {
+    let chain = slot.chain();
+    let before = chains.head(&chain).map_or(0, |head| head.applied);
+    let applied = if slot.applied { n } else { before };
+    (chain, Head { no: slot.chain_no, seq: slot.seq, hash: slot.hash, last: n, applied, state: 0 })
+}
+
+fn indexed_of(n: u64, slot: &Slot) -> Indexed {
+    Indexed { n, id: id_key(slot.id), user: slot.user, timestamp: slot.timestamp, in_order: slot.in_order }
+}
+
+/// Takes entries `first..=last` into the chains' ends and the indexes.
+pub(crate) async fn entries(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    chains: &Chains,
+    index: &Index,
+    (first, last): (u64, u64),
+) -> Result<(), StoreError> {
+    for block in (block_of(first)..=last).step_by(BLOCK as usize) {
+        let block = read_block(conn, db, block).await?;
+        for (n, slot, _) in block.iter().filter(|(n, ..)| (first..=last).contains(n)) {
+            let (chain, head) = head_after(n, slot, chains);
+            chains.set_head(chain, head);
+            index.add(&[indexed_of(n, slot)]);
+        }
+    }
+    Ok(())
+}
+
+/// Connections that see the tables as of one commit.
+pub(crate) struct Readers {
+    pub(crate) applied: Mark,
+    main: SqliteConnection,
+    more: Vec<SqliteConnection>,
+}
+
+impl Readers {
+    /// Enough of them to read these views, and the tasks in two halves.
+    pub(crate) async fn open(db: &Db, views: &[ViewSpec]) -> Result<Readers, StoreError> {
+        loop {
+            let mut conns = Vec::new();
+            for _ in 0..views.len() + 3 {
+                let mut conn = db.reading().row_buffer_size(1000).connect().await.map_err(db.failed("read"))?;
+                sqlx::query("BEGIN").execute(&mut conn).await.map_err(db.failed("read"))?;
+                let mark = views_mark(&mut conn, db).await?;
+                conns.push((mark, conn));
+            }
+            let applied = conns[0].0;
+            if conns.iter().all(|(mark, _)| *mark == applied) {
+                let mut conns = conns.into_iter().map(|(_, conn)| conn);
+                let main = conns.next().expect("there are three at least");
+                return Ok(Readers { applied, main, more: conns.collect() });
+            }
+            // Somebody brought the tables up to date in between.
+            for (_, conn) in conns {
+                close(conn).await;
+            }
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        close(self.main).await;
+    }
+}
+
 /// Everything that the pipeline gets back, out of tables and newer changes. Fills in the chains' ends.
 pub(crate) async fn restore(
-    (views_db, views_conn): (&Db, &mut SqliteConnection),
-    (journal_db, journal_conn): (&Db, &mut SqliteConnection),
+    readers: &mut Readers,
+    views_db: &Db,
     views: &[ViewSpec],
     chains: &Arc<Chains>,
     mark: Mark,
     newer: &Changes,
+    positions: Vec<NextOffset>,
 ) -> Result<(Restored, u32), StoreError> {
     // Everything large is read and parsed on threads of its own.
+    let Readers { main: views_conn, more, .. } = readers;
+    let mut own = || more.pop().expect("there is one for each view and two more");
     let last: Option<i64> = sqlx::query_scalar("SELECT max(no) FROM tasks")
         .fetch_one(&mut *views_conn)
         .await
@@ -285,13 +394,13 @@ pub(crate) async fn restore(
     let changed: Arc<HashSet<u32>> = Arc::new(newer.tasks.keys().copied().collect());
     let halves = [(1, last / 2), (last / 2 + 1, last)].map(|bounds| {
         let (db, chains, changed) = (views_db.clone(), chains.clone(), changed.clone());
-        beside(views_db, async move |conn| read_tasks(conn, &db, &chains, &changed, bounds).await)
+        beside(own(), views_db, async move |conn| read_tasks(conn, &db, &chains, &changed, bounds).await)
     });
     let stored: Vec<_> = views
         .iter()
         .map(|view| {
             let (db, view) = (views_db.clone(), *view);
-            beside(views_db, async move |conn| read_rows(conn, &db, &view).await)
+            beside(own(), views_db, async move |conn| read_rows(conn, &db, &view).await)
         })
         .collect();
     user_heads(views_conn, views_db, chains).await?;
@@ -318,7 +427,7 @@ pub(crate) async fn restore(
         frontier: mark.frontier,
         entries: mark.entries,
         rebuilt: mark.rebuilt,
-        positions: positions(journal_conn, journal_db).await?,
+        positions,
         tasks,
         rows,
         users,
@@ -330,6 +439,7 @@ pub(crate) async fn restore(
 
 /// Reads with a connection of its own on a thread of its own.
 fn beside<T: Send + 'static>(
+    mut conn: SqliteConnection,
     db: &Db,
     work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
 ) -> tokio::task::JoinHandle<Result<T, StoreError>> {
@@ -338,7 +448,6 @@ fn beside<T: Send + 'static>(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| StoreError::Directory { dir: db.path.clone(), source })?;
         runtime.block_on(async {
-            let mut conn = db.reading().row_buffer_size(1000).connect().await.map_err(db.failed("read"))?;
             let read = work(&mut conn).await;
             close(conn).await;
             read
@@ -481,7 +590,7 @@ async fn actions(
 pub(crate) async fn identities(
     conn: &mut SqliteConnection,
     db: &Db,
-    index: &[Arc<crate::store::sqlite::runs::Run>],
+    index: &[crate::store::sqlite::runs::Run],
     to: &mut Vec<u64>,
 ) -> Result<(), StoreError> {
     for run in index {

@@ -4,11 +4,14 @@
 //! an entry's before it also has one in the index of late ones (the others are found by the blocks' high-water marks).
 //! Keys gather in memory, in small sorted parts; every quarter million entries these are written as one run, and ten
 //! runs are merged into one. So all writing is sequential, and a lookup asks a few dozen sorted lists at most.
+//!
+//! Which runs there are stands in the file alone: who looks something up does so in one read transaction, so runs that
+//! are merged meanwhile stay readable, for other processes too.
 
 use std::sync::{Arc, RwLock};
 
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::store::StoreError;
 use crate::store::chains::{read, write};
@@ -56,11 +59,16 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    fn add(&mut self, entry: &Indexed) {
-        if self.count == 0 {
-            self.first_n = entry.n;
+    /// The part covers entry `n`, too.
+    fn reach(&mut self, n: u64) {
+        if self.first_n == 0 {
+            self.first_n = n;
         }
-        self.last_n = entry.n;
+        self.last_n = n;
+    }
+
+    fn add(&mut self, entry: &Indexed) {
+        self.reach(entry.n);
         self.count += 1;
         let at = entry.timestamp.millis();
         self.keys[Kind::Id as usize].push(Key { what: entry.id, at: 0, n: entry.n });
@@ -87,19 +95,11 @@ pub(crate) struct Run {
 
 #[derive(Debug, Default)]
 struct Lists {
-    runs: Vec<Arc<Run>>,
     parts: Vec<Arc<Part>>,
     filling: Part,
 }
 
-/// A view of the indexes that stays as it is while being read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Snapshot {
-    pub(crate) runs: Vec<Arc<Run>>,
-    pub(crate) parts: Vec<Arc<Part>>,
-}
-
-/// The indexes of all durable entries.
+/// The indexes of the entries that are in no run yet.
 #[derive(Debug)]
 pub(crate) struct Index {
     lists: RwLock<Lists>,
@@ -109,10 +109,10 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// With the runs found on the disk; new ones will have `run` entries.
-    pub(crate) fn new(runs: Vec<Arc<Run>>, run: usize) -> Self {
+    /// New runs will have `run` entries.
+    pub(crate) fn new(run: usize) -> Self {
         let run = run.max(1);
-        Index { lists: RwLock::new(Lists { runs, ..Lists::default() }), run, part: run.min(PART_MAX) }
+        Index { lists: RwLock::default(), run, part: run.min(PART_MAX) }
     }
 
     /// Adds entries, in order.
@@ -128,25 +128,62 @@ impl Index {
         }
     }
 
-    /// What a reader looks through. Keys between `from` and `to`, both included, of the part that is being filled are
-    /// copied.
-    pub(crate) fn snapshot(&self, kind: Kind, from: Key, to: Key) -> Snapshot {
+    /// Covers entries that were removed, in order with those added.
+    pub(crate) fn pass(&self, removed: std::ops::Range<u64>) {
+        let mut lists = write(&self.lists);
+        removed.for_each(|n| lists.filling.reach(n));
+    }
+
+    /// What a reader looks through beside the runs. Keys between `from` and `to`, both included, of the part that is
+    /// being filled are copied.
+    pub(crate) fn parts(&self, kind: Kind, from: Key, to: Key) -> Vec<Arc<Part>> {
         let lists = read(&self.lists);
         let mut parts = lists.parts.clone();
-        let mut last = Part::default();
+        let mut last = Part { last_n: lists.filling.last_n, ..Part::default() };
         last.keys[kind as usize].extend(lists.filling.keys(kind).iter().filter(|key| (from..=to).contains(*key)));
-        let runs = lists.runs.clone();
         drop(lists);
         if !last.keys(kind).is_empty() {
             last.keys[kind as usize].sort_unstable();
             parts.push(Arc::new(last));
         }
-        Snapshot { runs, parts }
+        parts
+    }
+
+    /// Drops what runs have that end with entry `last_n`.
+    pub(crate) fn forget(&self, last_n: u64) {
+        write(&self.lists).parts.retain(|part| part.last_n > last_n);
     }
 }
 
-/// Reads the list of runs; what a crash left unfinished is removed.
-pub(crate) async fn load(conn: &mut SqliteConnection, db: &Db, entries: u64) -> Result<Vec<Arc<Run>>, StoreError> {
+/// Leaves out of parts what runs have that end with entry `last_n`.
+pub(crate) fn beyond(parts: Vec<Arc<Part>>, kind: Kind, last_n: u64) -> impl Iterator<Item = Arc<Part>> {
+    parts.into_iter().filter(move |part| part.last_n > last_n).map(move |part| {
+        if part.keys(kind).iter().all(|key| key.n > last_n) {
+            return part;
+        }
+        let mut rest = Part { last_n: part.last_n, ..Part::default() };
+        rest.keys[kind as usize].extend(part.keys(kind).iter().filter(|key| key.n > last_n));
+        Arc::new(rest)
+    })
+}
+
+/// The runs, in the order of their entries.
+pub(crate) async fn list(conn: &mut SqliteConnection) -> Result<Vec<Run>, sqlx::Error> {
+    let rows = sqlx::query("SELECT id, level, first_n, last_n FROM run WHERE state = 1 ORDER BY first_n");
+    let run = |row: &SqliteRow| {
+        let (first, last): (i64, i64) = (row.get(2), row.get(3));
+        Run { id: row.get(0), level: row.get(1), first_n: first as u64, last_n: last as u64 }
+    };
+    Ok(rows.fetch_all(conn).await?.iter().map(run).collect())
+}
+
+/// Reads the list of runs; what a crash left unfinished is removed. Entries up to `removed_to` need none.
+pub(crate) async fn load(
+    conn: &mut SqliteConnection,
+    db: &Db,
+    removed_to: u64,
+    entries: u64,
+) -> Result<Vec<Run>, StoreError> {
     // Runs beyond the journal's end can only be from a journal that was put back to an earlier state.
     let useless: Vec<i64> = sqlx::query_scalar("SELECT id FROM run WHERE state <> 1 OR last_n > ?")
         .bind(entries as i64)
@@ -156,18 +193,16 @@ pub(crate) async fn load(conn: &mut SqliteConnection, db: &Db, entries: u64) -> 
     for run in useless {
         remove(conn, run).await.map_err(db.failed("remove an unfinished run"))?;
     }
-    let rows = sqlx::query("SELECT id, level, first_n, last_n FROM run ORDER BY first_n")
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(db.failed("read the list of runs"))?;
-    let mut runs: Vec<Arc<Run>> = Vec::new();
-    for row in rows {
-        let (first, last): (i64, i64) = (row.get(2), row.get(3));
-        let run = Run { id: row.get(0), level: row.get(1), first_n: first as u64, last_n: last as u64 };
-        if run.first_n != runs.last().map_or(0, |run| run.last_n) + 1 {
+    let runs = list(conn).await.map_err(db.failed("read the list of runs"))?;
+    let mut last_n = None;
+    for run in &runs {
+        let follows = match last_n.replace(run.last_n) {
+            Some(before) => run.first_n == before + 1,
+            None => run.first_n <= removed_to + 1,
+        };
+        if !follows {
             return Err(db.damaged(format!("its run {} does not begin where the one before ends", run.id)));
         }
-        runs.push(Arc::new(run));
     }
     Ok(runs)
 }
@@ -210,7 +245,7 @@ fn decode_page(data: &[u8]) -> Result<Vec<Key>, Unreadable> {
 /// The page of a run that a search begins on: the last one that begins at or before `key`; where there is none, the
 /// first one when `ascending`.
 pub(crate) async fn seek_page(
-    pool: &SqlitePool,
+    conn: &mut SqliteConnection,
     db: &Db,
     run: &Run,
     kind: Kind,
@@ -224,7 +259,7 @@ pub(crate) async fn seek_page(
         .bind(run.id)
         .bind(kind as i64)
         .bind(key_bytes(key))
-        .fetch_optional(pool)
+        .fetch_optional(&mut *conn)
         .await
         .map_err(db.failed("search a run"))?;
     let row = match found {
@@ -232,7 +267,7 @@ pub(crate) async fn seek_page(
             sqlx::query("SELECT no, data FROM run_page WHERE run = ? AND kind = ? ORDER BY first_key LIMIT 1")
                 .bind(run.id)
                 .bind(kind as i64)
-                .fetch_optional(pool)
+                .fetch_optional(conn)
                 .await
                 .map_err(db.failed("search a run"))?
         }
@@ -243,7 +278,7 @@ pub(crate) async fn seek_page(
 
 /// The page with number `no`, when it is of this run and kind: pages of one index of a run have consecutive numbers.
 pub(crate) async fn page(
-    pool: &SqlitePool,
+    conn: &mut SqliteConnection,
     db: &Db,
     run: &Run,
     kind: Kind,
@@ -253,7 +288,7 @@ pub(crate) async fn page(
         .bind(no)
         .bind(run.id)
         .bind(kind as i64)
-        .fetch_optional(pool)
+        .fetch_optional(conn)
         .await
         .map_err(db.failed("read a run"))?;
     page_of(db, row)
@@ -295,20 +330,24 @@ async fn write_pages(conn: &mut SqliteConnection, run: i64, kind: Kind, keys: &[
     Ok(())
 }
 
-/// Writes a run when enough entries have gathered, and merges when ten of a level have. Returns whether it did
-/// something.
-pub(crate) async fn advance(conn: &mut SqliteConnection, index: &Index) -> Result<bool, sqlx::Error> {
+/// Writes a run when enough entries have gathered, merges when ten of a level have, and drops one that only has entries
+/// up to `removed_to`. Returns whether it did something.
+pub(crate) async fn advance(conn: &mut SqliteConnection, index: &Index, removed_to: u64) -> Result<bool, sqlx::Error> {
     let wanted = index.run.div_ceil(index.part);
     let parts: Vec<Arc<Part>> = read(&index.lists).parts.iter().take(wanted).cloned().collect();
     if parts.len() == wanted {
         write_run(conn, index, &parts).await?;
         return Ok(true);
     }
-    let runs = read(&index.lists).runs.clone();
+    let runs = list(conn).await?;
+    if let Some(first) = runs.first().filter(|run| run.last_n <= removed_to) {
+        remove(conn, first.id).await?;
+        return Ok(true);
+    }
     let Some(some) = runs.windows(FAN).find(|some| some.iter().all(|run| run.level == some[0].level)) else {
         return Ok(false);
     };
-    merge(conn, index, some).await?;
+    merge(conn, some, removed_to).await?;
     Ok(true)
 }
 
@@ -322,10 +361,8 @@ async fn write_run(conn: &mut SqliteConnection, index: &Index, parts: &[Arc<Part
         write_pages(&mut transaction, id, kind, &keys).await?;
     }
     transaction.commit().await?;
+    index.forget(last_n);
     checkpoint(conn, Checkpoint::Passive).await?;
-    let mut lists = write(&index.lists);
-    lists.runs.push(Arc::new(Run { id, level: 0, first_n, last_n }));
-    lists.parts.drain(..parts.len());
     Ok(())
 }
 
@@ -348,7 +385,7 @@ async fn add_run(
 
 /// One of the runs being merged: the page that was read last, and how much of it was taken.
 struct Input {
-    run: Arc<Run>,
+    run: i64,
     keys: Vec<Key>,
     at: usize,
     no: i64,
@@ -356,8 +393,8 @@ struct Input {
 }
 
 impl Input {
-    fn new(run: &Arc<Run>) -> Input {
-        Input { run: run.clone(), keys: Vec::new(), at: 0, no: 0, ended: false }
+    fn new(run: &Run) -> Input {
+        Input { run: run.id, keys: Vec::new(), at: 0, no: 0, ended: false }
     }
 
     /// The smallest key left.
@@ -373,7 +410,7 @@ impl Input {
         let row = match self.no {
             0 => {
                 sqlx::query("SELECT no, data FROM run_page WHERE run = ? AND kind = ? ORDER BY first_key LIMIT 1")
-                    .bind(self.run.id)
+                    .bind(self.run)
                     .bind(kind as i64)
                     .fetch_optional(conn)
                     .await?
@@ -381,7 +418,7 @@ impl Input {
             no => {
                 sqlx::query("SELECT no, data FROM run_page WHERE no = ? AND run = ? AND kind = ?")
                     .bind(no + 1)
-                    .bind(self.run.id)
+                    .bind(self.run)
                     .bind(kind as i64)
                     .fetch_optional(conn)
                     .await?
@@ -398,8 +435,8 @@ impl Input {
     }
 }
 
-/// Merges neighbouring runs of one level. A new run counts only once it is whole; readers of the old ones finish first.
-async fn merge(conn: &mut SqliteConnection, index: &Index, old: &[Arc<Run>]) -> Result<(), sqlx::Error> {
+/// Merges neighbouring runs of one level. A new run counts only once it is whole.
+async fn merge(conn: &mut SqliteConnection, old: &[Run], removed_to: u64) -> Result<(), sqlx::Error> {
     let (first, last) = (&old[0], &old[old.len() - 1]);
     let (level, first_n, last_n) = (first.level + 1, first.first_n, last.last_n);
     let id = add_run(conn, level, first_n, last_n, 0).await?;
@@ -413,7 +450,9 @@ async fn merge(conn: &mut SqliteConnection, index: &Index, old: &[Arc<Run>]) -> 
             let heads = inputs.iter().enumerate().filter_map(|(at, input)| Some((input.head()?, at)));
             let least = heads.min();
             if let Some((key, at)) = least {
-                out.push(key);
+                if key.n > removed_to {
+                    out.push(key);
+                }
                 inputs[at].at += 1;
                 inputs[at].read_on(conn, kind).await?;
             }
@@ -435,22 +474,13 @@ async fn merge(conn: &mut SqliteConnection, index: &Index, old: &[Arc<Run>]) -> 
         sqlx::query("UPDATE run SET state = 2 WHERE id = ?").bind(run.id).execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
-    {
-        let mut lists = write(&index.lists);
-        let at = lists.runs.iter().position(|run| run.id == first.id).expect("only this thread removes runs");
-        lists.runs.splice(at..at + old.len(), [Arc::new(Run { id, level, first_n, last_n })]);
-    }
-    // One owner is left: the caller's list.
-    while old.iter().any(|run| Arc::strong_count(run) > 1) {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
     for run in old {
         remove(conn, run.id).await?;
     }
     Ok(())
 }
 
-/// Removes a run that nobody reads.
+/// Removes a run. Who reads it goes on in the state before.
 async fn remove(conn: &mut SqliteConnection, run: i64) -> Result<(), sqlx::Error> {
     let mut transaction = sqlx::Connection::begin_with(&mut *conn, "BEGIN IMMEDIATE").await?;
     sqlx::query("DELETE FROM run_page WHERE run = ?").bind(run).execute(&mut *transaction).await?;

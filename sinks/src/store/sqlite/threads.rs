@@ -32,7 +32,8 @@ pub(crate) async fn index_runs(shared: Arc<Shared>, db: Db) {
     lower_priority();
     let Some(mut conn) = open_again(&shared, &db).await else { return };
     while shared.stop.load(Ordering::Acquire) == 0 {
-        match runs::advance(&mut conn, &shared.index).await {
+        let removed_to = shared.removed_to.load(Ordering::Acquire);
+        match runs::advance(&mut conn, &shared.index, removed_to).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(source) => {

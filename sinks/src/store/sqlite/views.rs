@@ -35,7 +35,8 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored:
     let Some(mut conn) = open_again(&shared, &db).await else { return shared.pending.close() };
     let mut dirty = restored;
     let mut next = Instant::now();
-    let mut log_moved = true;
+    // Unless a reader held that up at the start.
+    let mut log_moved = shared.applied_safe.load(Ordering::Acquire) >= shared.applied.load(Ordering::Acquire);
     if dirty.n <= shared.applied.load(Ordering::Acquire) {
         dirty = Changes::default();
     }
