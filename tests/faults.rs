@@ -13,17 +13,23 @@ mod process;
 #[allow(dead_code)]
 mod product;
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use components::kafka::Options;
 use components::postgres::Server;
-use load::{TIMELESS, broker, chains_hold, chat, expected, nothing_is_lost_or_done_twice, records};
+use load::{
+    TIMELESS, broker, chains_hold, chat, expected, nothing_is_lost_or_done_twice, partition_of, records,
+};
+use pipeline::source::topics::Topics;
 use process::Process;
-use product::{all, ask, committed, event, same, task_id, topics_of, until, views};
+use product::{all, ask, committed, event, record, same, task_id, topics_of, until, views};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
+use topics::Timestamp;
 
 /// Lives of a test, each ended by SIGKILL at a place of its own.
 const KILLS: u64 = 50;
