@@ -8,6 +8,7 @@ mod place;
 mod crash;
 mod erasure;
 mod paging;
+mod replica;
 mod retention;
 mod roundtrip;
 #[cfg(feature = "real-parts")]

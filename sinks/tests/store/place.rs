@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use sinks::store::{DataDir, Options, Sqlite, Store};
+use sinks::store::{DataDir, Options, Replica, Sqlite, SqliteReplica, Store};
 use sqlx::{ConnectOptions, Row};
 use topics::commit::Restored;
 
@@ -92,6 +92,22 @@ impl Place {
             Place::Postgres(url) => {
                 let (store, restored) = crate::postgres::open(url, options).await;
                 Opened { store, restored, _dir: None }
+            }
+        }
+    }
+
+    /// A replica of the store that is open here.
+    pub async fn replica(&self) -> (Arc<dyn Replica>, Restored) {
+        match self {
+            Place::Sqlite(_) | Place::Directory(_) => {
+                let (replica, restored) = SqliteReplica::open(Path::new(&self.name()), &[NOTES]).await.unwrap();
+                (replica, restored)
+            }
+            #[cfg(feature = "real-parts")]
+            Place::Postgres(url) => {
+                let database = sinks::store::Database::at(url, std::time::Duration::from_secs(10)).unwrap();
+                let (replica, restored) = sinks::store::PostgresReplica::open(&database, &[NOTES]).await.unwrap();
+                (replica, restored)
             }
         }
     }

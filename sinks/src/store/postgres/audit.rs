@@ -216,9 +216,10 @@ impl Audit {
         user.ok_or_else(|| self.db.damaged(format!("user number {no} is missing")))
     }
 
-    /// Checks one task's chain. `end` is the end that was recorded apart from the entries.
+    /// Checks one task's chain. `end` is the end that was recorded apart from the entries; a replica may read of entries
+    /// before their end is in the tables.
     pub(crate) async fn check_chain(&self, task: TaskId, end: Option<Head>) -> Result<Option<ChainCheck>, StoreError> {
-        let Some(end) = end.filter(|end| end.seq > 0) else { return Ok(None) };
+        let end = end.filter(|end| end.seq > 0);
         let failed = self.db.failed("read audit entries");
         let mut conn = self.db.connect(Role::Load, "tasktide-check").await.map_err(self.db.failed("connect"))?;
         let mut snapshot = conn.begin_with(SNAPSHOT).await.map_err(&failed)?;
@@ -226,7 +227,7 @@ impl Audit {
         let (mut seq, mut prev, mut last) = cut.as_ref().map_or((0, NO_HASH, 0), |cut| (cut.seq, cut.hash, cut.n));
         let mut entries = u64::from(cut.is_some());
         // An end that was recorded before its entry was removed cannot be compared any more.
-        let mut reached = end.seq < seq || (end.seq, end.hash) == (seq, prev);
+        let mut reached = end.is_none_or(|end| end.seq < seq || (end.seq, end.hash) == (seq, prev));
         let mut bad = None;
         let sql = format!("{} WHERE e.task_id = $1 ORDER BY e.seq", with_state());
         let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(task.0).fetch(&mut *snapshot);
@@ -240,7 +241,7 @@ impl Audit {
             }
             entries += 1;
             (seq, prev, last) = (slot.seq, slot.hash, entry.n);
-            if slot.seq == end.seq {
+            if let Some(end) = end.filter(|end| slot.seq == end.seq) {
                 reached = true;
                 if slot.hash != end.hash {
                     bad = Some(slot.seq);
@@ -253,6 +254,9 @@ impl Audit {
         close(conn).await;
         if !reached {
             bad = bad.or(Some(seq + 1));
+        }
+        if end.is_none() && entries == 0 && bad.is_none() {
+            return Ok(None);
         }
         Ok(Some(ChainCheck { ok: bad.is_none(), entries, first_bad_seq: bad }))
     }
