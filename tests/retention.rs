@@ -106,7 +106,8 @@ async fn old_entries_go_and_everything_else_stays(store: &[&str]) {
         [(changed, 2), (quiet, 1), (gone, 2)].map(|(no, seq)| format!("TRUNCATED|{}|{seq}", task_id(no))).into();
     expected.push("TRUNCATED|ann|1".to_owned());
     let mut ids: Vec<String> = truncated.into_iter().map(|(_, id)| id).collect();
-    (ids.sort(), expected.sort());
+    ids.sort();
+    expected.sort();
     assert_eq!(ids, expected);
     assert_eq!(shown(&tasktide, "/v1/audit?from=2026-03-10T00:00:00Z").await.len(), 1);
     let by_id = format!("/v1/audit/{}", items[0]["id"].as_str().unwrap());
