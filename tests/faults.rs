@@ -20,9 +20,7 @@ use std::time::{Duration, Instant};
 
 use components::kafka::Options;
 use components::postgres::Server;
-use load::{
-    TIMELESS, broker, chains_hold, chat, expected, nothing_is_lost_or_done_twice, partition_of, records,
-};
+use load::{TIMELESS, broker, chains_hold, chat, expected, nothing_is_lost_or_done_twice, partition_of, records};
 use pipeline::source::topics::Topics;
 use process::Process;
 use product::{all, ask, committed, event, record, same, task_id, topics_of, until, views};
@@ -111,7 +109,7 @@ async fn delivered(topics: &dyn Topics) -> (usize, usize) {
 /// `task-reminders` is read back, while the log is, and about when its end is reached.
 async fn rebuilds(empty: impl Fn(u64) -> Vec<(&'static str, String)>) {
     let dir = tempfile::tempdir().unwrap();
-    let broker = broker(dir.path()).await;
+    let broker = broker(dir.path(), Options::default()).await;
     let (topics, brokers) = (topics_of(&broker.address()), broker.address());
     let now = Timestamp::from_millis(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64);
     // Sent half an hour late, as soon as they are known.

@@ -92,12 +92,21 @@ async fn a_replica_opened_at_any_moment_has_it_all(place: &Place) {
         assert_eq!(told.tasks, tasks);
         assert_eq!(told.notes, history.notes);
         assert_eq!(told.positions, history.positions);
-        let found: Vec<Arc<str>> = replica.audit(&all).await.unwrap().into_iter().map(|entry| entry.json).collect();
+        let found: Vec<Arc<str>> = replica
+            .audit_of(replica.progress().entries(), &all)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.json)
+            .collect();
         assert_eq!(found, expected);
         for entry in history.entries.iter().step_by(131) {
             assert!(replica.audit_entry(entry.id).await.unwrap().is_some());
             let user = AuditQuery { user: Some(entry.user.clone()), ..all.clone() };
-            assert_eq!(replica.audit(&user).await.unwrap().len(), opened.store.audit(&user).await.unwrap().len());
+            assert_eq!(
+                replica.audit_of(replica.progress().entries(), &user).await.unwrap().len(),
+                opened.store.audit(&user).await.unwrap().len()
+            );
         }
         for id in tasks.keys().step_by(17) {
             assert_eq!(replica.check_chain(*id).await.unwrap(), opened.store.check_chain(*id).await.unwrap());

@@ -27,7 +27,7 @@ use crate::store::sqlite::db::{Db, parts, placeholders};
 use crate::store::sqlite::runs::{Index, Key, Kind};
 use crate::store::task_text::erase_state;
 
-/// Decoded full blocks that were read lately; about 60 KB each.
+/// Decoded blocks that were read lately; about 60 KB each.
 const CACHED_BLOCKS: usize = 512;
 /// Blocks that are read by one query at most.
 const FETCH: usize = 64;
@@ -115,9 +115,12 @@ impl Audit {
         row.map(|row| block_from(&row, &self.journal_db)).transpose()
     }
 
-    async fn block(&self, removed: Removed, first: u64) -> Result<Option<Arc<Block>>, StoreError> {
+    /// The block of entry `last`, with all its entries up to that one.
+    async fn block(&self, removed: Removed, last: u64) -> Result<Option<Arc<Block>>, StoreError> {
+        let first = block_of(last);
         let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&first).cloned();
-        if let Some((_, block)) = cached.filter(|(as_of, _)| *as_of == removed) {
+        let has_it = |block: &Block| first + block.slots.len() as u64 > last;
+        if let Some((_, block)) = cached.filter(|(as_of, block)| *as_of == removed && has_it(block)) {
             return Ok(Some(block));
         }
         let Some(block) = self.read_block(first).await?.map(Arc::new) else { return Ok(None) };
@@ -125,10 +128,10 @@ impl Audit {
         Ok(Some(block))
     }
 
-    /// Keeps full blocks for what is read next.
+    /// Keeps blocks for what is read next.
     fn keep(&self, removed: Removed, blocks: &[Arc<Block>]) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in blocks.iter().filter(|block| block.is_full()) {
+        for block in blocks {
             if cache.len() >= CACHED_BLOCKS {
                 // Which one goes hardly matters: the next page needs its neighbours, not these.
                 let some: Vec<u64> = cache.keys().take(CACHED_BLOCKS / 4).copied().collect();
@@ -145,7 +148,7 @@ impl Audit {
         firsts.dedup();
         {
             let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            firsts.retain(|first| cache.get(first).is_none_or(|(as_of, _)| *as_of != removed));
+            firsts.retain(|first| cache.get(first).is_none_or(|(as_of, block)| *as_of != removed || !block.is_full()));
         }
         if firsts.len() < 2 {
             return Ok(());
@@ -178,7 +181,7 @@ impl Audit {
 
     /// Entry number `n`, which is durable; `None` when it was removed.
     pub(crate) async fn entry(&self, removed: Removed, n: u64) -> Result<Option<Found>, StoreError> {
-        match self.block(removed, block_of(n)).await? {
+        match self.block(removed, n).await? {
             Some(block) if block.kept_slot(n).is_some() => Ok(Some(Found { n, block })),
             Some(block) if block.gone & block.bit(n) != 0 => Ok(None),
             None if n <= self.removed().await?.to => Ok(None),
@@ -421,7 +424,7 @@ impl Audit {
             }
             if take_block {
                 let block_first = first.expect("a block is next");
-                let Some(block) = self.block(removed, block_first).await? else {
+                let Some(block) = self.block(removed, entries.min(block_first + BLOCK - 1)).await? else {
                     // Removed with all before it.
                     first = query.ascending.then_some(block_first + BLOCK).filter(|first| *first <= entries);
                     continue;
