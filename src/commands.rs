@@ -15,7 +15,9 @@ use tracing_subscriber::EnvFilter;
 /// Logs go to standard error: JSON lines when it is not a terminal (contract §9). `TASKTIDE_LOG` sets the filter.
 pub fn start_logging() {
     let filter = EnvFilter::try_from_env("TASKTIDE_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written, as on a full disk, must not end the process.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).init();
     } else {

@@ -281,9 +281,10 @@ async fn what_cannot_be_stored_is_answered_with_retry_and_comes_again() {
     let args =
         ["run", "--data-dir", data.to_str().unwrap(), "--listen", &listen, "--source", "dapr", "--actions", "none"];
     let start = || {
-        // The limit's signal would end it; a full disk sends none.
+        // The limit's signal would end it; a full disk sends none. Its log is a file on that disk.
         let script = "trap '' XFSZ; exec \"$0\" \"$@\"";
-        Process::of(Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_tasktide")]).args(args))
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        Process::of(Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_tasktide")]).args(args).stderr(log))
     };
     let tasktide = start();
     let base = tasktide.base.clone();

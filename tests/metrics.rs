@@ -195,6 +195,7 @@ const METRICS: &[Expected] = &[
     ("stream_clients", "gauge", &[], &[(&[], 1.0)]),
     ("open_tasks", "gauge", &["priority"], &[(&["HIGH"], 1.0), (&["LOW"], 0.0)]),
     ("overdue_tasks", "gauge", &[], &[(&[], 0.0)]),
+    ("audit_entries", "gauge", &[], &[(&[], 5.0)]),
 ];
 
 /// A Chat API that takes the first create and refuses every other.
