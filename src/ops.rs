@@ -16,12 +16,13 @@ use pipeline::source::log::{LogError, NewRecord, records_of_body};
 use pipeline::source::push::Pushed;
 use pipeline::source::topics::TopicsError;
 use query_api::auth::{Caller, Scope};
-use query_api::index::RowQuery;
+use query_api::index::{Index, RowKey, RowQuery};
 use query_api::params::{Kind, Param, Params, pairs, param};
 use query_api::problem::{Code, Problem};
 use query_api::routes::Resource;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sinks::state_mirror::Pages;
 use sinks::store::{ActionQuery, KeptDeadLetter, ShownAction, StoreError};
 use topics::action::{ActionKind, ActionState, Outcome, OutcomeResult};
 use topics::{Position, TaskId, Timestamp};
@@ -30,8 +31,6 @@ use uuid::Uuid;
 
 use crate::run::{Parts, keep_clock};
 
-/// Rows that are read of the index at once.
-const ROWS_A_READ: usize = 1000;
 /// Largest body of `POST /v1/events`.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -344,20 +343,31 @@ async fn replay_dead_letter(
 async fn rebuild_mirror(State(parts): State<Arc<Parts>>, caller: Caller) -> Answer {
     caller.require(Scope::Ops)?;
     let Some(mirror) = &parts.mirror else { return Err(Problem::not_found("state mirror")) };
-    let mut rows = 0;
-    for (number, _) in parts.index.views().iter().enumerate() {
-        let mut query = RowQuery { limit: ROWS_A_READ, ..RowQuery::default() };
-        loop {
-            let page = parts.index.rows(number, &query);
-            rows += page.rows.len();
-            mirror.put(page.rows.iter().map(|row| (number as u8, row.key(), Some(row.clone()))));
-            match page.next {
-                Some(next) => query.after = Some(next),
-                None => break,
+    let views: Vec<u8> = (0..parts.index.views().len() as u8).filter(|view| mirror.mirrors(*view)).collect();
+    let counts = parts.index.counts().1;
+    let rows: u64 = views.iter().map(|view| counts[usize::from(*view)]).sum();
+    mirror.rebuild(pages(parts.index.clone(), views));
+    Ok((StatusCode::ACCEPTED, Json(json!({"rows": rows}))).into_response())
+}
+
+/// Every row of the views, page by page as they are asked for. A row that changes its place meanwhile may be left out:
+/// it is written because it changed.
+fn pages(index: Arc<Index>, views: Vec<u8>) -> Pages {
+    let mut views = views.into_iter();
+    let mut at: Option<(u8, Option<RowKey>)> = views.next().map(|view| (view, None));
+    Box::new(move |limit| {
+        while let Some((view, after)) = at {
+            let page = index.rows(usize::from(view), &RowQuery { after, limit, ..RowQuery::default() });
+            at = match page.next {
+                Some(next) => Some((view, Some(next))),
+                None => views.next().map(|view| (view, None)),
+            };
+            if !page.rows.is_empty() {
+                return page.rows.into_iter().map(|row| (view, row)).collect();
             }
         }
-    }
-    Ok((StatusCode::ACCEPTED, Json(json!({"rows": rows}))).into_response())
+        Vec::new()
+    })
 }
 
 #[derive(Deserialize)]

@@ -27,7 +27,7 @@ use query_api::index::Index;
 use query_api::metrics::{KafkaNumbers, Metrics};
 use query_api::stream::{Hub, StreamConfig};
 use sinks::relay::Relay;
-use sinks::state_mirror::StateMirror;
+use sinks::state_mirror::{StateMirror, WAITING_MAX};
 use sinks::store::{DataDir, Durable, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -287,7 +287,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     };
     let sidecar = &settings.sidecar;
     let mirror = match settings.state_mirror {
-        true => Some(StateMirror::start(&sidecar.endpoint, sidecar.token.as_deref(), &views)?),
+        true => Some(StateMirror::start(&sidecar.endpoint, sidecar.token.as_deref(), &views, WAITING_MAX)?),
         false => None,
     };
     let parts = Arc::new(Parts {
@@ -558,6 +558,9 @@ fn watch_numbers(parts: &Arc<Parts>) {
         metrics.set_overdue_tasks(parts.counts.get(&CountKey::Overdue));
         metrics.set_audit_entries(parts.store.status().entries);
         reading::set_reminders(metrics, &parts.index);
+        if let Some(mirror) = &parts.mirror {
+            metrics.set_state_mirror(mirror.waiting(), mirror.is_incomplete());
+        }
     });
 }
 

@@ -226,10 +226,18 @@ async fn the_state_store_mirrors_reminders_and_occurrences() {
     })
     .await;
     assert_eq!(state(format!("occurrence:{task}")).await, None);
-    let rebuilt = reqwest::Client::new().post(format!("{base}/v1/ops/state-mirror/rebuild")).send().await.unwrap();
+    let client = reqwest::Client::new();
+    let lost = client.delete(format!("http://127.0.0.1:{port}/v1.0/state/statestore/{reminder_key}")).send();
+    assert!(lost.await.unwrap().status().is_success());
+    assert_eq!(state(reminder_key.clone()).await, None);
+    let rebuilt = client.post(format!("{base}/v1/ops/state-mirror/rebuild")).send().await.unwrap();
     assert_eq!(rebuilt.status(), 202);
     let rebuilt: Value = rebuilt.json().await.unwrap();
     assert_eq!(rebuilt["rows"], 1, "the reminder's row stays");
+    until("it is there again", async || {
+        state(reminder_key.clone()).await.is_some_and(|row| row["status"] == "CANCELLED")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,6 +96,8 @@ pub struct Metrics {
     successor_duplicates: Counter,
     queries: Histograms<QueryLabels>,
     stream_clients: Gauge,
+    mirror_waiting: Gauge,
+    mirror_incomplete: Gauge,
 }
 
 /// 100 µs to 2 minutes, finest where the promises are (0.1 s, 1 s, 5 s).
@@ -186,6 +188,18 @@ impl Metrics {
                 Family::new_with_constructor(waits as fn() -> Histogram),
             ),
             stream_clients: add(r, "stream_clients", "Open streams", Gauge::default()),
+            mirror_waiting: add(
+                r,
+                "state_mirror_waiting",
+                "Keys that wait to be written to the state store",
+                Gauge::default(),
+            ),
+            mirror_incomplete: add(
+                r,
+                "state_mirror_incomplete",
+                "Whether the mirror in the state store lacks rows until it is rebuilt",
+                Gauge::default(),
+            ),
             on_scrape: OnceLock::new(),
             registry,
         };
@@ -321,6 +335,12 @@ impl Metrics {
     /// Age of the oldest open action.
     pub fn set_outbox_oldest(&self, age: Duration) {
         self.outbox_oldest.set(age.as_secs_f64());
+    }
+
+    /// Keys that wait for the state store, and whether it lacks some that were let go.
+    pub fn set_state_mirror(&self, waiting: usize, incomplete: bool) {
+        self.mirror_waiting.set(waiting as i64);
+        self.mirror_incomplete.set(i64::from(incomplete));
     }
 
     /// The gauge of open streams.
