@@ -25,3 +25,5 @@ mod database;
 mod pipelines;
 #[path = "outages/poison.rs"]
 mod poison;
+#[path = "outages/clock.rs"]
+mod clock;
