@@ -23,7 +23,3 @@ mod broker;
 mod database;
 #[path = "outages/pipelines.rs"]
 mod pipelines;
-#[path = "outages/poison.rs"]
-mod poison;
-#[path = "outages/clock.rs"]
-mod clock;

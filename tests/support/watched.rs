@@ -1,6 +1,5 @@
 //! The product as an operator sees it: a process with its log, its readiness and its metrics.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -24,28 +23,24 @@ pub struct Tasktide {
 
 impl Tasktide {
     /// Starts `tasktide run` in a directory of its own below `dir`.
-    pub fn start(dir: &Path, args: &[&str], settings: &[(&str, impl AsRef<OsStr>)]) -> Tasktide {
+    pub fn start(dir: &Path, args: &[&str], settings: &[(&str, &str)]) -> Tasktide {
         let dir = tempfile::tempdir_in(dir).unwrap().keep();
         Tasktide::start_on(&dir.join("data"), args, settings)
     }
 
     /// Starts `tasktide run` on a directory, with [`TIMELESS`] and more settings; the log stands beside it.
-    pub fn start_on(data: &Path, args: &[&str], settings: &[(&str, impl AsRef<OsStr>)]) -> Tasktide {
+    pub fn start_on(data: &Path, args: &[&str], settings: &[(&str, &str)]) -> Tasktide {
         let log = data.with_extension("log");
         let listen = format!("127.0.0.1:{}", components::free_port().unwrap());
         let run = ["run", "--data-dir", data.to_str().unwrap(), "--listen", &listen];
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = command(&[&run[..], args].concat());
-        command
-            .envs(TIMELESS)
-            .envs(settings.iter().map(|(name, value)| (name, value)))
-            .stdout(Stdio::null())
-            .stderr(file);
+        command.envs(TIMELESS).envs(settings.iter().copied()).stdout(Stdio::null()).stderr(file);
         Tasktide { child: command.spawn().unwrap(), base: format!("http://{listen}"), log }
     }
 
     /// As [`Tasktide::start`]; waits until it serves.
-    pub async fn run(dir: &Path, args: &[&str], settings: &[(&str, impl AsRef<OsStr>)]) -> Tasktide {
+    pub async fn run(dir: &Path, args: &[&str], settings: &[(&str, &str)]) -> Tasktide {
         let tasktide = Tasktide::start(dir, args, settings);
         until("it serves", async || tasktide.role().await.is_some()).await;
         tasktide

@@ -1,8 +1,8 @@
 //! A clock that one program sees and a test sets: libfaketime.
 //!
-//! It answers what a program asks the C library for the time of day, by a file that is read at each question. Clocks
-//! that only tell how long something took go on as they are, as they do when an operator sets a machine's clock. What
-//! the kernel itself waits for by the time of day does not see it.
+//! It answers what a program asks the C library for the time of day, by a file that is read once a second. Clocks that
+//! only tell how long something took go on as they are, as they do when an operator sets a machine's clock. What the
+//! kernel itself waits for by the time of day does not see it: librdkafka's threads, which wait so, spin or sleep.
 
 use std::ffi::OsString;
 use std::fs;
@@ -63,7 +63,8 @@ impl FakeClock {
         vec![
             ("LD_PRELOAD", self.library.clone().into()),
             ("FAKETIME_TIMESTAMP_FILE", self.file.clone().into()),
-            ("FAKETIME_NO_CACHE", "1".into()),
+            // Seconds; without it the file is read at every question.
+            ("FAKETIME_CACHE_DURATION", "1".into()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
         ]
     }
