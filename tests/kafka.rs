@@ -12,6 +12,8 @@ mod records;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use components::kafka::{Broker, Options};
 use pipeline::source::kafka::admin::{Admin, Replication};
 use pipeline::source::kafka::{Access, Identity, Mechanism, Pem, Tls};
@@ -269,6 +271,57 @@ async fn tls_and_passwords_are_spoken() {
     let access = Access { brokers: secure.password_address.clone(), tls: Some(tls), identity };
     let differences = Admin::new(&access, ONE_COPY).unwrap().differences().await.unwrap();
     assert_eq!(differences, []);
+}
+
+/// A token as a broker takes it that trusts what is not signed.
+fn token(subject: &str, lives: Duration) -> String {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let claims = json!({"sub": subject, "iat": now.as_secs(), "exp": (now + lives).as_secs()});
+    let part = |json: &serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    format!("{}.{}.", part(&json!({"alg": "none"})), part(&claims))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_a_file_are_spoken_and_taken_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    // The broker closes connections whose token has ended, unless they show another one.
+    let lines = vec!["listener.name.sasl_ssl.connections.max.reauth.ms=60000".to_owned()];
+    let options = Options { secure: true, lines, ..Options::default() };
+    let (broker, address) = broker(dir.path(), &options).await;
+    let secure = broker.secure().unwrap().clone();
+    let file = dir.path().join("token");
+    let ca = secure.certificates.ca().display().to_string();
+    let tls = Tls { ca: Some(Pem::from_setting(&ca)), client: None };
+    let identity = Identity::Token(file.clone());
+    let access = Access { brokers: secure.password_address.clone(), tls: Some(tls), identity };
+    let admin = async || Admin::new(&access, ONE_COPY).map_err(|error| topics::chain::chain(&error).to_string());
+    assert!(admin().await.err().unwrap().contains("could not read the token file"));
+    std::fs::write(&file, token("tasktide", Duration::from_secs(15))).unwrap();
+    assert_eq!(admin().await.unwrap().differences().await.unwrap(), []);
+
+    let settings = [
+        ("kafka.brokers", secure.password_address.clone()),
+        ("kafka.auth_type", "oidc".to_owned()),
+        ("kafka.token_file", file.display().to_string()),
+        ("kafka.ca_cert", ca),
+    ];
+    let running = on_kafka(dir.path(), &settings).await;
+    let topics = topics_of(&address);
+    let add = async |number: u32| {
+        let made = event(&number.to_string(), "created", &task_id(number), json!({}));
+        let records = vec![record(0, &task_id(number), Some(made), &[], Timestamp::MIN)];
+        topics.append("task-events", records).await.unwrap();
+    };
+    add(1).await;
+    until("the first is read", async || all(&running, "/v1/tasks").await.len() == 1).await;
+    // The token ends and no other one is there; then there is.
+    until("the token has ended", async || admin().await.err().is_some_and(|why| why.contains("expired"))).await;
+    readyz(&running, 503, "broker_unreachable").await;
+    std::fs::write(&file, token("tasktide", Duration::from_secs(3600))).unwrap();
+    add(2).await;
+    until("the second is read", async || all(&running, "/v1/tasks").await.len() == 2).await;
+    readyz(&running, 200, "").await;
+    running.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
