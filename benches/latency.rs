@@ -56,7 +56,10 @@ async fn bench(options: &Options) -> anyhow::Result<()> {
         Report::new(options, &format!("how long until an event is readable, at {rate} events a second?"), tasks);
     let running = Arc::new(product::holding(scratch.path(), &prepared).await?);
     let url = format!("http://{}/v1/events", running.addr()).into();
-    let ways = [("log", Way::Log), ("http", Way::Http { client: reqwest::Client::new(), url })];
+    let mut ways = vec![("log", Way::Log)];
+    if running.parts().log.is_some() {
+        ways.push(("http", Way::Http { client: reqwest::Client::new(), url }));
+    }
     for (name, way) in ways {
         // What starts slowly the first time (connections, files) is not what is asked.
         let warm_up: Vec<Event> = (0..count.min(rate)).map(|_| history.next()).collect();

@@ -5,7 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use tasktide::cli::{Actions, ClockOption, RunOptions};
+use pipeline::source::kafka::admin::{Admin, Replication};
+use pipeline::source::kafka::{Access, KafkaTopics};
+use pipeline::source::log::{Log, NewRecord};
+use pipeline::source::topics::Topics;
+use tasktide::cli::{Actions, ClockOption, RunOptions, SourceMode};
 use tasktide::run::{self, Running};
 use tasktide::settings::{Secret, Settings};
 
@@ -21,6 +25,7 @@ pub enum Time {
     Real,
 }
 
+const TASK_EVENTS: &str = "task-events";
 /// How often to look whether something has happened that tells nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Looks in a row that must find nothing to do.
@@ -30,20 +35,49 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts the product on a directory, as `tasktide run` does, with every setting at its default.
 /// `BENCH_STORE=postgres://…` names an empty database for the commits; without it they are embedded.
+/// `BENCH_BROKERS=host:port` names a broker without our topics: the log of the directory is moved there first, and the
+/// clock is the system's.
 pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
+    let brokers = std::env::var("BENCH_BROKERS").ok();
+    if let Some(brokers) = &brokers {
+        move_to_broker(dir, &Access::plain(brokers)).await?;
+    }
     let options = RunOptions {
         store: std::env::var("BENCH_STORE").ok().map(Secret),
         data_dir: dir.to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
-        source: None,
+        source: brokers.as_ref().map(|_| SourceMode::Kafka),
         actions: Actions::Log,
         clock: match time {
-            Time::AtTheEnd => ClockOption::Manual(END),
-            Time::Real => ClockOption::System,
+            Time::AtTheEnd if brokers.is_none() => ClockOption::Manual(END),
+            Time::AtTheEnd | Time::Real => ClockOption::System,
         },
         config: None,
     };
-    run::start(&options, Settings::read(BTreeMap::new())?).await
+    let settings: BTreeMap<String, String> =
+        brokers.into_iter().map(|brokers| ("kafka.brokers".to_owned(), brokers)).collect();
+    run::start(&options, Settings::read(settings)?).await
+}
+
+async fn move_to_broker(dir: &Path, access: &Access) -> anyhow::Result<()> {
+    Admin::new(access, Replication { factor: 1, min_in_sync: 1 })?.apply().await?;
+    let (log, topics) = (Log::open(dir).await?, KafkaTopics::new(access)?);
+    for bounds in Topics::bounds(&log, TASK_EVENTS).await? {
+        let mut reading = Topics::read(&log, TASK_EVENTS, bounds.partition, bounds.start, bounds.end);
+        while let Some(records) = reading.recv().await {
+            let again = records?.into_iter().map(|stored| NewRecord {
+                partition: Some(stored.position.partition),
+                key: stored.key,
+                headers: stored.headers,
+                value: stored.value,
+                timestamp: stored.timestamp,
+            });
+            topics.append(TASK_EVENTS, again.collect()).await?;
+        }
+    }
+    log.close().await;
+    topics.close().await;
+    Ok(())
 }
 
 /// How many records are durably committed.
