@@ -54,8 +54,7 @@ pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
         },
         config: None,
     };
-    let settings: BTreeMap<String, String> =
-        brokers.into_iter().map(|brokers| ("kafka.brokers".to_owned(), brokers)).collect();
+    let settings = brokers.into_iter().map(|brokers| ("kafka.brokers".to_owned(), brokers.into())).collect();
     run::start(&options, Settings::read(settings)?).await
 }
 
