@@ -23,3 +23,5 @@ mod broker;
 mod database;
 #[path = "outages/pipelines.rs"]
 mod pipelines;
+#[path = "outages/poison.rs"]
+mod poison;

@@ -39,8 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// clock is the system's.
 pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
     let brokers = std::env::var("BENCH_BROKERS").ok();
+    let mut moved = 0;
     if let Some(brokers) = &brokers {
-        move_to_broker(dir, &Access::plain(brokers)).await?;
+        moved = move_to_broker(dir, &Access::plain(brokers)).await?;
     }
     let options = RunOptions {
         store: std::env::var("BENCH_STORE").ok().map(Secret),
@@ -55,13 +56,21 @@ pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
         config: None,
     };
     let settings = brokers.into_iter().map(|brokers| ("kafka.brokers".to_owned(), brokers.into())).collect();
-    run::start(&options, Settings::read(settings)?).await
+    let running = run::start(&options, Settings::read(settings)?).await?;
+    // A broker tells after a while how much it has.
+    while running.parts().source.partitions().iter().map(|partition| partition.end.max(0)).sum::<i64>() < moved {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(running)
 }
 
-async fn move_to_broker(dir: &Path, access: &Access) -> anyhow::Result<()> {
+/// Gives the number of records.
+async fn move_to_broker(dir: &Path, access: &Access) -> anyhow::Result<i64> {
     Admin::new(access, Replication { factor: 1, min_in_sync: 1 })?.apply().await?;
     let (log, topics) = (Log::open(dir).await?, KafkaTopics::new(access)?);
+    let mut moved = 0;
     for bounds in Topics::bounds(&log, TASK_EVENTS).await? {
+        moved += bounds.end - bounds.start;
         let mut reading = Topics::read(&log, TASK_EVENTS, bounds.partition, bounds.start, bounds.end);
         while let Some(records) = reading.recv().await {
             let again = records?.into_iter().map(|stored| NewRecord {
@@ -76,7 +85,7 @@ async fn move_to_broker(dir: &Path, access: &Access) -> anyhow::Result<()> {
     }
     log.close().await;
     topics.close().await;
-    Ok(())
+    Ok(moved)
 }
 
 /// How many records are durably committed.

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
 
-use crate::product::{all, ask, committed, event, product, record, same, settled, task_id, until, views};
+use crate::product::{all, ask, committed, event, product, read_all, record, same, settled, task_id, until, views};
 
 const PARTITIONS: i32 = 12;
 /// When records were written.
@@ -126,18 +126,15 @@ pub fn records(number: u32) -> Vec<NewRecord> {
 pub async fn expected(topics: &dyn Topics) -> Vec<(String, Vec<Value>)> {
     let dir = tempfile::tempdir().unwrap();
     let running = product(dir.path(), SourceMode::Log, Actions::None, &[]).await;
-    for bounds in topics.bounds("task-events").await.unwrap() {
-        let mut reading = topics.read("task-events", bounds.partition, bounds.start, bounds.end);
-        while let Some(read) = reading.recv().await {
-            let again = read.unwrap().into_iter().map(|stored| NewRecord {
-                partition: Some(stored.position.partition),
-                key: stored.key,
-                headers: stored.headers,
-                value: stored.value,
-                timestamp: stored.timestamp,
-            });
-            running.parts().topics.append("task-events", again.collect()).await.unwrap();
-        }
+    for chunk in read_all(topics, "task-events").await.chunks(1000) {
+        let again = chunk.iter().cloned().map(|stored| NewRecord {
+            partition: Some(stored.position.partition),
+            key: stored.key,
+            headers: stored.headers,
+            value: stored.value,
+            timestamp: stored.timestamp,
+        });
+        running.parts().topics.append("task-events", again.collect()).await.unwrap();
     }
     settled(&running, &*running.parts().topics).await;
     let views = views(&running).await;
