@@ -1,6 +1,5 @@
 //! The running product.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
