@@ -45,11 +45,13 @@ mod rate;
 mod rebuild;
 pub mod store;
 mod targets;
+mod updates;
 
 pub use rate::Rate;
 
 use crate::cli::{ClockOption, RunOptions, SourceMode};
 use crate::run::targets::Outcomes;
+use crate::run::updates::Publisher;
 use crate::settings::auth::AuthSettings;
 use crate::settings::{Retention, Settings};
 use crate::traces::Traces;
@@ -138,6 +140,8 @@ pub struct Parts {
     pub mirror: Option<StateMirror>,
     /// What delivers actions.
     pub relay: Relay,
+    /// What tells of changed rows, if that is wanted.
+    pub publisher: Option<Publisher>,
     /// The readers' index.
     pub index: Arc<Index>,
     /// Counts of open tasks.
@@ -217,6 +221,9 @@ impl Running {
         self.parts.inputs.lock().expect("never poisoned").take();
         let pipeline = self.pipeline;
         tokio::task::spawn_blocking(move || pipeline.stop()).await.context("the dataflow ended badly")?;
+        if let Some(publisher) = &self.parts.publisher {
+            publisher.stop().await;
+        }
         self.parts.store.close().await;
         if let Some(traces) = self.parts.traces.clone() {
             traces.stop().await;
@@ -265,6 +272,17 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         targets::ports(&store, &clock, metrics.clone(), traces.clone(), outcomes),
     )?;
     relay.restore(restored.actions.clone());
+    // Before anything is committed: from here on changes are kept.
+    let publisher = match settings.publish_updates {
+        true => {
+            let (store, topics) = (store.clone(), topics.clone());
+            Some(Publisher::start(store, topics, &views, clock.clone(), metrics.clone()).await?)
+        }
+        false => {
+            store.forget_updates().await?;
+            None
+        }
+    };
     let dead_letters = dead_letters::Writer::new(topics.clone(), tokio::runtime::Handle::current());
 
     let mut config = settings.pipeline.clone();
@@ -275,9 +293,13 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let visible: Arc<Visible> = Arc::default();
     let pipeline = {
         let (index, store, visible, metrics) = (index.clone(), store.clone(), visible.clone(), metrics.clone());
-        pipeline::start(config, clock.clone(), restored, move |commit| {
-            let commit = Arc::new(commit);
+        let publish = settings.publish_updates;
+        pipeline::start(config, clock.clone(), restored, move |mut commit| {
             let replaced = index.apply(&commit);
+            if publish {
+                commit.touched = updates::touched(&commit, &replaced);
+            }
+            let commit = Arc::new(commit);
             let since_arrival = commit.counts.oldest_arrival_us.map(|at| since_us(at as i64));
             metrics.observe_commit(&commit, since_arrival);
             visible.push(commit.n, replaced);
@@ -300,6 +322,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         kafka,
         mirror,
         relay,
+        publisher,
         index: index.clone(),
         counts: pipeline.counts().clone(),
         metrics: metrics.clone(),
@@ -412,6 +435,9 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
             hub.publish(commit, visible.take(commit.n), &shown);
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);
+        }
+        if let Some(publisher) = &parts.publisher {
+            publisher.wake();
         }
         let took = parts.store.status().last_commit_us;
         parts.metrics.observe_stored(Duration::from_micros(took));

@@ -74,6 +74,8 @@ pub struct Settings {
     pub stream_buffer: usize,
     /// `audit.retention`: how long audit entries are kept; for ever without it.
     pub audit_retention: Option<Retention>,
+    /// `updates.publish`: whether changed rows are told on `task-updates`.
+    pub publish_updates: bool,
     /// Where commits are kept.
     pub store: StoreSettings,
     /// Who may ask.
@@ -110,16 +112,6 @@ pub enum SettingError {
         value: String,
         /// What is asked for.
         expected: &'static str,
-        /// A value that works.
-        example: &'static str,
-    },
-    /// The value is one of the contract's, but this version cannot do it.
-    #[error("setting \"{key}\" is {value}, which this version cannot do yet; it can do {example}")]
-    NotYet {
-        /// Name.
-        key: &'static str,
-        /// As given.
-        value: String,
         /// A value that works.
         example: &'static str,
     },
@@ -211,13 +203,7 @@ impl Settings {
         let path = from.text("actions.create.path", "a path that starts with /", "/api/tasks", |t| {
             t.starts_with('/').then(|| t.to_owned())
         })?;
-        for (key, only) in [("updates.publish", "false")] {
-            if let Some(value) = from.text(key, only, only, |t| Some(t.to_owned()))?
-                && value != only
-            {
-                return not_yet(key, &value, only);
-            }
-        }
+        let publish_updates = from.text("updates.publish", "true or false", "true", |t| t.parse::<bool>().ok())?;
         let audit_retention =
             from.text("audit.retention", "an ISO 8601 duration or unlimited", "P1Y", |text| match text {
                 "unlimited" => Some(None),
@@ -248,6 +234,7 @@ impl Settings {
                 })?
                 .unwrap_or(false),
             audit_retention: audit_retention.flatten(),
+            publish_updates: publish_updates.unwrap_or(false),
             store: StoreSettings::read(&mut from)?,
             create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
             create_by_invoke: via.unwrap_or(false),
@@ -267,10 +254,6 @@ impl Settings {
         from.finish()?;
         Ok(settings)
     }
-}
-
-fn not_yet<T>(key: &'static str, value: &str, example: &'static str) -> Result<T, SettingError> {
-    Err(SettingError::NotYet { key, value: value.to_owned(), example })
 }
 
 fn flatten(path: String, value: Value, into: &mut BTreeMap<String, Value>) {

@@ -90,6 +90,8 @@ pub struct Metrics {
     open_tasks: Family<PriorityLabels, Gauge>,
     overdue_tasks: Gauge,
     audit_entries: Gauge,
+    updates: Counter,
+    updates_behind: Gauge,
     actions: Family<ActionLabels, Counter>,
     outbox_pending: Family<KindLabels, Gauge>,
     outbox_oldest: Seconds,
@@ -176,6 +178,8 @@ impl Metrics {
             reminders: add(r, "reminders", "Reminders by status", Family::default()),
             open_tasks: add(r, "open_tasks", "Open tasks by priority", Family::default()),
             audit_entries: add(r, "audit_entries", "Audit entries kept", Gauge::default()),
+            updates: add(r, "updates", "Changes of rows published", Counter::default()),
+            updates_behind: add(r, "updates_behind", "Commits whose changes wait to be published", Gauge::default()),
             overdue_tasks: add(r, "overdue_tasks", "Open tasks whose due has passed", Gauge::default()),
             actions: add(r, "actions", "Calls of actions by result", Family::default()),
             outbox_pending: add(r, "outbox_pending", "Actions not yet settled", Family::default()),
@@ -320,6 +324,16 @@ impl Metrics {
     /// Audit entries that readers see.
     pub fn set_audit_entries(&self, number: u64) {
         self.audit_entries.set(number as i64);
+    }
+
+    /// Changes of rows were published.
+    pub fn count_updates(&self, number: u64) {
+        self.updates.inc_by(number);
+    }
+
+    /// Commits whose changes wait to be published.
+    pub fn set_updates_behind(&self, commits: u64) {
+        self.updates_behind.set(commits as i64);
     }
 
     /// Reminders that stand at `status`.

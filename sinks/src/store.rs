@@ -126,6 +126,19 @@ pub trait Store: Send + Sync {
     /// For threads that run no asynchronous code.
     fn contains(&self, audit_id: Uuid) -> Result<bool, StoreError>;
 
+    /// From now on keeps the changes of commits until they are published. Returns the last commit of which they were.
+    async fn keep_updates(&self) -> Result<u64, StoreError>;
+
+    /// Keeps no changes for publishing.
+    async fn forget_updates(&self) -> Result<(), StoreError>;
+
+    /// Groups of commits after commit `n`, at most `limit`, each as one commit: changed rows, and which of them readers
+    /// see changed. For who called [`Store::keep_updates`].
+    async fn updates_after(&self, n: u64, limit: usize) -> Result<Vec<Commit>, StoreError>;
+
+    /// The changes of commits up to `n` are published.
+    async fn updates_published(&self, n: u64) -> Result<(), StoreError>;
+
     /// How far things are.
     fn status(&self) -> StoreStatus;
 }

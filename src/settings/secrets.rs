@@ -59,9 +59,6 @@ pub fn hidden(error: SettingError, secret: &[String]) -> SettingError {
         SettingError::Invalid { key, expected, example, .. } if secret.iter().any(|hidden| hidden == key) => {
             SettingError::Invalid { key, value: "what its secret holds".to_owned(), expected, example }
         }
-        SettingError::NotYet { key, example, .. } if secret.iter().any(|hidden| hidden == key) => {
-            SettingError::NotYet { key, value: "what its secret holds".to_owned(), example }
-        }
         other => other,
     }
 }

@@ -56,6 +56,8 @@ pub struct Commit {
     pub dead_letters: Vec<DeadLetter>,
     /// Users whose personal data is to be destroyed everywhere (§7).
     pub erased: Vec<UserId>,
+    /// Rows that readers see changed, where changes are published.
+    pub touched: Vec<Touched>,
     /// What was read.
     pub counts: Counts,
     /// Events that belong to a recorded trace, when those are wanted.
@@ -120,6 +122,17 @@ pub struct RowChange {
     pub key: Uuid,
     /// The row now; `None` when it is gone.
     pub after: Option<Arc<dyn ViewRow>>,
+}
+
+/// A row that readers see changed, and whose it is or was: once for each of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Touched {
+    /// Number of the view in the list of views; `None` for tasks.
+    pub view: Option<u8>,
+    /// Key.
+    pub key: Uuid,
+    /// Who has it after the commit, or had it before.
+    pub user: UserId,
 }
 
 /// A user's settings as stored.

@@ -112,6 +112,11 @@ pub fn audit_entry(source: &str, event_id: &str) -> Uuid {
     derive(&format!("aud|{source}|{event_id}"))
 }
 
+/// The id of the event that tells `user` of a row's change in commit `n`, which was made at `committed_at`.
+pub fn view_change(view: &str, key: Uuid, user: &UserId, n: u64, committed_at: Timestamp) -> Uuid {
+    derive(&format!("chg|{view}|{key}|{user}|{n}|{committed_at}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ pub mod dead_letter;
 pub mod view;
 pub mod trace;
 pub mod commit;
+pub mod update;
 pub mod schemas;
 pub mod chain;
 

@@ -5,6 +5,7 @@ use topics::audit::Metadata;
 use topics::event::Actor;
 use topics::schemas::{SCHEMAS, schema};
 use topics::task::{Extra, Priority, RecurrenceMode, Task, Warning};
+use topics::update::{Row, ViewChanged};
 use topics::{Due, TaskId, Timestamp, UserId};
 
 fn validator(name: &str) -> jsonschema::Validator {
@@ -123,6 +124,32 @@ fn audit_metadata() {
     let mut wrong = entry;
     wrong["metadata"].as_object_mut().unwrap().remove("extensions");
     check("audit-entry", &wrong, false);
+}
+
+#[test]
+fn changes_of_views() {
+    let (user, key) = (UserId::parse("ann").unwrap(), task(true).id.0);
+    let committed_at: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
+    let changed = ViewChanged { view: "tasks", key, user: &user, n: 7, committed_at };
+    let shown = serde_json::value::to_raw_value(&task(true)).unwrap();
+    let event = |row: Row<'_>| serde_json::from_slice::<Value>(&changed.event(row)).unwrap();
+    for row in [Row::Is(&shown), Row::Gone, Row::Omitted] {
+        let event = event(row);
+        check("view-changed", &event, true);
+        assert_eq!(event["id"], "b166455f-6bdd-5af5-8add-19980b636189");
+        let mut wrong = event;
+        wrong["data"].as_object_mut().unwrap().remove("n");
+        check("view-changed", &wrong, false);
+    }
+    assert_eq!(event(Row::Is(&shown))["data"]["row"], serde_json::to_value(task(true)).unwrap());
+    let gone = event(Row::Gone);
+    assert_eq!(
+        (&gone["data"]["row"], &gone["partitionkey"], &gone["subject"]),
+        (&Value::Null, &json!("ann"), &json!(key))
+    );
+    let mut neither = event(Row::Omitted);
+    neither["data"].as_object_mut().unwrap().remove("omitted");
+    check("view-changed", &neither, false);
 }
 
 #[test]

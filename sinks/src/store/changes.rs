@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use topics::action::{Action, ActionKind, ActionState, OutboxChange, Progress};
-use topics::commit::UserRow;
+use topics::commit::{Touched, UserRow};
 use topics::ids::{TaskId, UserId};
 use topics::record::SourceTopic;
 use topics::task::Task;
@@ -54,6 +54,8 @@ pub(crate) struct Changes {
     pub(crate) heads: HashMap<ChainId, Head>,
     /// Users whose data in the ledger is to be destroyed.
     pub(crate) erased: Vec<UserId>,
+    /// Rows that readers see changed, for publishing; of one group only.
+    pub(crate) touched: Vec<Touched>,
 }
 
 impl Changes {

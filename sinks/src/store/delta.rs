@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use topics::commit::Touched;
 use topics::ids::{TaskId, UserId};
 use topics::record::SourceTopic;
 use topics::task::Task;
@@ -16,7 +17,11 @@ use crate::store::changes::{ActionChange, Changes, TaskChange};
 use crate::store::task_text::write_task;
 use crate::store::varint::{Reader, Unreadable, put_blob, put_int, put_uint};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The one before, which does not say which rows were touched.
+const VERSION_2: u8 = 2;
+/// What stands for the tasks in the place of a view's number.
+const TASKS: u8 = u8::MAX;
 /// Decoded deltas are never larger.
 const SIZE_MAX: u64 = 1 << 32;
 
@@ -74,6 +79,12 @@ pub(crate) fn encode(changes: &Changes, views: &[ViewSpec], packer: &mut zstd::b
     }
     put_uint(&mut to, changes.erased.len() as u64);
     changes.erased.iter().for_each(|user| put_blob(&mut to, user.as_str().as_bytes()));
+    put_uint(&mut to, changes.touched.len() as u64);
+    for touched in &changes.touched {
+        to.push(touched.view.unwrap_or(TASKS));
+        to.extend_from_slice(touched.key.as_bytes());
+        put_blob(&mut to, touched.user.as_str().as_bytes());
+    }
 
     let mut stored = vec![VERSION];
     put_uint(&mut stored, to.len() as u64);
@@ -106,7 +117,8 @@ fn write_task_change(no: u32, task: &TaskChange, text: &mut Vec<u8>, to: &mut Ve
 /// Reads a delta. Tasks whose text stands in an audit entry come without `after` and with that entry's number.
 pub(crate) fn decode(stored: &[u8], views: &[ViewSpec]) -> Result<Changes, DeltaError> {
     let mut reader = Reader::new(stored);
-    if reader.bytes(1)? != [VERSION] {
+    let version = reader.bytes(1)?[0];
+    if ![VERSION, VERSION_2].contains(&version) {
         return Err(Unreadable.into());
     }
     let len = reader.uint()?;
@@ -132,16 +144,20 @@ pub(crate) fn decode(stored: &[u8], views: &[ViewSpec]) -> Result<Changes, Delta
     for _ in 0..from.count()? {
         names.push(std::str::from_utf8(from.blob()?).map_err(|_| Unreadable)?);
     }
+    // Numbers of views are those of the program that wrote it.
+    let numbered = |number: u8| {
+        let name = *names.get(usize::from(number)).ok_or(Unreadable)?;
+        let view = views.iter().position(|view| view.name == name);
+        view.ok_or_else(|| DeltaError::UnknownView(name.to_owned()))
+    };
     for _ in 0..from.count()? {
         let (no, task) = read_task_change(&mut from)?;
         changes.tasks.insert(no, task);
     }
     for _ in 0..from.count()? {
-        let name = *names.get(usize::from(from.array::<1>()?[0])).ok_or(Unreadable)?;
+        let view = numbered(from.array::<1>()?[0])?;
         let key = Uuid::from_bytes(from.array()?);
         let text = from.blob()?;
-        let view = views.iter().position(|v| v.name == name);
-        let view = view.ok_or_else(|| DeltaError::UnknownView(name.to_owned()))?;
         let row = if text.is_empty() { None } else { Some((views[view].decode)(text)?) };
         changes.rows.insert((view as u8, key), row);
     }
@@ -159,10 +175,22 @@ pub(crate) fn decode(stored: &[u8], views: &[ViewSpec]) -> Result<Changes, Delta
         changes.actions.insert(id, ActionChange { decided, progress });
     }
     for _ in 0..from.count()? {
-        let user = std::str::from_utf8(from.blob()?).ok().and_then(UserId::parse).ok_or(Unreadable)?;
-        changes.erased.push(user);
+        changes.erased.push(read_user(&mut from)?);
+    }
+    let touched = if version == VERSION_2 { 0 } else { from.count()? };
+    for _ in 0..touched {
+        let view = match from.array::<1>()? {
+            [TASKS] => None,
+            [number] => Some(numbered(number)? as u8),
+        };
+        let key = Uuid::from_bytes(from.array()?);
+        changes.touched.push(Touched { view, key, user: read_user(&mut from)? });
     }
     Ok(changes)
+}
+
+fn read_user(from: &mut Reader<'_>) -> Result<UserId, Unreadable> {
+    std::str::from_utf8(from.blob()?).ok().and_then(UserId::parse).ok_or(Unreadable)
 }
 
 fn read_task_change(from: &mut Reader<'_>) -> Result<(u32, TaskChange), DeltaError> {

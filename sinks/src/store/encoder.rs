@@ -200,6 +200,7 @@ impl Encoder {
         changes.frontier = commit.frontier;
         changes.entries = self.entries;
         changes.caught_up = commit.caught_up;
+        changes.touched.extend_from_slice(&commit.touched);
         erasures.iter().for_each(|(_, user)| changes.erase(UserId::clone(user)));
         group.weight += weight(&commit);
         group.commits.push(commit);
@@ -212,6 +213,7 @@ impl Encoder {
         }
         if !group.is_empty() {
             group.delta = delta::encode(&group.changes, &self.views, &mut self.packer);
+            group.changes.touched = Vec::new();
         }
         // Not left to the writer: by then a later commit may have changed them.
         let users = self.chains.users();

@@ -44,6 +44,7 @@ mod dead_letters;
 mod erase;
 mod retention;
 mod follow;
+mod updates;
 
 pub use follow::PostgresReplica;
 pub use lease::{Lease, Waiting};
@@ -313,6 +314,22 @@ impl Store for Postgres {
             }
         });
         rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    async fn keep_updates(&self) -> Result<u64, StoreError> {
+        updates::keep(&self.pool, &self.db).await
+    }
+
+    async fn forget_updates(&self) -> Result<(), StoreError> {
+        updates::forget(&self.pool, &self.db).await
+    }
+
+    async fn updates_after(&self, n: u64, limit: usize) -> Result<Vec<Commit>, StoreError> {
+        updates::after((&self.pool, &self.db), &self.shared.engine.views, n, limit).await
+    }
+
+    async fn updates_published(&self, n: u64) -> Result<(), StoreError> {
+        updates::published(&self.pool, &self.db, n).await
     }
 
     fn status(&self) -> StoreStatus {

@@ -199,6 +199,7 @@ pub(crate) fn commit_of(changes: Changes) -> Commit {
         rows: rows.map(|((view, key), after)| RowChange { view, key, after }).collect(),
         users: changes.users.into_values().collect(),
         erased: changes.erased,
+        touched: changes.touched,
         caught_up: true,
         ..Commit::default()
     }

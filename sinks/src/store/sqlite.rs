@@ -46,6 +46,7 @@ mod erase;
 mod retention;
 mod load;
 mod registry;
+mod updates;
 mod follow;
 
 pub use follow::SqliteReplica;
@@ -327,6 +328,22 @@ impl Store for Sqlite {
         let (tx, rx) = std::sync::mpsc::channel();
         self.runtime.spawn(async move { tx.send(shared.audit.number(audit_id).await) });
         rx.recv().map_err(|_| StoreError::Closed)?.map(|found| found.is_some())
+    }
+
+    async fn keep_updates(&self) -> Result<u64, StoreError> {
+        updates::keep(&self.shared.dir, self.shared.durable.get())
+    }
+
+    async fn forget_updates(&self) -> Result<(), StoreError> {
+        updates::forget(&self.shared.dir)
+    }
+
+    async fn updates_after(&self, n: u64, limit: usize) -> Result<Vec<Commit>, StoreError> {
+        updates::after((&self.journal.0, &self.journal.1), &self.shared.engine.views, n, limit).await
+    }
+
+    async fn updates_published(&self, n: u64) -> Result<(), StoreError> {
+        updates::published(&self.shared.dir, n)
     }
 
     fn status(&self) -> StoreStatus {

@@ -1,7 +1,7 @@
 //! The list of replicas of a data directory: a file for each, `replicas/{id}`, with the last commit that it took over.
 //!
 //! Who writes the journal keeps the changes after the least of these numbers. A file that is not written anew for a
-//! while is of a process that was killed.
+//! while is of a process that was killed; but for the publisher's, which stays until it is removed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use crate::store::replica::EXPIRES;
 
 const DIRECTORY: &str = "replicas";
+/// The name under which the pipeline itself keeps changes until they are published.
+const PUBLISHER: &str = "task-updates";
 
 /// A replica's place on the list.
 #[derive(Debug)]
@@ -35,6 +37,32 @@ impl Registration {
     }
 }
 
+/// Up to which commit changes are published, once they are kept for it.
+pub(crate) fn published(dir: &Path) -> Option<u64> {
+    number(&dir.join(DIRECTORY).join(PUBLISHER))
+}
+
+/// Changes up to commit `n` are published; those after it are kept.
+pub(crate) fn set_published(dir: &Path, n: u64) -> io::Result<()> {
+    let directory = dir.join(DIRECTORY);
+    std::fs::create_dir_all(&directory)?;
+    let (path, new) = (directory.join(PUBLISHER), directory.join("task-updates.new"));
+    let mut file = std::fs::File::create(&new)?;
+    io::Write::write_all(&mut file, n.to_string().as_bytes())?;
+    // After a power cut an older number is there at the worst, never none.
+    file.sync_all()?;
+    std::fs::rename(new, path)?;
+    std::fs::File::open(&directory)?.sync_all()
+}
+
+/// Nothing is kept for publishing.
+pub(crate) fn forget_published(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(dir.join(DIRECTORY).join(PUBLISHER)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
@@ -53,7 +81,8 @@ fn number(path: &Path) -> Option<u64> {
         return None;
     }
     let written = std::fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
-    if SystemTime::now().duration_since(written).is_ok_and(|age| age > EXPIRES) {
+    let stays = path.file_name().is_some_and(|name| name == PUBLISHER);
+    if !stays && SystemTime::now().duration_since(written).is_ok_and(|age| age > EXPIRES) {
         let _ = std::fs::remove_file(path);
         return None;
     }
@@ -78,6 +107,19 @@ mod tests {
         // Killed, and not heard of since.
         let file = std::fs::File::options().write(true).open(dir.path().join(DIRECTORY).join("fast")).unwrap();
         file.set_modified(SystemTime::now() - 2 * EXPIRES).unwrap();
+        assert_eq!(least(dir.path()), None);
+    }
+
+    #[test]
+    fn what_is_to_be_published_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(published(dir.path()), None);
+        set_published(dir.path(), 7).unwrap();
+        let file = std::fs::File::options().write(true).open(dir.path().join(DIRECTORY).join(PUBLISHER)).unwrap();
+        file.set_modified(SystemTime::now() - 2 * EXPIRES).unwrap();
+        assert_eq!((published(dir.path()), least(dir.path())), (Some(7), Some(7)));
+        forget_published(dir.path()).unwrap();
+        forget_published(dir.path()).unwrap();
         assert_eq!(least(dir.path()), None);
     }
 }
