@@ -263,7 +263,7 @@ impl Update<'_> {
             partition: None,
             key: Some(Bytes::copy_from_slice(self.changed.user.as_str().as_bytes())),
             headers: vec![(
-                CompactString::const_new("content-type").into(),
+                CompactString::const_new("content-type"),
                 Bytes::from_static(EVENT_CONTENT_TYPE.as_bytes()),
             )],
             value: Some(self.changed.event(row).into()),
