@@ -39,10 +39,11 @@ async fn bench(options: &Options) -> anyhow::Result<()> {
     let events = prepared.holds.events;
     let report = Report::new(options, "how many events a second go the whole way?", tasks);
 
+    let source = product::source(scratch.path()).await?;
     let memory_before = process::memory();
     let before = Taken::now();
     let start = Instant::now();
-    let running = product::start(scratch.path(), Time::AtTheEnd).await?;
+    let running = product::start_on(scratch.path(), Time::AtTheEnd, source).await?;
     let mut steps = vec![(start, 0)];
     product::caught_up(&running, |committed| {
         if committed >= steps.len() as u64 * STEP || committed == events {

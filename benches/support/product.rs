@@ -32,16 +32,31 @@ const QUIET_LOOKS: u32 = 5;
 /// When nothing moves for this long, nothing will.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A broker that has the events.
+#[derive(Debug)]
+pub struct Moved {
+    brokers: String,
+    records: i64,
+}
+
+/// Where the product reads: the embedded log of a directory or, with `BENCH_BROKERS=host:port`, a broker without our
+/// topics. The log is moved there first.
+pub async fn source(dir: &Path) -> anyhow::Result<Option<Moved>> {
+    let Ok(brokers) = std::env::var("BENCH_BROKERS") else { return Ok(None) };
+    let records = move_to_broker(dir, &Access::plain(&brokers)).await?;
+    Ok(Some(Moved { brokers, records }))
+}
+
 /// Starts the product on a directory, as `tasktide run` does, with every setting at its default.
-/// `BENCH_STORE=postgres://…` names an empty database for the commits; without it they are embedded.
-/// `BENCH_BROKERS=host:port` names a broker without our topics: the log of the directory is moved there first, and the
-/// clock is the system's.
+/// `BENCH_STORE=postgres://…` names an empty database for the commits; without it they are embedded. With a broker as
+/// the source the clock is the system's.
 pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
-    let brokers = std::env::var("BENCH_BROKERS").ok();
-    let mut moved = 0;
-    if let Some(brokers) = &brokers {
-        moved = move_to_broker(dir, &Access::plain(brokers)).await?;
-    }
+    start_on(dir, time, source(dir).await?).await
+}
+
+/// As [`start`], on a source that is there.
+pub async fn start_on(dir: &Path, time: Time, moved: Option<Moved>) -> anyhow::Result<Running> {
+    let (brokers, moved) = moved.map(|moved| (moved.brokers, moved.records)).unzip();
     let options = RunOptions {
         store: std::env::var("BENCH_STORE").ok().map(Secret),
         data_dir: dir.to_owned(),
@@ -57,7 +72,9 @@ pub async fn start(dir: &Path, time: Time) -> anyhow::Result<Running> {
     let settings = brokers.into_iter().map(|brokers| ("kafka.brokers".to_owned(), brokers.into())).collect();
     let running = run::start(&options, Settings::read(settings)?).await?;
     // A broker tells after a while how much it has.
-    while running.parts().source.partitions().iter().map(|partition| partition.end.max(0)).sum::<i64>() < moved {
+    while running.parts().source.partitions().iter().map(|partition| partition.end.max(0)).sum::<i64>()
+        < moved.unwrap_or(0)
+    {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(running)
