@@ -50,7 +50,7 @@ pub struct Config {
     /// Tasks expected, for sizing maps; those restored are counted in anyway.
     pub tasks_expected: usize,
     /// Events whose identity is remembered exactly. Must exceed what the store has not yet made durable, since
-    /// only durable entries can be confirmed.
+    /// only durable entries can be confirmed, and should exceed what it finds slowly: entries without indexes.
     pub recent_identities: usize,
     /// Confirms a digest hit; `None` takes every hit for a duplicate.
     pub confirm: Option<Confirm>,
@@ -89,7 +89,7 @@ impl Default for Config {
             heartbeat: Duration::from_millis(50),
             queue_len_max: 64,
             tasks_expected: 0,
-            recent_identities: 262_144,
+            recent_identities: 1_048_576,
             confirm: None,
             counts: true,
             traces: false,

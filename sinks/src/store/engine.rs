@@ -49,9 +49,9 @@ impl Default for Options {
             group_events: 20_000,
             queue_events: 40_000,
             flush_rows: 300_000,
-            backlog_rows: 1_000_000,
+            backlog_rows: 4_000_000,
             flush_after: Duration::from_secs(5),
-            dirty_rows_max: 2_000_000,
+            dirty_rows_max: 6_000_000,
             run_entries: 1 << 18,
             partition_entries: 1 << 20,
         }
@@ -261,7 +261,7 @@ pub(crate) fn thread_of<W: Future<Output = ()>>(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a thread of the store needs a timer and a waker").block_on(begin());
     };
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("the store needs four threads")
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("the store needs its threads")
 }
 
 /// What projections of the journal cost must not be taken from those who wait for a commit. Threads that this thread

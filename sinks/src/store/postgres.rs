@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgPool;
+use tokio::sync::mpsc::UnboundedReceiver;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Restored};
 use topics::ids::TaskId;
@@ -44,6 +45,7 @@ mod dead_letters;
 mod erase;
 mod retention;
 mod follow;
+mod indexes;
 mod updates;
 
 pub use follow::PostgresReplica;
@@ -135,7 +137,7 @@ impl Postgres {
                 return Err(error);
             }
         };
-        let Loaded { shared, restored, resume, writer, newer } = loaded;
+        let Loaded { shared, restored, resume, writer, newer, indexes } = loaded;
         let pool = shared.audit.pool.clone();
         let encoder = Encoder::new(shared.chains.clone(), shared.engine.views.clone(), resume).with_rows();
         let threads = vec![
@@ -151,6 +153,10 @@ impl Postgres {
             thread_of("store-retention", {
                 let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
                 move || retention::run(shared, db, lease)
+            }),
+            thread_of("store-indexes", {
+                let ((found, told), db, lease) = (indexes, db.clone(), lease.clone());
+                move || indexes::run(found, told, db, lease)
             }),
         ];
         let store = Postgres {
@@ -210,8 +216,10 @@ impl Postgres {
             erase::run(open, shared.clone(), db.clone(), lease.clone()).await?;
         }
         let resume = Resume { entries: mark.entries, open: None, high_water: found.high_water, tasks: found.tasks };
-        let writer = Writer::new(db.clone(), lease.clone(), partitions, mark.n, letters as u64);
-        Ok(Loaded { shared, restored, resume, writer, newer })
+        let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+        let indexes = (partitions.names(), told);
+        let writer = Writer::new((db.clone(), lease.clone()), partitions, tell, (mark.n, letters as u64));
+        Ok(Loaded { shared, restored, resume, writer, newer, indexes })
     }
 }
 
@@ -221,6 +229,8 @@ struct Loaded {
     resume: Resume,
     writer: Writer,
     newer: crate::store::changes::Changes,
+    /// The partitions, and what the writer tells of them.
+    indexes: (Vec<String>, UnboundedReceiver<indexes::Told>),
 }
 
 #[async_trait]

@@ -402,3 +402,78 @@ async fn what_a_database_cannot_hold_as_text_comes_back_all_the_same() {
     assert_eq!(store.audit(&query).await.unwrap().len(), found.len());
     store.close().await;
 }
+
+/// The partitions in order, each with how many sound indexes it has beside that by number.
+async fn indexes(conn: &mut PgConnection) -> Vec<i64> {
+    sqlx::query_scalar(
+        "SELECT count(*) FILTER (WHERE x.indisvalid AND NOT x.indisprimary) FROM pg_inherits h \
+         JOIN pg_class t ON t.oid = h.inhrelid LEFT JOIN pg_index x ON x.indrelid = t.oid \
+         WHERE h.inhparent = 'audit_entry'::regclass GROUP BY t.relname ORDER BY t.relname",
+    )
+    .fetch_all(conn)
+    .await
+    .unwrap()
+}
+
+/// Waits until the partitions have so many indexes.
+async fn check_indexes(conn: &mut PgConnection, expected: impl Fn(&[i64]) -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = indexes(conn).await;
+        if expected(&found) {
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "{found:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_has_indexes_once_it_is_full_or_the_backlog_is_read() {
+    let url = database();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let (store, _) = open(&url, small()).await;
+    let mut history = History::new(57);
+    let of_backlog: Vec<_> = (0..60).map(|_| history.commit(9)).collect();
+    append(&*store, &of_backlog).await;
+    let all_but_the_last = |found: &[i64]| {
+        let (last, full) = found.split_last().unwrap();
+        full.len() >= 3 && full.iter().all(|count| *count == 5) && *last == 0
+    };
+    check_indexes(&mut conn, all_but_the_last).await;
+    check_all(&*store, &history, &keys(&url).await).await;
+
+    let mut caught_up = (*history.commit(9)).clone();
+    caught_up.caught_up = true;
+    append(&*store, &[Arc::new(caught_up)]).await;
+    let all = |found: &[i64]| found.iter().all(|count| *count == 5);
+    check_indexes(&mut conn, all).await;
+    // From then on each has them from its first entry, without a moment in between.
+    for _ in 0..60 {
+        let mut commit = (*history.commit(9)).clone();
+        commit.caught_up = true;
+        append(&*store, &[Arc::new(commit)]).await;
+        assert!(all(&indexes(&mut conn).await));
+    }
+    check_whole(&url, store, &history).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_that_a_process_left_out_are_made_by_the_next() {
+    let url = database();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let (store, _) = open(&url, small()).await;
+    let mut history = History::new(58);
+    let commits: Vec<_> = (0..60).map(|_| history.commit(9)).collect();
+    append(&*store, &commits).await;
+    let some_lack = |found: &[i64]| found.len() >= 3 && found.last() == Some(&0);
+    check_indexes(&mut conn, some_lack).await;
+    store.close().await;
+    // As when making one concurrently is given up.
+    let broken = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'audit_entry_000000000001_task'::regclass";
+    assert_eq!(sqlx::query(broken).execute(&mut conn).await.unwrap().rows_affected(), 1);
+
+    let (store, _) = open(&url, small()).await;
+    check_indexes(&mut conn, |found| found.iter().all(|count| *count == 5)).await;
+    check_whole(&url, store, &history).await;
+}

@@ -1,10 +1,12 @@
 //! Partitions of the audit: each for a range of entry numbers, made just before the first entry of its range.
 //!
 //! The newest partition is the only one that grows, so its indexes are small and stay in memory; the older ones are
-//! never written again but by an erasure.
+//! never written again but by an erasure. Which indexes, and since when, is told in [`indexes`].
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
+
+use crate::store::postgres::indexes;
 
 /// How long making a partition may wait for a lock before it is tried again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
@@ -35,9 +37,16 @@ impl Partitions {
         Ok(Partitions { size: size.max(1), ranges })
     }
 
-    /// Looks them up anew.
-    pub(crate) async fn reload(&self, conn: &mut PgConnection) -> Result<Partitions, sqlx::Error> {
-        Partitions::load(conn, self.size).await
+    /// Looks them up anew, and gives the names of those that are new.
+    pub(crate) async fn reload(&mut self, conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+        let known = self.ranges.last().map_or(1, |(_, end)| *end);
+        *self = Partitions::load(conn, self.size).await?;
+        Ok(self.ranges.iter().filter(|(first, _)| *first >= known).map(|(first, _)| name(*first)).collect())
+    }
+
+    /// Their names, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.ranges.iter().map(|(first, _)| name(*first)).collect()
     }
 
     /// Name of the partition that holds entry `n`, and the number after its last entry.
@@ -46,24 +55,27 @@ impl Partitions {
         Some((name(*first), *end))
     }
 
-    /// Makes the next partition.
-    pub(crate) async fn advance(&mut self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Makes the next partition, with its indexes or without, and gives its name.
+    pub(crate) async fn advance(&mut self, conn: &mut PgConnection, indexed: bool) -> Result<String, sqlx::Error> {
         let first = self.ranges.last().map_or(1, |(_, end)| *end);
         let end = first + self.size;
         let name = name(first);
         let mut transaction = conn.begin().await?;
         // Made apart and then attached: readers of the whole table need not be waited for.
-        let make = [
+        let mut make = vec![
             LOCK_TIMEOUT.to_owned(),
-            format!("CREATE TABLE IF NOT EXISTS {name} (LIKE audit_entry INCLUDING ALL)"),
+            format!("CREATE TABLE {name} (LIKE audit_entry INCLUDING ALL)"),
             format!("ALTER TABLE audit_entry ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({end})"),
         ];
+        if indexed {
+            make.extend(indexes::statements(&name));
+        }
         for sql in make {
             sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         self.ranges.push((first, end));
-        Ok(())
+        Ok(name)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The tables of rows: made from commits that are durable, some of them at a time.
 //!
 //! A flush takes whole commits, copies each changed row once into a temporary table, and merges those in the order of
-//! their keys, with the number of the last commit in the same transaction. Under load flushes are rare and large;
-//! otherwise every commit is flushed. What every replica has, too, is trimmed from the deltas in the same step.
+//! their keys, with the number of the last commit in the same transaction. The first one finds the tables empty and
+//! copies right into them. Under load flushes are rare and large; otherwise every commit is flushed. What every replica
+//! has, too, is trimmed from the deltas in the same step.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
+use topics::commit::UserRow;
 use topics::time::Due;
 use topics::view::{SqlType, Value, ViewRow, ViewSpec};
 use uuid::Uuid;
@@ -28,8 +30,10 @@ use crate::store::task_text::write_task;
 const IDLE: Duration = Duration::from_secs(1);
 /// A flush may take this part of the time.
 const SHARE: u32 = 10;
-/// A try that takes longer is given up with its connection.
+/// A try that takes longer for each million of rows is given up with its connection.
 const TRY_FOR: Duration = Duration::from_secs(300);
+/// Rows copied at a time: so many are in memory twice.
+const PART: usize = 50_000;
 /// Deltas are kept for a replica that was seen this lately.
 pub(crate) const REPLICA_EXPIRES: &str = "10 minutes";
 
@@ -101,7 +105,8 @@ async fn flush_until_done(connected: &mut Connected, dirty: &Changes, shared: &S
             }
             Ok::<bool, sqlx::Error>(flushed)
         };
-        let source = match answer(TRY_FOR, tried).await {
+        let within = TRY_FOR * (1 + dirty.len() as u32 / 1_000_000);
+        let source = match answer(within, tried).await {
             Ok(true) => return true,
             Ok(false) => {
                 lease.lose();
@@ -148,13 +153,16 @@ async fn flush(
     lease: &Lease,
 ) -> Result<bool, sqlx::Error> {
     let mut transaction = conn.begin().await?;
-    let conn = &mut *transaction;
-    put_tasks(conn, dirty).await?;
-    put_heads(conn, dirty).await?;
+    // Here and not from memory: a try before this one may have succeeded without an answer.
+    let empty = sqlx::query_scalar("SELECT n = 0 FROM applied").fetch_one(&mut *transaction).await?;
+    let mut tables = Tables { conn: &mut transaction, empty };
+    put_tasks(&mut tables, dirty).await?;
+    put_heads(&mut tables, dirty).await?;
     for (number, view) in views.iter().enumerate() {
-        put_rows(conn, dirty, number as u8, view).await?;
+        put_rows(&mut tables, dirty, number as u8, view).await?;
     }
-    put_users(conn, dirty).await?;
+    put_users(&mut tables, dirty).await?;
+    let conn = &mut *transaction;
     ledger::put_actions(conn, dirty).await?;
     // The lease's row stays locked to the end, so that nobody takes over in between.
     let moved = sqlx::query(
@@ -188,37 +196,57 @@ pub(crate) async fn trim_deltas(conn: &mut PgConnection, applied: u64) -> Result
     Ok(())
 }
 
-/// Copies rows into the temporary table of `table` and merges them by `key`.
-async fn merge(
-    conn: &mut PgConnection,
-    table: &str,
-    key: &str,
-    columns: &[&str],
-    rows: Rows,
-) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let list = columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
-    rows.send(conn, &format!("COPY \"stage_{table}\" ({list}) FROM STDIN (FORMAT binary)")).await?;
-    let set = columns.iter().filter(|column| **column != key);
-    let set = set.map(|column| format!("\"{column}\" = excluded.\"{column}\"")).collect::<Vec<_>>().join(", ");
-    let sql = format!(
-        "INSERT INTO \"{table}\" ({list}) SELECT {list} FROM \"stage_{table}\" ORDER BY \"{key}\" \
-         ON CONFLICT (\"{key}\") DO UPDATE SET {set}"
-    );
-    sqlx::query(AssertSqlSafe(sql)).execute(conn).await?;
-    Ok(())
+/// The tables within a transaction.
+struct Tables<'c> {
+    conn: &'c mut PgConnection,
+    /// There is no row in any of them.
+    empty: bool,
 }
 
-async fn put_tasks(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
+impl Tables<'_> {
+    /// Puts rows into `table`, in the order of `key`, in the place of those with the same key. `written` are the
+    /// `columns` of some of them.
+    async fn merge<T>(
+        &mut self,
+        table: &str,
+        key: &str,
+        columns: &[&str],
+        rows: &[T],
+        written: impl Fn(&[T]) -> Rows,
+    ) -> Result<(), sqlx::Error> {
+        let list = columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
+        let into = if self.empty { table.to_owned() } else { format!("stage_{table}") };
+        let copy = format!("COPY \"{into}\" ({list}) FROM STDIN (FORMAT binary)");
+        let set = columns.iter().filter(|column| **column != key);
+        let set = set.map(|column| format!("\"{column}\" = excluded.\"{column}\"")).collect::<Vec<_>>().join(", ");
+        let merge = format!(
+            "INSERT INTO \"{table}\" ({list}) SELECT {list} FROM \"stage_{table}\" ORDER BY \"{key}\" \
+             ON CONFLICT (\"{key}\") DO UPDATE SET {set}"
+        );
+        for part in rows.chunks(PART) {
+            written(part).send(self.conn, &copy).await?;
+            if !self.empty {
+                sqlx::query(AssertSqlSafe(merge.clone())).execute(&mut *self.conn).await?;
+                sqlx::query(AssertSqlSafe(format!("TRUNCATE \"stage_{table}\""))).execute(&mut *self.conn).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn put_tasks(tables: &mut Tables<'_>, dirty: &Changes) -> Result<(), sqlx::Error> {
     let mut tasks: Vec<(&u32, &TaskChange)> = dirty.tasks.iter().collect();
     tasks.sort_unstable_by_key(|(no, _)| **no);
+    let columns = ["no", "id", "user_id", "due", "priority", "completed", "updated_at", "version", "body", "memory"];
+    tables.merge("tasks", "no", &columns, &tasks, task_rows).await
+}
+
+fn task_rows(tasks: &[(&u32, &TaskChange)]) -> Rows {
     let mut rows = Rows::new();
     let mut body = Vec::with_capacity(1024);
     for (no, change) in tasks {
         rows.row(10);
-        rows.int(i64::from(*no));
+        rows.int(i64::from(**no));
         rows.id(change.id.0);
         match &change.after {
             None => (0..7).for_each(|_| rows.null()),
@@ -236,16 +264,11 @@ async fn put_tasks(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx:
         }
         rows.bytes(&change.memory);
     }
-    let columns = ["no", "id", "user_id", "due", "priority", "completed", "updated_at", "version", "body", "memory"];
-    merge(conn, "tasks", "no", &columns, rows).await
+    rows
 }
 
-async fn put_heads(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
-    for (table, of_tasks) in [("task_heads", true), ("user_heads", false)] {
-        let wanted =
-            dirty.heads.iter().filter(|(chain, head)| matches!(chain, ChainId::Task(_)) == of_tasks && head.seq > 0);
-        let mut heads: Vec<Head> = wanted.map(|(_, head)| *head).collect();
-        heads.sort_unstable_by_key(|head| head.no);
+async fn put_heads(tables: &mut Tables<'_>, dirty: &Changes) -> Result<(), sqlx::Error> {
+    let rows_of = |heads: &[&Head]| {
         let mut rows = Rows::new();
         for head in heads {
             rows.row(5);
@@ -255,24 +278,34 @@ async fn put_heads(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx:
             rows.int(head.last as i64);
             rows.int(head.applied as i64);
         }
-        merge(conn, table, "no", &["no", "seq", "hash", "last", "applied"], rows).await?;
+        rows
+    };
+    for (table, of_tasks) in [("task_heads", true), ("user_heads", false)] {
+        let wanted =
+            dirty.heads.iter().filter(|(chain, head)| matches!(chain, ChainId::Task(_)) == of_tasks && head.seq > 0);
+        let mut heads: Vec<&Head> = wanted.map(|(_, head)| head).collect();
+        heads.sort_unstable_by_key(|head| head.no);
+        tables.merge(table, "no", &["no", "seq", "hash", "last", "applied"], &heads, rows_of).await?;
     }
     Ok(())
 }
 
-async fn put_users(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
+async fn put_users(tables: &mut Tables<'_>, dirty: &Changes) -> Result<(), sqlx::Error> {
     let mut users: Vec<_> = dirty.users.values().collect();
     users.sort_by(|a, b| a.id.cmp(&b.id));
-    let mut rows = Rows::new();
-    for user in users {
-        rows.row(2);
-        rows.text(user.id.as_str());
-        rows.json(&serde_json::to_vec(user).expect("settings are JSON"));
-    }
-    merge(conn, "users", "id", &["id", "body"], rows).await
+    let rows_of = |users: &[&UserRow]| {
+        let mut rows = Rows::new();
+        for user in users {
+            rows.row(2);
+            rows.text(user.id.as_str());
+            rows.json(&serde_json::to_vec(user).expect("settings are JSON"));
+        }
+        rows
+    };
+    tables.merge("users", "id", &["id", "body"], &users, rows_of).await
 }
 
-async fn put_rows(conn: &mut PgConnection, dirty: &Changes, number: u8, view: &ViewSpec) -> Result<(), sqlx::Error> {
+async fn put_rows(tables: &mut Tables<'_>, dirty: &Changes, number: u8, view: &ViewSpec) -> Result<(), sqlx::Error> {
     let mut present: Vec<(Uuid, &Arc<dyn ViewRow>)> = Vec::new();
     let mut gone: Vec<Uuid> = Vec::new();
     for ((_, key), row) in dirty.rows.iter().filter(|((of, _), _)| *of == number) {
@@ -282,11 +315,10 @@ async fn put_rows(conn: &mut PgConnection, dirty: &Changes, number: u8, view: &V
         }
     }
     present.sort_unstable_by_key(|(key, _)| *key);
-    let columns = column_names(view);
-    merge(conn, view.name, "id", &columns, view_rows(view, &present)).await?;
-    if !gone.is_empty() {
+    tables.merge(view.name, "id", &column_names(view), &present, |part| view_rows(view, part)).await?;
+    if !gone.is_empty() && !tables.empty {
         let sql = format!("DELETE FROM \"{}\" WHERE id = ANY($1)", view.name);
-        sqlx::query(AssertSqlSafe(sql)).bind(gone).execute(conn).await?;
+        sqlx::query(AssertSqlSafe(sql)).bind(gone).execute(&mut *tables.conn).await?;
     }
     Ok(())
 }

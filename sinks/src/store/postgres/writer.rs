@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
+use tokio::sync::mpsc::UnboundedSender;
 use topics::dead_letter::DeadLetter;
 
 use crate::store::block::{After, Block, Slot, Texts};
@@ -17,6 +18,7 @@ use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::Group;
 use crate::store::postgres::copy::Rows;
 use crate::store::postgres::db::{At, Db, Role, answer, close, to_sql};
+use crate::store::postgres::indexes::Told;
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::partitions::Partitions;
 use crate::store::postgres::{Shared, erase};
@@ -52,6 +54,9 @@ pub(crate) struct Writer {
     conn: Option<PgConnection>,
     backend: Option<i32>,
     partitions: Partitions,
+    /// Whether who makes indexes was told that the backlog is read.
+    caught_up: bool,
+    indexes: UnboundedSender<Told>,
     /// Last commit written.
     n: u64,
     /// Last dead letter written.
@@ -59,8 +64,19 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(db: Db, lease: Lease, partitions: Partitions, n: u64, letters: u64) -> Self {
-        Writer { db, lease, conn: None, backend: None, partitions, n, letters }
+    /// `indexes` hears of partitions; `n` and `letters` are the last commit and dead letter.
+    pub(crate) fn new(
+        (db, lease): (Db, Lease),
+        partitions: Partitions,
+        indexes: UnboundedSender<Told>,
+        (n, letters): (u64, u64),
+    ) -> Self {
+        Writer { db, lease, conn: None, backend: None, partitions, caught_up: false, indexes, n, letters }
+    }
+
+    /// Nobody waits for indexes, and who makes them ends only with this.
+    fn tell(&self, told: Told) {
+        let _ = self.indexes.send(told);
     }
 
     /// One try to write a group.
@@ -83,13 +99,14 @@ impl Writer {
                 return Err(Refused::Moved);
             }
             // Making a partition may have succeeded without an answer, too.
-            self.partitions = self.partitions.reload(conn).await?;
+            let new = self.partitions.reload(conn).await?;
+            new.into_iter().for_each(|partition| self.tell(Told::Made(partition)));
+            let conn = self.conn.as_mut().expect("it was opened above");
             sqlx::query("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
                 .execute(&mut *conn)
                 .await?;
         }
-        let last = group.changes.entries;
-        let parts = self.split(group, last).await?;
+        let parts = self.split(group).await?;
         let conn = self.conn.as_mut().expect("it was opened above");
         let mut transaction = conn.begin().await?;
         let conn = &mut *transaction;
@@ -105,13 +122,12 @@ impl Writer {
     }
 
     /// The group's entries by partition; makes the partitions that are missing.
-    async fn split(&mut self, group: &Group, last: u64) -> Result<Vec<(String, Rows)>, sqlx::Error> {
-        let conn = self.conn.as_mut().expect("the caller opened it");
+    async fn split(&mut self, group: &Group) -> Result<Vec<(String, Rows)>, sqlx::Error> {
         let mut entries = group.rows.iter().flat_map(Block::iter).peekable();
         let mut parts = Vec::new();
         while let Some(next) = entries.peek().map(|(n, ..)| *n) {
             let Some((partition, end)) = self.partitions.holding(next) else {
-                self.partitions.advance(conn).await?;
+                self.advance(group).await?;
                 continue;
             };
             let mut rows = Rows::new();
@@ -121,10 +137,18 @@ impl Writer {
             parts.push((partition, rows));
         }
         // Ahead of time: making one must not hold up the commit that needs it.
-        if !parts.is_empty() && self.partitions.holding(last + 1).is_none() {
-            self.partitions.advance(conn).await?;
+        if !parts.is_empty() && self.partitions.holding(group.changes.entries + 1).is_none() {
+            self.advance(group).await?;
         }
         Ok(parts)
+    }
+
+    /// Makes the next partition.
+    async fn advance(&mut self, group: &Group) -> Result<(), sqlx::Error> {
+        let conn = self.conn.as_mut().expect("the caller opened it");
+        let made = self.partitions.advance(conn, group.changes.caught_up).await?;
+        self.tell(Told::Made(made));
+        Ok(())
     }
 
     async fn check_epoch(&mut self) -> Result<(), Refused> {
@@ -271,6 +295,9 @@ pub(crate) async fn run(mut writer: Writer, shared: Arc<Shared>) {
                 let started = Instant::now();
                 if !group.is_empty() && !write_until_done(&mut writer, &group, &shared).await {
                     break;
+                }
+                if group.changes.caught_up && !std::mem::replace(&mut writer.caught_up, true) {
+                    writer.tell(Told::CaughtUp);
                 }
                 let erased = group.erased.clone();
                 if let Some(changes) = shared.finish(group, started, |group| shared.ledger.add(&group.changes)) {
