@@ -252,7 +252,9 @@ impl Clocked {
         let ends = self.topics().bounds("task-events").await.unwrap();
         let told = || async {
             let mut asked = TopicPartitionList::new();
-            ends.iter().for_each(|bounds| drop(asked.add_partition("task-events", bounds.partition)));
+            for bounds in &ends {
+                asked.add_partition("task-events", bounds.partition);
+            }
             let found = asker.committed_offsets(asked, Duration::from_secs(10)).unwrap();
             let offset = |partition: i32| found.find_partition("task-events", partition).unwrap().offset();
             let is_told = ends.iter().all(|b| b.end == 0 || offset(b.partition) == Offset::Offset(b.end));
