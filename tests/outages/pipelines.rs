@@ -1,5 +1,9 @@
 //! Two pipelines at once: on one database one of them writes, on one directory the second is refused.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+use components::faketime::FakeClock;
 use components::kafka::Options;
 use components::postgres::{self, Server};
 
@@ -74,4 +78,71 @@ async fn a_second_pipeline_on_a_directory_is_refused_and_the_first_goes_on() {
     first.goes_on().await;
     let number = load.end().await;
     nothing_is_lost_or_done_twice(&first.base, &*topics, &creates, number).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_are_set_lose_no_lease_and_let_no_two_write() {
+    const HOUR: i64 = 3600;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path(), Options::default()).await;
+    // The server is another user.
+    let open = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir_in("/var/tmp").unwrap();
+    let (servers, ours) = (FakeClock::new(open.path()).unwrap(), FakeClock::new(dir.path()).unwrap());
+    let options = postgres::Options { environment: servers.environment(), ..Default::default() };
+    let server = tokio::task::spawn_blocking(|| Server::start(options)).await.unwrap().expect("a server");
+    let url = server.create_database("tasktide").unwrap();
+    let ask = |sql: &str| server.psql("tasktide", sql).unwrap();
+    let topics = topics_of(&broker.address());
+    let (chat_url, creates) = chat(topics.clone(), 7).await;
+    let args = ["--source", "kafka", "--actions", &format!("chat-api={chat_url}")];
+    let (address, clock) = (broker.address(), ours.environment());
+    let settings =
+        [("TASKTIDE_KAFKA__BROKERS", address.as_str()), ("TASKTIDE_STORE__URL", &url), ("TASKTIDE_STORE__LEASE", "3s")];
+    let set: Vec<_> = clock.iter().map(|(name, value)| (*name, value.to_str().unwrap())).chain(settings).collect();
+    let load = Load::begin(topics.clone(), PACE);
+
+    let first = Tasktide::run(dir.path(), &args, &set).await;
+    let mut pair = [first, Tasktide::start(dir.path(), &args, &settings)];
+    until("the second waits", async || pair[1].role().await.as_deref() == Some("standby")).await;
+    let seconds_of_server = || ask("SELECT floor(extract(epoch FROM clock_timestamp()))").parse::<i64>().unwrap();
+    for seconds in [HOUR, -HOUR, 0] {
+        ours.set(seconds).unwrap();
+        let began = seconds_of_server();
+        pair[0].goes_on().await;
+        let renewed = format!("SELECT expires_at > to_timestamp({began}) + interval '6 s' FROM lease");
+        until("the lease is renewed", async || ask(&renewed) == "t").await;
+        assert_eq!(pair[1].role().await.as_deref(), Some("standby"));
+        assert_eq!(ask("SELECT epoch FROM lease"), "1");
+    }
+
+    // The lease ends by the server's clock: set forward, it may go to the other one, and only to that.
+    servers.set(HOUR).unwrap();
+    let machines = seconds_of_server();
+    until("the server sees its clock", async || seconds_of_server() > machines + HOUR / 2).await;
+    until("one writes and the other waits", async || {
+        for one in &mut pair {
+            if one.has_ended() {
+                assert!(one.logged(&["another process took over the lease; nothing more is written"]));
+                *one = Tasktide::start(dir.path(), &args, &settings);
+            }
+        }
+        let mut roles = [pair[0].role().await, pair[1].role().await].map(Option::unwrap_or_default);
+        roles.sort();
+        roles == ["standby", "writer"]
+    })
+    .await;
+    let writes = usize::from(pair[0].role().await.as_deref() != Some("writer"));
+    pair[writes].goes_on().await;
+    // Set back, it lasts for an hour more only until it is renewed.
+    servers.set(0).unwrap();
+    let lasts = "SELECT expires_at < clock_timestamp() + interval '1 min' FROM lease";
+    until("the server sees its clock", async || seconds_of_server() < machines + HOUR / 2).await;
+    until("the lease is renewed", async || ask(lasts) == "t").await;
+    pair[writes].goes_on().await;
+    pair[writes].kill();
+    let other = &pair[1 - writes];
+    until("the standby takes over", async || other.role().await.as_deref() == Some("writer")).await;
+    other.goes_on().await;
+    let number = load.end().await;
+    nothing_is_lost_or_done_twice(&other.base, &*topics, &creates, number).await;
 }

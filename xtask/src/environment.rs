@@ -53,7 +53,7 @@ fn daprd() -> anyhow::Result<Environment> {
 
 /// A clock that can be set for one program.
 fn faketime() -> anyhow::Result<Environment> {
-    components::faketime::library()?;
+    components::faketime::libraries()?;
     Ok(Environment::new())
 }
 

@@ -3,6 +3,7 @@
 //! PostgreSQL refuses to run as root, so under root it runs as the system's `postgres` (or `nobody`). A server that is a
 //! static of a test binary is never dropped: a guard process ends it, and removes its directory, when this one is gone.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -30,11 +31,13 @@ pub struct Options {
     pub port: u16,
     /// Further settings of the server, such as `("max_wal_size", "4GB")`.
     pub settings: Vec<(String, String)>,
+    /// Its environment beyond the caller's; under root the server is another user, who must be able to read what it names.
+    pub environment: Vec<(&'static str, OsString)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { fsync: true, port: 0, settings: Vec::new() }
+        Options { fsync: true, port: 0, settings: Vec::new(), environment: Vec::new() }
     }
 }
 
@@ -140,6 +143,7 @@ impl Server {
         for (name, value) in &self.options.settings {
             command.args(["-c", &format!("{name}={value}")]);
         }
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         let mut server = Process::start("postgres", &mut command, &self.dir.join("log"))?;
         fs::write(self.dir.join("pid"), server.id().to_string())?;
         let port = self.port;

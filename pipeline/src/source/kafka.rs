@@ -29,6 +29,8 @@ mod native;
 mod progress;
 mod reader;
 mod token;
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+mod waits;
 pub mod topics_on_broker;
 
 pub use access::{Access, Identity, Mechanism, Pem, Tls};

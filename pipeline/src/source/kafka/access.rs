@@ -132,6 +132,8 @@ impl Access {
 
     /// The configuration that every client begins with.
     pub(super) fn client_config(&self) -> ClientConfig {
+        #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+        super::waits::keep();
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
@@ -24,6 +25,8 @@ use crate::source::topics::{Bounds, Reading, Topics, TopicsError};
 const DELIVER_WITHIN_MS: &str = "30000";
 /// Largest record that is tried; the topic may take less.
 const RECORD_BYTES_MAX: &str = "72000000";
+/// What a record without a time has; a broker takes it whatever its own clock says.
+const NO_TIME: i64 = -1;
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 /// A read without a record for this long has failed.
 const READ_WITHIN: Duration = Duration::from_secs(60);
@@ -129,19 +132,20 @@ fn reader(access: &Access) -> Result<BaseConsumer<Connection>, KafkaError> {
 impl Topics for KafkaTopics {
     async fn append(&self, topic: &'static str, records: Vec<NewRecord>) -> Result<Vec<Position>, TopicsError> {
         let producer = self.producer.lock().expect("never poisoned").clone().ok_or(BrokerError::Closed)?;
-        let sent = records.iter().map(|record| {
-            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            for (name, value) in &record.headers {
-                headers = headers.insert(Header { key: name, value: Some(&value[..]) });
-            }
-            let mut out = FutureRecord::<[u8], [u8]>::to(topic).headers(headers).timestamp(record.timestamp.millis());
-            out.partition = record.partition;
-            out.key = record.key.as_deref();
-            out.payload = record.value.as_deref();
-            producer.send(out, Duration::from_secs(5))
-        });
+        let sent = records.iter().map(|record| send(&producer, topic, record, record.timestamp.millis()));
+        let mut deliveries = join_all(sent).await;
+        let refused: Vec<_> =
+            deliveries.iter_mut().zip(&records).filter(|(delivery, _)| has_refused_time(delivery)).collect();
+        if !refused.is_empty() {
+            let records = refused.len();
+            tracing::warn!(topic, records, "the broker refuses the time of records; they are written without it");
+            let again = refused.into_iter().map(|(delivery, record)| async {
+                *delivery = send(&producer, topic, record, NO_TIME).await;
+            });
+            join_all(again).await;
+        }
         let mut last: BTreeMap<i32, i64> = BTreeMap::new();
-        for (delivery, record) in join_all(sent).await.into_iter().zip(&records) {
+        for (delivery, record) in deliveries.into_iter().zip(&records) {
             let delivered = delivery.map_err(|(error, _)| write_error(topic, record, error))?;
             let offset = last.entry(delivered.partition).or_insert(delivered.offset);
             *offset = (*offset).max(delivered.offset);
@@ -177,6 +181,30 @@ impl Topics for KafkaTopics {
         // What is not written by then was not acknowledged to anyone.
         let _ = tokio::task::spawn_blocking(move || producer.flush(Duration::from_secs(2))).await;
     }
+}
+
+/// Sends a record with a time, milliseconds since the epoch.
+async fn send(
+    producer: &FutureProducer<Connection>,
+    topic: &str,
+    record: &NewRecord,
+    time: i64,
+) -> Result<Delivery, (KafkaError, OwnedMessage)> {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    for (name, value) in &record.headers {
+        headers = headers.insert(Header { key: name, value: Some(&value[..]) });
+    }
+    let mut out = FutureRecord::<[u8], [u8]>::to(topic).headers(headers).timestamp(time);
+    out.partition = record.partition;
+    out.key = record.key.as_deref();
+    out.payload = record.value.as_deref();
+    producer.send(out, Duration::from_secs(5)).await
+}
+
+/// Whether our clock is further ahead of the broker's than the topic allows (`message.timestamp.after.max.ms`).
+fn has_refused_time(delivery: &Result<Delivery, (KafkaError, OwnedMessage)>) -> bool {
+    let code = delivery.as_ref().err().and_then(|(error, _)| error.rdkafka_error_code());
+    code == Some(RDKafkaErrorCode::InvalidTimestamp)
 }
 
 fn write_error(topic: &'static str, record: &NewRecord, source: KafkaError) -> BrokerError {
