@@ -164,7 +164,8 @@ async fn open(
     let database = crate::run::store::database(url, settings)?;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let holder = crate::run::store::holder();
-    let lease = database.lease(&holder, settings.store.lease, |why| drop(tell.send(why)));
+    // A store is compared with what it was made of itself, whatever is set.
+    let lease = database.lease(&holder, settings.store.lease, |_| Ok(()), |why| drop(tell.send(why)));
     let lease = tokio::select! {
         lease = lease => lease?,
         Some(why) = told.recv() => match why {

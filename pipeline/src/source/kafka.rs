@@ -27,6 +27,7 @@ pub mod admin;
 mod connection;
 mod native;
 mod progress;
+pub mod range;
 mod reader;
 mod token;
 pub mod topics_on_broker;
