@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use pipeline::source::Source;
 use pipeline::source::clock::Clock;
-use pipeline::source::kafka::{KafkaSource, KafkaTopics};
+use pipeline::source::kafka::{KafkaSource, KafkaTopics, range};
 use pipeline::source::log::{Log, LogSource};
 use pipeline::source::push::PushSource;
 use pipeline::source::topics::Topics;
@@ -248,7 +248,11 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let auth = read_auth(&settings).await?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
-    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener).await?;
+    let fits = |positions: &[NextOffset]| match mode {
+        SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
+        SourceMode::Log | SourceMode::Dapr => Ok(()),
+    };
+    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener, fits).await?;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {

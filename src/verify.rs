@@ -20,7 +20,7 @@ use sinks::store::{DataDir, Options, Postgres, Sqlite, Store, Waiting};
 use topics::audit::AuditAction;
 use topics::commit::{Restored, UserRow};
 use topics::view::{ViewRow, ViewSpec};
-use topics::{Task, UserId};
+use topics::{Task, Timestamp, UserId};
 
 mod computed;
 mod removed;
@@ -164,7 +164,8 @@ async fn open(
     let database = crate::run::store::database(url, settings)?;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let holder = crate::run::store::holder();
-    let lease = database.lease(&holder, settings.store.lease, |why| drop(tell.send(why)));
+    // A store is compared with what it was made of itself, whatever is set.
+    let lease = database.lease(&holder, settings.store.lease, |_| Ok(()), |why| drop(tell.send(why)));
     let lease = tokio::select! {
         lease = lease => lease?,
         Some(why) = told.recv() => match why {
@@ -210,7 +211,7 @@ fn compare_rows(views: &[ViewSpec], stored: &Restored, computed: &Computed, remo
         known.insert((change.view, change.key));
         let (mut is, mut should) = (shown(row), computed.rows.get(&(change.view, change.key)).map(shown));
         let by_order = if removed.is_nothing() { &[] } else { by_order(&is) };
-        for name in facts_of(&is).iter().chain(by_order) {
+        for name in facts_of(&is, stored.committed_at).iter().chain(by_order) {
             for row in [Some(&mut is), should.as_mut()].into_iter().flatten() {
                 row.as_object_mut().map(|row| row.remove(*name));
             }
@@ -229,8 +230,9 @@ fn shown(row: &Arc<dyn ViewRow>) -> Value {
     serde_json::from_slice(&json).expect("a row is JSON")
 }
 
-/// The fields of a row that tell what happened outside, or by the clock.
-fn facts_of(row: &Value) -> &'static [&'static str] {
+/// The fields of a row that tell what happened outside, or by the clock, which stood at `now`.
+fn facts_of(row: &Value, now: Timestamp) -> &'static [&'static str] {
+    let is_due = || row["triggerTime"].as_str().and_then(|at| at.parse().ok()).is_some_and(|at: Timestamp| at <= now);
     if row.get("successor").is_some() {
         return &["successor"];
     }
@@ -244,6 +246,8 @@ fn facts_of(row: &Value) -> &'static [&'static str] {
             &["late", "channels", "sentAt", "updatedAt"]
         }
         (Some("SENT"), _) => &["late", "channels", "updatedAt"],
+        // One that was handed over keeps its channels, whatever the user chooses then.
+        (Some("PENDING"), _) if is_due() => &["late", "channels", "updatedAt"],
         (Some("PENDING" | "CANCELLED"), _) => &["late", "channels"],
         _ => &[],
     }

@@ -3,11 +3,17 @@
 #[path = "oracle/oracle.rs"]
 #[allow(dead_code)]
 mod oracle;
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod process;
 #[path = "support/product.rs"]
 #[allow(dead_code)]
 mod product;
 #[path = "support/records.rs"]
 mod records;
+
+#[path = "kafka/ranges.rs"]
+mod ranges;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

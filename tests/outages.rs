@@ -21,6 +21,8 @@ mod watched;
 mod broker;
 #[path = "outages/database.rs"]
 mod database;
+#[path = "outages/leaders.rs"]
+mod leaders;
 #[path = "outages/pipelines.rs"]
 mod pipelines;
 #[path = "outages/poison.rs"]

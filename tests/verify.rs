@@ -18,7 +18,8 @@ use components::kafka::{Broker, Options};
 use components::postgres::{Options as PostgresOptions, Server};
 use pipeline::source::kafka::Access;
 use pipeline::source::kafka::admin::{Admin, Replication};
-use product::{all, event, product, record, settled, task_id, topics_of, until};
+use process::env_of;
+use product::{all, event, product, record, settled, task_id, topics_of, until, user_event};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -52,12 +53,6 @@ impl Subject<'_> {
     }
 }
 
-/// The settings as variables of the environment.
-fn env_of(settings: &[(&str, &str)]) -> Vec<(String, String)> {
-    let name = |key: &str| format!("TASKTIDE_{}", key.to_uppercase().replace('.', "__"));
-    settings.iter().map(|(key, value)| (name(key), (*value).to_owned())).collect()
-}
-
 async fn broker(dir: &Path) -> (Broker, String) {
     let at = dir.join("kafka");
     let started = tokio::task::spawn_blocking(move || Broker::start(&at, &Options::default()));
@@ -68,21 +63,16 @@ async fn broker(dir: &Path) -> (Broker, String) {
     (broker, address)
 }
 
-fn user_event(id: &str, kind: &str, more: Value) -> Vec<u8> {
-    let mut data = json!({"userId": "ann"});
-    data.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-    let event = json!({
-        "specversion": "1.0", "id": id, "source": "/services/chat-api", "type": format!("com.todo.user.{kind}"),
-        "time": "2026-03-01T08:00:00Z", "data": data,
-    });
-    event.to_string().into_bytes()
-}
-
 /// Appends to a topic and waits until what it has is committed.
 async fn append(running: &Running, topic: &'static str, partition: i32, value: Vec<u8>) {
+    append_at(running, topic, partition, value, Timestamp::MIN).await;
+}
+
+/// As [`append`]; events count as of `at` at the latest.
+async fn append_at(running: &Running, topic: &'static str, partition: i32, value: Vec<u8>, at: Timestamp) {
     let topics = &*running.parts().topics;
-    let at = topics.append(topic, vec![record(partition, "", Some(value), &[], Timestamp::MIN)]).await.unwrap();
-    let offset = at[0].offset;
+    let appended = topics.append(topic, vec![record(partition, "", Some(value), &[], at)]).await.unwrap();
+    let offset = appended[0].offset;
     until("it is committed", async || {
         let progress = running.parts().source.partitions();
         progress.iter().any(|p| p.topic.name() == topic && p.partition == partition && p.committed > offset)
@@ -125,6 +115,27 @@ async fn what_partitions_do_to_each_other_is_recomputed_in_the_order_in_which_it
         running.stop().await.unwrap();
         Subject { data: &data, env: Vec::new() }.check(&[], 0, &["3 tasks,", "; 0 differ"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reminder_that_is_under_way_keeps_its_channels() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = product(dir.path(), SourceMode::Log, Actions::None, &[]).await;
+    let due = json!({"dueDate": "2026-04-01T09:00:00Z", "reminders": ["PT1H"]});
+    let day = |day: u32| -> Timestamp { format!("2026-03-0{day}T08:00:00Z").parse().unwrap() };
+    append_at(&running, "task-events", 2, event("c1", "created", &task_id(1), due), day(1)).await;
+    until("it is handed over", async || all(&running, "/v1/reminders").await[0]["late"] == true).await;
+    let chosen = user_event("c2", "updated", json!({"channels": ["email"]}));
+    let mut chosen: Value = serde_json::from_slice(&chosen).unwrap();
+    chosen["time"] = day(2).to_string().into();
+    append_at(&running, "user-events", 0, chosen.to_string().into_bytes(), day(2)).await;
+    let reminders = all(&running, "/v1/reminders").await;
+    assert_eq!(
+        (&reminders[0]["status"], &reminders[0]["channels"][0]["channel"]),
+        (&json!("PENDING"), &json!("in-app"))
+    );
+    running.stop().await.unwrap();
+    Subject { data: dir.path(), env: Vec::new() }.check(&[], 0, &["; 0 differ"]);
 }
 
 /// Does and undoes something to the tables of a store, where `?` is the id as the store has it.

@@ -117,7 +117,10 @@ pub enum SourceError {
         end: i64,
     },
     /// The number of partitions is another than before.
-    #[error("topic {topic} has {now} partitions, it had {before}")]
+    #[error(
+        "topic {topic} has {now} partitions, and what is stored is of {before}: their number was changed, or \
+         source.partitions was"
+    )]
     PartitionsChanged {
         /// Which topic.
         topic: &'static str,
@@ -135,6 +138,29 @@ pub enum SourceError {
         partition: i32,
         /// How many there are.
         now: i32,
+    },
+    /// The store was made of other partitions.
+    #[error(
+        "what is stored was made of partitions {stored} of task-events, and source.partitions is {asked}; a store goes \
+         on with its own partitions only: set source.partitions to them, or start on an empty store"
+    )]
+    OtherPartitions {
+        /// Partitions of the store.
+        stored: String,
+        /// As the setting has it.
+        asked: String,
+    },
+    /// With a range nothing tells how many partitions there were, so it must be the number that is declared.
+    #[error(
+        "topic {topic} has {now} partitions; with source.partitions it must have {declared}, as the list of topics says"
+    )]
+    NotAsDeclared {
+        /// Which topic.
+        topic: &'static str,
+        /// As it is.
+        now: i32,
+        /// As the list of topics has it.
+        declared: i32,
     },
     /// There is no such topic on the broker.
     #[error("there is no topic {topic} at the broker; `tasktide topics apply` makes it")]
@@ -173,7 +199,8 @@ impl SourceError {
         match self {
             SourceError::HistoryTruncated { .. } => "history_truncated",
             SourceError::EndLost { .. } => "log_end_lost",
-            SourceError::PartitionsChanged { .. } => "partitions_changed",
+            SourceError::PartitionsChanged { .. } | SourceError::NotAsDeclared { .. } => "partitions_changed",
+            SourceError::OtherPartitions { .. } => "other_partitions",
             SourceError::NoSuchPartition { .. } => "no_such_partition",
             SourceError::TopicMissing { .. } => "topic_missing",
             SourceError::Unreachable { .. } => "broker_unreachable",

@@ -279,6 +279,16 @@ pub enum StoreError {
         source: sqlx::Error,
     },
 
+    /// The database is the store of another pipeline, with which this one must not go on.
+    #[error("{file} is the store of another pipeline")]
+    OfAnother {
+        /// The database.
+        file: PathBuf,
+        /// How that shows.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

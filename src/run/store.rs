@@ -9,13 +9,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use pipeline::source::SourceError;
 use query_api::problem::{Code, Problem};
 use query_api::status::{Readiness, Waiting as Needs};
 use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, Waiting};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use topics::commit::Restored;
+use topics::commit::{NextOffset, Restored};
 use topics::view::ViewSpec;
 use tracing::{info, warn};
 
@@ -25,21 +26,32 @@ use crate::settings::{Secret, Settings};
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 
 /// Opens the store: the database at `url`, else the embedded one. While another process has the database, health and
-/// readiness are served on `listener`.
+/// readiness are served on `listener`. An error where `fits` refuses the committed positions.
 pub(super) async fn open(
     url: Option<&Secret>,
     settings: &Settings,
     held: &DataDir,
     views: &[ViewSpec],
     listener: &TcpListener,
+    fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
 ) -> anyhow::Result<(Arc<dyn Store>, Restored)> {
-    let Some(url) = url.or(settings.store.url.as_ref()) else {
-        let (store, restored) = Sqlite::open(held, views, Options::default()).await?;
-        return Ok((store, restored));
+    let (store, restored): (Arc<dyn Store>, Restored) = match url.or(settings.store.url.as_ref()) {
+        None => {
+            let (store, restored) = Sqlite::open(held, views, Options::default()).await?;
+            (store, restored)
+        }
+        Some(url) => {
+            let database = database(url, settings)?;
+            let lease = wait_for_lease(&database, settings, listener, &fits).await?;
+            let (store, restored) = Postgres::open(&database, lease, views, Options::default()).await?;
+            (store, restored)
+        }
     };
-    let database = database(url, settings)?;
-    let lease = wait_for_lease(&database, settings, listener).await?;
-    let (store, restored) = Postgres::open(&database, lease, views, Options::default()).await?;
+    if let Err(error) = fits(&restored.positions) {
+        // The right one may be waiting for it.
+        store.close().await;
+        return Err(error.into());
+    }
     Ok((store, restored))
 }
 
@@ -56,13 +68,19 @@ pub fn holder() -> String {
 }
 
 /// Takes the lease, serving as a standby until it is free.
-async fn wait_for_lease(database: &Database, settings: &Settings, listener: &TcpListener) -> anyhow::Result<Lease> {
+async fn wait_for_lease(
+    database: &Database,
+    settings: &Settings,
+    listener: &TcpListener,
+    fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
+) -> anyhow::Result<Lease> {
     let (tell, waiting) = watch::channel(None);
     let ended = CancellationToken::new();
     let mut serving: Option<tokio::task::JoinHandle<std::io::Result<()>>> = None;
     let mut failed = None;
     let holder = holder();
-    let taken = database.lease(&holder, settings.store.lease, |why| {
+    let fits = |positions: &[NextOffset]| fits(positions).map_err(Into::into);
+    let taken = database.lease(&holder, settings.store.lease, fits, |why| {
         match &why {
             Waiting::Standby { holder } => info!(holder, "standby: another process has the lease of the database"),
             Waiting::Unreachable { why } => warn!(why, "the database cannot be reached; will try again"),
@@ -80,14 +98,18 @@ async fn wait_for_lease(database: &Database, settings: &Settings, listener: &Tcp
     });
     let taken = taken.await;
     ended.cancel();
+    let was_standby = serving.is_some();
     if let Some(serving) = serving {
         serving.await.context("the standby's HTTP server ended badly")??;
-        info!("took over the lease of the database");
     }
     if let Some(error) = failed {
         warn!(%error, "nothing was served while the database had to be waited for");
     }
-    Ok(taken?)
+    let lease = taken?;
+    if was_standby {
+        info!("took over the lease of the database");
+    }
+    Ok(lease)
 }
 
 /// The same socket once more: what comes in between two servers waits for the second.

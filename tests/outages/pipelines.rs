@@ -1,4 +1,5 @@
-//! Two pipelines at once: on one database one of them writes, on one directory the second is refused.
+//! Two pipelines at once: on one database one of them writes, on one directory the second is refused, and with
+//! partitions of its own each has its own store.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -7,9 +8,11 @@ use components::faketime::FakeClock;
 use components::kafka::Options;
 use components::postgres::{self, Server};
 
-use crate::load::{Load, PACE, broker, chat, nothing_is_lost_or_done_twice};
+use serde_json::Value;
+
+use crate::load::{Load, PACE, broker, chat, expected, nothing_is_lost_or_done_twice, partition_of, records};
 use crate::process;
-use crate::product::{topics_of, until};
+use crate::product::{all, topics_of, until};
 use crate::watched::Tasktide;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,4 +148,111 @@ async fn clocks_that_are_set_lose_no_lease_and_let_no_two_write() {
     other.goes_on().await;
     let number = load.end().await;
     nothing_is_lost_or_done_twice(&other.base, &*topics, &creates, number).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_is_not_taken_over_by_a_pipeline_of_other_partitions() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = broker(dir.path(), Options::default()).await;
+    let address = broker.address();
+    let server = tokio::task::spawn_blocking(|| Server::start(postgres::Options::default()));
+    let server = server.await.unwrap().expect("a server");
+    let url = server.create_database("tasktide").unwrap();
+    let topics = topics_of(&address);
+    let start = |partitions: &str| {
+        let settings = [
+            ("TASKTIDE_KAFKA__BROKERS", address.as_str()),
+            ("TASKTIDE_STORE__URL", &url),
+            ("TASKTIDE_STORE__LEASE", "3s"),
+            ("TASKTIDE_SOURCE__PARTITIONS", partitions),
+        ];
+        Tasktide::start(dir.path(), &["--source", "kafka", "--actions", "none"], &settings)
+    };
+    let writes = async |tasktide: &Tasktide| {
+        until("it writes", async || tasktide.role().await.as_deref() == Some("writer")).await;
+    };
+    let is_refused = async |tasktide: &mut Tasktide| {
+        until("it ends", async || tasktide.has_ended()).await;
+        assert!(tasktide.logged(&["is the store of another pipeline", "partitions 0-5", "source.partitions is 6-11"]));
+        assert_eq!(server.psql("tasktide", "SELECT epoch FROM lease").unwrap(), "1", "it never had the lease");
+    };
+
+    // Nothing is committed yet, so the second can only wait.
+    broker.kill().unwrap();
+    let mut first = start("0-5");
+    writes(&first).await;
+    let mut second = start("6-11");
+    until("it waits", async || second.role().await.as_deref() == Some("standby")).await;
+    tokio::task::block_in_place(|| broker.start_again()).unwrap();
+    is_refused(&mut second).await;
+    // Once it is known, at the start; whether somebody has the lease or not.
+    is_refused(&mut start("6-11")).await;
+    topics.append("task-events", records(1)).await.unwrap();
+    first.kill();
+    is_refused(&mut start("6-11")).await;
+    let first = start("0-5");
+    writes(&first).await;
+    first.says(200, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_pipelines_with_partitions_of_their_own_create_each_successor_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path(), Options::default()).await;
+    let topics = topics_of(&broker.address());
+    let (url, creates) = chat(topics.clone(), 8).await;
+    let args = ["--source", "kafka", "--actions", &format!("chat-api={url}")];
+    let address = broker.address();
+    let start = |partitions: &str| {
+        let settings = [("TASKTIDE_KAFKA__BROKERS", address.as_str()), ("TASKTIDE_SOURCE__PARTITIONS", partitions)];
+        Tasktide::start(dir.path(), &args, &settings)
+    };
+    let serve = async |pair: &[Tasktide; 2]| {
+        for tasktide in pair {
+            until("it serves", async || tasktide.role().await.is_some()).await;
+        }
+    };
+    let mut pair = ["0-5", "6-11"].map(start);
+    serve(&pair).await;
+    let load = Load::begin(topics.clone(), PACE);
+    for tasktide in &pair {
+        tasktide.goes_on().await;
+    }
+    let number = load.end().await;
+    is_done_by_both(&pair, 6, number).await;
+    let (_, tasks) = &expected(&*topics).await[0];
+    until("both have read everything", async || of_both(&pair, "/v1/tasks?status=all").await == *tasks).await;
+
+    // Other ranges, on stores of their own: everything is made again of the topics, and nothing is done twice.
+    pair.iter_mut().for_each(Tasktide::kill);
+    let pair = ["0-3", "4-11"].map(start);
+    serve(&pair).await;
+    is_done_by_both(&pair, 4, number).await;
+    until("both have read everything", async || of_both(&pair, "/v1/tasks?status=all").await == *tasks).await;
+    assert_eq!(creates.lock().unwrap().len(), number as usize, "one id for each decision");
+}
+
+/// The rows of two pipelines together.
+async fn of_both(pair: &[Tasktide; 2], path: &str) -> Vec<Value> {
+    let [one, other] = pair.each_ref().map(|tasktide| tasktide.base.as_str());
+    let mut rows = [all(one, path).await, all(other, path).await].concat();
+    rows.sort_by_key(Value::to_string);
+    rows
+}
+
+/// Waits until all successors are made, where the second of two pipelines reads from partition `second` on. The event of
+/// a successor stands in the partition of its own id: only who reads that too has it confirmed.
+async fn is_done_by_both(pair: &[Tasktide; 2], second: i32, number: u32) {
+    let place = |id: &Value| partition_of(id.as_str().unwrap()) >= second;
+    until("every successor is made, and confirmed where its event is read", async || {
+        let rows = of_both(pair, "/v1/occurrences").await;
+        let done = rows.iter().filter(|row| {
+            let (task, successor) = (&row["taskId"], &row["successor"]);
+            successor.is_object()
+                && successor["state"]
+                    == if place(task) == place(&successor["taskId"]) { "CONFIRMED" } else { "DELIVERED" }
+        });
+        done.count() == number as usize
+    })
+    .await;
 }

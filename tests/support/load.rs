@@ -186,8 +186,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins: the records of a task every `pace`.
+    /// Begins: the [`records`] of a task every `pace`.
     pub fn begin(topics: Arc<dyn Topics>, pace: Duration) -> Load {
+        Load::of(topics, pace, records)
+    }
+
+    /// As [`Load::begin`], with other records.
+    pub fn of(topics: Arc<dyn Topics>, pace: Duration, records: fn(u32) -> Vec<NewRecord>) -> Load {
         let enough = CancellationToken::new();
         let ends = enough.clone();
         let writing = tokio::spawn(async move {

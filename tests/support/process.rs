@@ -125,6 +125,12 @@ pub fn command(args: &[&str]) -> Command {
     command
 }
 
+/// Settings as variables of the environment.
+pub fn env_of(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    let name = |key: &str| format!("TASKTIDE_{}", key.to_uppercase().replace('.', "__"));
+    settings.iter().map(|(key, value)| (name(key), (*value).to_owned())).collect()
+}
+
 /// Runs the binary to its end: exit code, standard output, standard error. One that does not end is killed.
 pub fn output(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
     let child = command(args).envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

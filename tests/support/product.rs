@@ -208,6 +208,17 @@ pub fn event(id: &str, kind: &str, task: &str, more: Value) -> Vec<u8> {
     event.to_string().into_bytes()
 }
 
+/// An event that says something of the user whose tasks [`event`] makes.
+pub fn user_event(id: &str, kind: &str, more: Value) -> Vec<u8> {
+    let mut data = serde_json::json!({"userId": "ann"});
+    data.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+    let event = serde_json::json!({
+        "specversion": "1.0", "id": id, "source": "/services/chat-api", "type": format!("com.todo.user.{kind}"),
+        "time": "2026-03-01T08:00:00Z", "data": data,
+    });
+    event.to_string().into_bytes()
+}
+
 /// The id of a task by a number.
 pub fn task_id(number: u32) -> String {
     uuid::Uuid::from_u128(0x6f1c_0b1e_7b0a_4a57_9d7e_0000_0000_0000 + u128::from(number)).to_string()

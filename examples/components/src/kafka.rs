@@ -1,4 +1,4 @@
-//! A broker of Apache Kafka: one node in KRaft mode.
+//! A broker of Apache Kafka: one node in KRaft mode, or several that are a cluster.
 //!
 //! It has a plain listener and, if wanted, two with TLS: one for users with a password (PLAIN, SCRAM and OAUTHBEARER
 //! with unsigned tokens), one for clients with a certificate. It keeps its ports, so it can be killed and started
@@ -72,11 +72,19 @@ fn installed() -> anyhow::Result<&'static Installed> {
 impl Broker {
     /// Starts a new broker whose data are in `dir`, and waits until it answers.
     pub fn start(dir: &Path, options: &Options) -> anyhow::Result<Broker> {
+        let nodes = [config::Ports::free(options.secure)?];
+        let mut broker = Broker::begin(dir, config::Node { id: 1, nodes: &nodes }, options)?;
+        broker.wait()?;
+        Ok(broker)
+    }
+
+    /// Starts a node whose data are in `dir`.
+    fn begin(dir: &Path, node: config::Node<'_>, options: &Options) -> anyhow::Result<Broker> {
         let installed = installed()?;
         std::fs::create_dir_all(dir)?;
-        let ports = config::Ports::free(options.secure)?;
+        let ports = *node.ports();
         let certificates = options.secure.then(|| Certificates::make(&dir.join("certificates"))).transpose()?;
-        let config = config::write(dir, &ports, certificates.as_ref(), options)?;
+        let config = config::write(dir, node, certificates.as_ref(), options)?;
         let user = options.secure.then_some(config::USER);
         config::format(&mut installed.command(128, config::FORMATTER), &config, user)?;
         let process = run(installed, dir, &config)?;
@@ -88,6 +96,12 @@ impl Broker {
             certificates,
         });
         Ok(Broker { dir: dir.to_owned(), ports, secure, config, process })
+    }
+
+    /// Waits until it answers.
+    fn wait(&mut self) -> anyhow::Result<()> {
+        let log = log_in(&self.dir);
+        self.process.ready(START_WITHIN, || config::has_started(&log))
     }
 
     /// Where clients connect without TLS.
@@ -128,7 +142,7 @@ impl Broker {
     /// Starts it again after it was killed or ended, with the same data at the same address.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         self.process = run(installed()?, &self.dir, &self.config)?;
-        Ok(())
+        self.wait()
     }
 
     /// The last lines of its log.
@@ -137,10 +151,46 @@ impl Broker {
     }
 }
 
+/// Brokers that are one cluster; each is a controller too.
+#[derive(Debug)]
+pub struct Cluster {
+    brokers: Vec<Broker>,
+}
+
+impl Cluster {
+    /// Starts a new cluster of `size` nodes, each in a directory of its own in `dir`, and waits until all answer.
+    pub fn start(dir: &Path, size: usize, options: &Options) -> anyhow::Result<Cluster> {
+        let nodes: Vec<config::Ports> =
+            (0..size).map(|_| config::Ports::free(options.secure)).collect::<anyhow::Result<_>>()?;
+        let begun = config::Node::all(&nodes).map(|node| Broker::begin(&dir.join(node.id.to_string()), node, options));
+        let mut brokers = begun.collect::<anyhow::Result<Vec<Broker>>>()?;
+        // None of them answers before most of them are there.
+        brokers.iter_mut().try_for_each(Broker::wait)?;
+        Ok(Cluster { brokers })
+    }
+
+    /// Where clients connect without TLS: every node, separated by commas.
+    pub fn addresses(&self) -> String {
+        self.brokers.iter().map(Broker::address).collect::<Vec<_>>().join(",")
+    }
+
+    /// The ids of its nodes, as metadata name them.
+    pub fn ids(&self) -> std::ops::RangeInclusive<i32> {
+        1..=self.brokers.len() as i32
+    }
+
+    /// A node by its id.
+    pub fn node(&mut self, id: i32) -> &mut Broker {
+        &mut self.brokers[id as usize - 1]
+    }
+}
+
+fn log_in(dir: &Path) -> PathBuf {
+    dir.join("broker.log")
+}
+
 fn run(installed: &Installed, dir: &Path, config: &Path) -> anyhow::Result<Process> {
-    let log = dir.join("broker.log");
+    let log = log_in(dir);
     let _ = std::fs::remove_file(&log);
-    let mut process = Process::start("kafka", installed.command(256, config::BROKER).arg(config), &log)?;
-    process.ready(START_WITHIN, || config::has_started(&log))?;
-    Ok(process)
+    Process::start("kafka", installed.command(256, config::BROKER).arg(config), &log)
 }

@@ -27,6 +27,7 @@ pub mod admin;
 mod connection;
 mod native;
 mod progress;
+pub mod range;
 mod reader;
 mod token;
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]

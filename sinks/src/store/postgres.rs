@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgPool;
 use tokio::sync::mpsc::UnboundedReceiver;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
-use topics::commit::{Commit, Restored};
+use topics::commit::{Commit, NextOffset, Restored};
 use topics::ids::TaskId;
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
@@ -72,14 +72,16 @@ impl Database {
     }
 
     /// Waits for the right to write and takes it, for `lasts` after each renewal. `waiting` is told why it has to
-    /// wait. An error is one that waiting does not cure.
+    /// wait. An error is one that waiting does not cure; where `fits` refuses the committed positions, it comes before
+    /// the lease is taken, and as soon as they are there.
     pub async fn lease(
         &self,
         holder: &str,
         lasts: Duration,
+        fits: impl Fn(&[NextOffset]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
         waiting: impl FnMut(Waiting),
     ) -> Result<Lease, StoreError> {
-        Lease::take(&self.0, holder, lasts, waiting).await
+        Lease::take(&self.0, holder, lasts, fits, waiting).await
     }
 }
 

@@ -34,7 +34,7 @@ pub fn database() -> String {
 
 pub async fn lease(url: &str) -> (Database, Lease) {
     let database = Database::at(url, Duration::from_secs(10)).unwrap();
-    let lease = database.lease("test", LASTS, |_| {}).await.unwrap();
+    let lease = database.lease("test", LASTS, |_| Ok(()), |_| {}).await.unwrap();
     (database, lease)
 }
 
@@ -164,7 +164,7 @@ async fn a_writer_whose_lease_is_taken_can_commit_nothing() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let database = Database::at(&url, Duration::from_secs(10)).unwrap();
     sqlx::query("UPDATE lease SET expires_at = clock_timestamp() + interval '2 s'").execute(&mut conn).await.unwrap();
-    let lease = database.lease("third", LASTS, |why| drop(tell.send(why))).await.unwrap();
+    let lease = database.lease("third", LASTS, |_| Ok(()), |why| drop(tell.send(why))).await.unwrap();
     assert_eq!(told.recv().await, Some(Waiting::Standby { holder: "another".to_owned() }));
     let (store, restored) = Postgres::open(&database, lease, &[NOTES], small()).await.unwrap();
     check_restored(&restored, &first);

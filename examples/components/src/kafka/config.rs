@@ -1,4 +1,4 @@
-//! What a broker is told: one node that is broker and controller, everything on loopback.
+//! What a broker is told: each node is broker and controller, everything on loopback.
 
 use std::fmt::Write;
 use std::fs;
@@ -35,14 +35,41 @@ impl Ports {
 /// Name and password of the user of the secured listener.
 pub(super) const USER: (&str, &str) = ("tasktide", "spring-tide");
 
-/// Writes the configuration into `dir`.
+/// Most copies of the broker's own topics.
+const COPIES_MAX: usize = 3;
+
+/// Node `id` of a cluster: ids are counted from 1, in the order of `nodes`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node<'a> {
+    pub(super) id: usize,
+    pub(super) nodes: &'a [Ports],
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn all(nodes: &'a [Ports]) -> impl Iterator<Item = Node<'a>> {
+        (1..=nodes.len()).map(move |id| Node { id, nodes })
+    }
+
+    pub(super) fn ports(&self) -> &'a Ports {
+        &self.nodes[self.id - 1]
+    }
+
+    fn voters(&self) -> String {
+        let voters = self.nodes.iter().zip(1..).map(|(ports, id)| format!("{id}@127.0.0.1:{}", ports.controller));
+        voters.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Writes the configuration of `node` into `dir`.
 pub(super) fn write(
     dir: &Path,
-    ports: &Ports,
+    node: Node<'_>,
     certificates: Option<&Certificates>,
     options: &Options,
 ) -> anyhow::Result<PathBuf> {
-    let Ports { plain, controller, proxied, secure } = *ports;
+    let Ports { plain, controller, proxied, secure } = *node.ports();
+    let copies = node.nodes.len().min(COPIES_MAX);
+    let in_sync = copies.saturating_sub(1).max(1);
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller}");
     let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
     let mut lines = String::new();
@@ -60,28 +87,30 @@ pub(super) fn write(
     let data = dir.join("logs");
     let text = format!(
         "process.roles=broker,controller\n\
-         node.id=1\n\
+         node.id={id}\n\
          listeners={listeners}\n\
          advertised.listeners={advertised}\n\
          listener.security.protocol.map={protocols}\n\
          controller.listener.names=CONTROLLER\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         controller.quorum.voters={voters}\n\
          log.dirs={data}\n\
          auto.create.topics.enable=false\n\
-         offsets.topic.replication.factor=1\n\
+         offsets.topic.replication.factor={copies}\n\
          offsets.topic.num.partitions=1\n\
-         transaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\n\
+         transaction.state.log.replication.factor={copies}\n\
+         transaction.state.log.min.isr={in_sync}\n\
          transaction.state.log.num.partitions=1\n\
-         share.coordinator.state.topic.replication.factor=1\n\
-         share.coordinator.state.topic.min.isr=1\n\
-         default.replication.factor=1\n\
-         min.insync.replicas=1\n\
+         share.coordinator.state.topic.replication.factor={copies}\n\
+         share.coordinator.state.topic.min.isr={in_sync}\n\
+         default.replication.factor={copies}\n\
+         min.insync.replicas={in_sync}\n\
          group.initial.rebalance.delay.ms=0\n\
          num.network.threads=2\n\
          num.io.threads=4\n\
          log.cleaner.dedupe.buffer.size=16777216\n\
          {lines}{more}\n",
+        id = node.id,
+        voters = node.voters(),
         data = data.display(),
         more = options.lines.join("\n"),
     );
@@ -117,7 +146,8 @@ fn secure_lines(certificates: &Certificates) -> String {
 
 /// Gives the directory of a new broker its first content; with a user for SCRAM.
 pub(super) fn format(command: &mut Command, config: &Path, user: Option<(&str, &str)>) -> anyhow::Result<()> {
-    // Twenty-two characters of the alphabet that the broker's own ids are made of; one node needs no other.
+    // The cluster's id: twenty-two characters of the alphabet that the broker's own ids are made of. What stands alone on
+    // loopback needs no other.
     command.args(["format", "--ignore-formatted", "-t", "TasktideTasktideTaskti", "-c"]).arg(config);
     if let Some((name, password)) = user {
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {

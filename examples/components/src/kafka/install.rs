@@ -111,8 +111,8 @@ impl Installed {
     /// Runs a broker once and has Java write down the classes that it loaded.
     fn make_archive(&self) -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        let ports = config::Ports::free(false)?;
-        let file = config::write(dir.path(), &ports, None, &Options::default())?;
+        let nodes = [config::Ports::free(false)?];
+        let file = config::write(dir.path(), config::Node { id: 1, nodes: &nodes }, None, &Options::default())?;
         let new = self.archive.with_extension("new");
         let log = dir.path().join("log");
         let mut format = self.plain_command(128);

@@ -10,7 +10,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
-use topics::{Position, Record, Timestamp};
+use topics::{Position, Record, Timestamp, topic_list};
 
 use super::connection::{self, Connection, Health};
 use super::native;
@@ -176,23 +176,19 @@ impl Reader<'_> {
 
     /// The partitions to read of `total`.
     fn range(&self, total: i32) -> Result<std::ops::RangeInclusive<i32>, Failure> {
-        let topic = self.topic.name();
-        let range = match (&self.shared.options.partitions, self.topic) {
-            (Some(range), SourceTopic::TaskEvents) => range.clone(),
-            _ => 0..=total - 1,
-        };
-        if *range.end() >= total {
-            let (partition, now) = (*range.end(), total);
-            return Err(Failure::Final(SourceError::NoSuchPartition { topic, partition, now }));
+        let (topic, now) = (self.topic.name(), total);
+        if let (Some(range), SourceTopic::TaskEvents) = (&self.shared.options.partitions, self.topic) {
+            let declared = topic_list::of_source(self.topic).partitions;
+            return Err(Failure::Final(match *range.end() {
+                partition if partition >= now => SourceError::NoSuchPartition { topic, partition, now },
+                _ if now != declared => SourceError::NotAsDeclared { topic, now, declared },
+                _ => return Ok(range.clone()),
+            }));
         }
-        let last = self.shared.restored(self.topic).map(|c| c.partition).max();
-        // A commit has every partition that is read. With a range, those of other processes are not ours to count.
-        let before = last.map(|last| last + 1);
-        match before {
-            Some(before) if before > total || (self.shared.options.partitions.is_none() && before != total) => {
-                Err(Failure::Final(SourceError::PartitionsChanged { topic, before, now: total }))
-            }
-            _ => Ok(range),
+        // A commit has every partition that is read.
+        match self.shared.restored(self.topic).map(|c| c.partition + 1).max() {
+            Some(before) if before != now => Err(Failure::Final(SourceError::PartitionsChanged { topic, before, now })),
+            _ => Ok(0..=now - 1),
         }
     }
 

@@ -166,6 +166,11 @@ impl Db {
         StoreError::Damaged { file: self.place.clone(), what: what.into(), remedy: REMEDY }
     }
 
+    /// The database is not for this process.
+    pub(crate) fn of_another(&self, source: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+        StoreError::OfAnother { file: self.place.clone(), source }
+    }
+
     /// The database has no table for a view.
     pub(crate) fn new_view(&self, view: &'static str) -> StoreError {
         StoreError::NewView { file: self.place.clone(), view, remedy: REMEDY }

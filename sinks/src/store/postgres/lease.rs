@@ -12,9 +12,11 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
+use topics::commit::NextOffset;
 
 use crate::store::StoreError;
 use crate::store::postgres::db::{Db, Role, answer, close, is_passing};
+use crate::store::postgres::load;
 
 /// Names of connections that write begin so: what is left of them is ended at a takeover.
 const WRITER: &str = "tasktide-writer ";
@@ -53,12 +55,14 @@ impl Lease {
         db: &Db,
         holder: &str,
         lasts: Duration,
+        fits: impl Fn(&[NextOffset]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
         mut waiting: impl FnMut(Waiting),
     ) -> Result<Lease, StoreError> {
+        let fits = |positions: &[NextOffset]| fits(positions).map_err(|source| db.of_another(source));
         let mut told = None;
         let mut prepared = false;
         loop {
-            let why = match try_take(db, holder, lasts, &mut prepared).await {
+            let why = match try_take(db, holder, lasts, &fits, &mut prepared).await {
                 Ok(Ok(epoch)) => {
                     return Ok(Lease {
                         epoch,
@@ -171,6 +175,7 @@ async fn try_take(
     db: &Db,
     holder: &str,
     lasts: Duration,
+    fits: impl Fn(&[NextOffset]) -> Result<(), StoreError>,
     prepared: &mut bool,
 ) -> Result<Result<i64, String>, StoreError> {
     let failed = db.failed("take the lease");
@@ -180,6 +185,8 @@ async fn try_take(
     if !has_tables {
         db.prepare(&mut conn).await?;
     }
+    let asked = async { Ok::<_, sqlx::Error>(load::positions(&mut conn, db).await) };
+    fits(&answer(ANSWERS_WITHIN, asked).await.map_err(&failed)??)?;
     let asked = sqlx::query("SELECT holder, expires_at < clock_timestamp() FROM lease WHERE part_set = 0")
         .fetch_optional(&mut conn);
     let row =
