@@ -240,6 +240,9 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     if mode != SourceMode::Log && options.clock != ClockOption::System {
         anyhow::bail!("--clock manual:… is for the embedded log: records of a broker carry their own time");
     }
+    if mode != SourceMode::Kafka && settings.kafka.partitions.is_some() {
+        anyhow::bail!("source.partitions is for source.mode=kafka: every other source is read whole");
+    }
     std::fs::create_dir_all(dir).with_context(|| format!("could not make --data-dir {}", dir.display()))?;
     let listener = TcpListener::bind(options.listen)
         .await

@@ -33,6 +33,7 @@ fn settings_are_checked_before_anything_starts() {
     );
     check(&args, &[("TASKTIDE_STATE_MIRROR", "redis")], &["state_mirror", "\"redis\"", "off"]);
     check(&args, &[("TASKTIDE_WEBHOOK__SECRET", "whsec_???")], &["webhook.secret"]);
+    check(&args, &[("TASKTIDE_SOURCE__PARTITIONS", "0-5")], &["source.partitions", "source.mode=kafka"]);
     let file = dir.path().join("settings.toml");
     std::fs::write(&file, "[reminders]\nall_day_hour = \"9 o'clock\"\n").unwrap();
     let with_file = [args.clone(), vec!["--config", file.to_str().unwrap()]].concat();

@@ -55,8 +55,7 @@ pub(crate) async fn run(found: Vec<String>, mut told: UnboundedReceiver<Told>, d
     lower_priority();
     let last = found.len().saturating_sub(1);
     let found = found.into_iter().enumerate();
-    let mut bare: Vec<Bare> =
-        found.map(|(at, partition)| Bare { partition, grows: at == last, found: true }).collect();
+    let mut bare: Vec<Bare> = found.map(|(at, partition)| Bare { partition, grows: at == last, found: true }).collect();
     let mut caught_up = false;
     let mut maker = Maker { db, lease, conn: None, backend: None };
     loop {
@@ -83,7 +82,9 @@ pub(crate) async fn run(found: Vec<String>, mut told: UnboundedReceiver<Told>, d
         };
         // One that had entries added while its indexes were made has them all the same.
         bare.retain(|bare| made.as_ref() != Some(&bare.partition));
-        if bare.is_empty() && let Some(conn) = maker.conn.take() {
+        if bare.is_empty()
+            && let Some(conn) = maker.conn.take()
+        {
             close(conn).await;
         }
     }
