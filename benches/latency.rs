@@ -24,6 +24,8 @@ const TASKS: u64 = 100_000;
 const EVENTS_A_TASK: u64 = 2;
 const RATE: u64 = 2000;
 const SECONDS: u64 = 15;
+/// Seconds before those, which are not measured.
+const WARM_UP_SECONDS: u64 = 10;
 /// An event that takes this long is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -61,8 +63,8 @@ async fn bench(options: &Options) -> anyhow::Result<()> {
         ways.push(("http", Way::Http { client: reqwest::Client::new(), url }));
     }
     for (name, way) in ways {
-        // What starts slowly the first time (connections, files) is not what is asked.
-        let warm_up: Vec<Event> = (0..count.min(rate)).map(|_| history.next()).collect();
+        // What starts slowly the first time (connections, files; a broker compiles itself) is not what is asked.
+        let warm_up: Vec<Event> = (0..count.min(WARM_UP_SECONDS * rate)).map(|_| history.next()).collect();
         send_all(&running, &way, warm_up, rate).await?;
         let entries = running.parts().store.entries();
         let events: Vec<Event> = (0..count).map(|_| history.next()).collect();

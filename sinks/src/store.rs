@@ -31,6 +31,7 @@ mod changes;
 mod delta;
 mod encoder;
 mod queue;
+mod pace;
 mod pending;
 mod ledger;
 mod engine;

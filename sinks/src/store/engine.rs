@@ -160,6 +160,7 @@ impl Engine {
     pub(crate) fn stop(&self) {
         self.commits.close();
         self.expiry.close();
+        self.pending.end();
         self.stop.store(1, Ordering::Release);
     }
 

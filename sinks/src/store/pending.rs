@@ -3,6 +3,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::store::changes::Changes;
 
 /// Durable changes that the tables lack.
@@ -10,6 +12,8 @@ use crate::store::changes::Changes;
 pub(crate) struct Pending {
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether the store is closing.
+    ending: watch::Sender<bool>,
     rows_max: usize,
 }
 
@@ -26,7 +30,7 @@ struct State {
 
 impl Pending {
     pub(crate) fn new(rows_max: usize) -> Self {
-        Pending { state: Mutex::default(), changed: Condvar::new(), rows_max }
+        Pending { state: Mutex::default(), changed: Condvar::new(), ending: watch::Sender::new(false), rows_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -36,7 +40,7 @@ impl Pending {
     /// Hands over what a group changed. Waits while too many rows are in memory.
     pub(crate) fn put(&self, changes: Changes) {
         let mut state = self.lock();
-        while state.rows + state.held >= self.rows_max && !state.closed {
+        while state.rows + state.held >= self.rows_max && !state.closed && !self.is_ending() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.rows += changes.len();
@@ -45,6 +49,24 @@ impl Pending {
         self.changed.notify_all();
     }
 
+    /// The store is closing: what is still to come is little, and must not wait for a long flush.
+    pub(crate) fn end(&self) {
+        let _state = self.lock();
+        self.ending.send_replace(true);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
+    /// Waits until the store is closing.
+    pub(crate) async fn ending(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
+    }
+
+    /// Nothing more is handed over.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

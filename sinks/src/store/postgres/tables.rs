@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::engine::{Options, lower_priority};
+use crate::store::pace::{FOR_EVER, Pace};
 use crate::store::postgres::copy::Rows;
 use crate::store::postgres::db::{Db, Role, answer, close};
 use crate::store::postgres::erase::vacuum;
@@ -26,10 +27,6 @@ use crate::store::postgres::lease::Lease;
 use crate::store::postgres::{Shared, ledger};
 use crate::store::task_text::write_task;
 
-/// Nothing to take over for this long: the tables are brought up to date, even in the middle of a backlog.
-const IDLE: Duration = Duration::from_secs(1);
-/// A flush may take this part of the time.
-const SHARE: u32 = 10;
 /// A try that takes longer for each million of rows is given up with its connection.
 const TRY_FOR: Duration = Duration::from_secs(300);
 /// Rows copied at a time: so many are in memory twice.
@@ -42,28 +39,31 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, lease: Lease, options: Opti
     lower_priority();
     let mut conn = Connected::default();
     let mut dirty = restored;
-    let mut next = Instant::now();
+    let mut pace = Pace::new(&options);
     if dirty.n <= shared.applied.load(Ordering::Acquire) {
         dirty = Changes::default();
     }
     loop {
-        let patience = match dirty.n > shared.applied.load(Ordering::Acquire) {
-            true if dirty.caught_up => next.saturating_duration_since(Instant::now()),
-            true => IDLE,
-            false => Duration::from_secs(3600),
-        };
+        let behind = dirty.n > shared.applied.load(Ordering::Acquire);
+        let patience = if behind { pace.patience(&dirty, &shared.pending) } else { FOR_EVER };
         let (waiting, closed) = shared.pending.take(patience);
         let idle = waiting.is_empty();
         waiting.into_iter().for_each(|changes| dirty.merge(changes));
         shared.pending.holds(dirty.len());
-        let (rows_max, in_time) = match dirty.caught_up || idle {
-            true => (options.flush_rows, Instant::now() >= next),
-            false => (options.backlog_rows, false),
-        };
-        let due = closed || in_time || dirty.len() >= rows_max;
-        if dirty.n > shared.applied.load(Ordering::Acquire) && due {
+        if closed && pace.is_left(&dirty, &shared.pending) {
+            break;
+        }
+        if dirty.n > shared.applied.load(Ordering::Acquire) && (closed || pace.is_due(&dirty, &shared.pending, idle)) {
             let started = Instant::now();
-            if !flush_until_done(&mut conn, &dirty, &shared, &db, &lease).await {
+            let flushed = tokio::select! {
+                flushed = flush_until_done(&mut conn, &dirty, &shared, &db, &lease) => flushed,
+                () = shared.pending.ending(), if pace.is_long(&dirty) => {
+                    // In the midst of a transaction.
+                    conn.conn = None;
+                    continue;
+                }
+            };
+            if !flushed {
                 shared.pending.close();
                 break;
             }
@@ -71,7 +71,7 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, lease: Lease, options: Opti
             shared.ledger.flushed(dirty.n);
             dirty = Changes::default();
             shared.pending.flushed();
-            next = Instant::now() + (started.elapsed() * (SHARE - 1)).min(options.flush_after);
+            pace.flushed(started.elapsed());
         }
         if closed && dirty.n == 0 {
             break;

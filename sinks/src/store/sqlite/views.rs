@@ -1,8 +1,7 @@
 //! The tables of `views.db`: made from commits that are durable, some of them at a time.
 //!
 //! A flush takes whole commits and writes each changed row once, in the order of its key, with the number of the last
-//! commit in the same transaction. Under load flushes are rare and large, because a row costs a page of disk wherever
-//! it lies; otherwise every commit is flushed. The time between two follows the time that the last one took.
+//! commit in the same transaction.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use uuid::Uuid;
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::engine::{Options, lower_priority};
+use crate::store::pace::{FOR_EVER, IDLE, Pace};
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close, parts, placeholders};
 use crate::store::sqlite::threads::open_again;
 use crate::store::sqlite::{Shared, ledger};
@@ -24,61 +24,49 @@ use crate::store::task_text::write_task;
 
 /// The log beside `views.db` is moved into it when it has grown to this size.
 const LOG_BYTES: u64 = 16 << 20;
-/// Nothing to flush for this long: the log is moved into the file, so that deltas can be trimmed.
-const IDLE: Duration = Duration::from_secs(1);
-/// A flush may take this part of the time.
-const SHARE: u32 = 10;
 
 /// The flushing thread.
 pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored: Changes) {
     lower_priority();
     let Some(mut conn) = open_again(&shared, &db).await else { return shared.pending.close() };
     let mut dirty = restored;
-    let mut next = Instant::now();
+    let mut pace = Pace::new(&options);
     // Unless a reader held that up at the start.
     let mut log_moved = shared.applied_safe.load(Ordering::Acquire) >= shared.applied.load(Ordering::Acquire);
     if dirty.n <= shared.applied.load(Ordering::Acquire) {
         dirty = Changes::default();
     }
     loop {
-        let patience = match dirty.n > shared.applied.load(Ordering::Acquire) {
-            true if dirty.caught_up => next.saturating_duration_since(Instant::now()),
-            true => IDLE,
-            false if log_moved => Duration::from_secs(3600),
+        let behind = dirty.n > shared.applied.load(Ordering::Acquire);
+        let patience = match behind {
+            true => pace.patience(&dirty, &shared.pending),
+            false if log_moved => FOR_EVER,
+            // Nothing to flush for so long: the log is moved into the file, so that deltas can be trimmed.
             false => IDLE,
         };
         let (waiting, closed) = shared.pending.take(patience);
         let idle = waiting.is_empty();
         waiting.into_iter().for_each(|changes| dirty.merge(changes));
         shared.pending.holds(dirty.len());
-        let (rows_max, in_time) = match dirty.caught_up || idle {
-            true => (options.flush_rows, Instant::now() >= next),
-            false => (options.backlog_rows, false),
-        };
-        let due = closed || in_time || dirty.len() >= rows_max;
-        if dirty.n > shared.applied.load(Ordering::Acquire) && due {
+        if closed && pace.is_left(&dirty, &shared.pending) {
+            break;
+        }
+        if dirty.n > shared.applied.load(Ordering::Acquire) && (closed || pace.is_due(&dirty, &shared.pending, idle)) {
             let started = Instant::now();
-            let mut pause = Duration::from_millis(100);
-            let mut refused = false;
-            while let Err(source) = flush(&mut conn, &dirty, &shared).await {
-                let error = db.failed("bring the tables up to date")(source);
-                tracing::error!(error = %topics::chain::chain(&error), "the tables refuse a flush; will retry");
-                shared.set_failing(Some(error.to_string()));
-                tokio::time::sleep(pause).await;
-                pause = (2 * pause).min(Duration::from_secs(5));
-                db.open_anew(&mut conn).await;
-                refused = true;
-            }
-            if refused {
-                shared.set_failing(None);
+            tokio::select! {
+                () = flush_until_done(&mut conn, &dirty, &shared, &db) => {}
+                () = shared.pending.ending(), if pace.is_long(&dirty) => {
+                    // In the midst of a transaction.
+                    db.open_anew(&mut conn).await;
+                    continue;
+                }
             }
             shared.applied.store(dirty.n, Ordering::Release);
             shared.ledger.flushed(dirty.n);
             dirty = Changes::default();
             shared.pending.flushed();
             log_moved = false;
-            let took = started.elapsed();
-            next = Instant::now() + (took * (SHARE - 1)).min(options.flush_after);
+            pace.flushed(started.elapsed());
         }
         let mut wal = db.path.clone().into_os_string();
         wal.push("-wal");
@@ -101,6 +89,24 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored:
         tracing::warn!(%error, "the log of the tables stays beside them until the next start");
     }
     close(conn).await;
+}
+
+/// Applies commits to the tables, however often that has to be tried.
+async fn flush_until_done(conn: &mut SqliteConnection, dirty: &Changes, shared: &Shared, db: &Db) {
+    let mut pause = Duration::from_millis(100);
+    let mut refused = false;
+    while let Err(source) = flush(conn, dirty, shared).await {
+        let error = db.failed("bring the tables up to date")(source);
+        tracing::error!(error = %topics::chain::chain(&error), "the tables refuse a flush; will retry");
+        shared.set_failing(Some(error.to_string()));
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(Duration::from_secs(5));
+        db.open_anew(conn).await;
+        refused = true;
+    }
+    if refused {
+        shared.set_failing(None);
+    }
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
