@@ -4,8 +4,14 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::store::StoreError;
+
+/// How long to wait for a lock whose owner is ending. A process that has just been made has what its maker had open,
+/// the lock too, until it becomes the program that it is for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A directory that this process alone works in, for as long as the value lives, and a store opened in it.
 ///
@@ -24,10 +30,14 @@ impl DataDir {
         let lock = dir.join("tasktide.lock");
         let mut file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock).map_err(unusable)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { dir: dir.to_owned(), lock }),
-            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK_AGAIN),
+                Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { dir: dir.to_owned(), lock }),
+                Err(TryLockError::Error(source)) => return Err(unusable(source)),
+            }
         }
         // Only for a person who looks who holds it.
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
@@ -55,8 +65,10 @@ mod tests {
         let first = DataDir::lock(dir.path()).unwrap();
         let error = DataDir::lock(dir.path()).unwrap_err();
         assert!(error.to_string().contains("in use by another process"), "{error}");
+        let path = dir.path().to_owned();
+        let second = std::thread::spawn(move || DataDir::lock(&path));
         drop(first);
-        DataDir::lock(dir.path()).unwrap();
+        second.join().unwrap().unwrap();
     }
 
     #[test]
