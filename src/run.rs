@@ -41,6 +41,7 @@ use topics::view::{ViewRow, ViewSpec};
 use tracing::{error, info};
 
 mod dead_letters;
+pub mod porch;
 mod rate;
 mod rebuild;
 pub mod store;
@@ -50,6 +51,7 @@ mod updates;
 pub use rate::Rate;
 
 use crate::cli::{ClockOption, RunOptions, SourceMode};
+use crate::run::porch::Porch;
 use crate::run::targets::Outcomes;
 use crate::run::updates::Publisher;
 use crate::settings::auth::AuthSettings;
@@ -248,6 +250,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
+    let porch = Porch::open(&listener)?;
     let auth = read_auth(&settings).await?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
@@ -255,7 +258,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
         SourceMode::Log | SourceMode::Dapr => Ok(()),
     };
-    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener, fits).await?;
+    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &porch, fits).await?;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
@@ -370,6 +373,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     resources.extend(sidecar::resources(&parts, settings.app_api_token.as_ref().map(|token| token.0.as_str())));
     let router = query_api::router_with(api, resources);
     let shutdown = CancellationToken::new();
+    porch.leave().await;
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
 }

@@ -280,6 +280,22 @@ pub enum StoreError {
         source: sqlx::Error,
     },
 
+    /// The database cannot hold a store: its version or its settings do not allow it.
+    #[error("{file} cannot be used: {what}")]
+    Unsuitable {
+        /// The database.
+        file: PathBuf,
+        /// What is in the way.
+        what: String,
+    },
+
+    /// A pipeline has yet to make the tables, or to bring those of an older version up to date.
+    #[error("the tables in {file} are not made yet")]
+    NotMade {
+        /// The database.
+        file: PathBuf,
+    },
+
     /// The database is the store of another pipeline, with which this one must not go on.
     #[error("{file} is the store of another pipeline")]
     OfAnother {
@@ -293,6 +309,17 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the same may succeed later without anybody's help: a server that is away, a connection that broke.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            StoreError::Database { source, .. } => postgres::is_passing(source),
+            StoreError::NotMade { .. } | StoreError::Closed => true,
+            _ => false,
+        }
+    }
 }
 
 /// How to have everything made again from the log.

@@ -52,6 +52,7 @@ pub use follow::PostgresReplica;
 pub use lease::{Lease, Waiting};
 
 use audit::Audit;
+pub(crate) use db::is_passing;
 use db::{Db, Role, close};
 use ledger::Table;
 use partitions::Partitions;
@@ -184,7 +185,7 @@ impl Postgres {
             return Err(db.damaged(what));
         }
         load::check_entries(conn_ref, db, mark).await?;
-        load::shape_views(conn_ref, db, views, applied.n).await?;
+        load::shape_views(conn_ref, db, views, applied.n, lease).await?;
         let chains = Arc::new(Chains::new());
         load::users(conn_ref, db, &chains, 0).await?;
         let mut newer = load::newer(conn_ref, db, views, applied, mark).await?;
@@ -317,7 +318,7 @@ impl Store for Postgres {
             // The pipeline cannot go on without knowing; the database comes back, or the process ends.
             loop {
                 match shared.audit.contains(audit_id).await {
-                    Err(error) if db::is_passing(&error) && !lease.is_lost() => {
+                    Err(error) if is_passing(&error) && !lease.is_lost() => {
                         tracing::warn!(%error, "could not look up an audit entry; will try again");
                         tokio::time::sleep(Duration::from_millis(500)).await;
                     }
