@@ -38,6 +38,7 @@ fn main() -> std::process::ExitCode {
             Command::QueryApi(options) => commands::query_api::command(options).await,
             Command::Verify(options) => verify::command(options).await,
             Command::Rrule(options) => commands::rrule::command(options),
+            Command::Settings(options) => commands::settings::command(options),
         }
     });
     match result {

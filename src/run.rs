@@ -262,7 +262,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
-        Some(endpoint) => Some(Traces::start(endpoint).await?),
+        Some(endpoint) => Some(Traces::start(&endpoint.0).await?),
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
