@@ -255,6 +255,7 @@ fn odd_json_is_kept_as_written() {
         "",
     );
     check_kept(r#"{"title":"first","title":"last","\u0061":1,"a":2}"#, "last", &[("a", "2")], "");
+    check_kept(r#"{"$erased":true,"x":{"$erased":true}}"#, "", &[("x", r#"{"$erased":true}"#)], "extra:extra_invalid");
 }
 
 #[test]

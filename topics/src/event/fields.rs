@@ -83,15 +83,25 @@ pub(super) fn action(name: &str) -> Option<TaskAction> {
 /// Warnings of texts in unknown fields, of which an event may have any number.
 const EXTRA_WARNINGS_MAX: usize = 100;
 
+/// Name of what stands in the place of a destroyed value, which no sender may use for a field.
+const ERASED_MARK: &str = "$erased";
+
 /// Unknown fields, in the form in which they are kept.
 #[derive(Default)]
 struct Unknown {
     fields: BTreeMap<String, Box<RawValue>>,
     warnings: Vec<Warning>,
+    /// Whether one was left out.
+    strange: bool,
 }
 
 impl Unknown {
     fn put(&mut self, key: &str, raw: &RawValue, key_mended: bool) -> Result<(), Fault> {
+        // Alone in `extra` it would read as what an erasure leaves.
+        if key == ERASED_MARK {
+            self.strange = true;
+            return Ok(());
+        }
         let Ok(kept) = json::kept(raw) else {
             return too_deep(key);
         };
@@ -172,6 +182,9 @@ fn slot(key: &str) -> Option<usize> {
 fn read(slots: &[Option<&RawValue>; NAMES.len()], unknown: Unknown, deleted: &mut Option<bool>) -> Fields {
     let mut fields = Fields { extra: unknown.fields, ..Fields::default() };
     let mut reader = Reader { warnings: unknown.warnings };
+    if unknown.strange {
+        reader.warn("extra", "extra_invalid");
+    }
     let [
         title,
         description,
