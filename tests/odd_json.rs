@@ -44,7 +44,8 @@ fn tasks(rng: &mut StdRng) -> Vec<Task> {
         if no % 10 == 0 {
             let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
             extra.sent.push_str(&format!(",\"y\":{deep}"));
-            extra.kept.insert_str(extra.kept.len() - 1, &format!(",\"y\":{deep}"));
+            let comma = if extra.kept == "{}" { "" } else { "," };
+            extra.kept.insert_str(extra.kept.len() - 1, &format!("{comma}\"y\":{deep}"));
             extra.travels.insert("y".to_owned(), serde_json::from_str(&deep).expect("it is read so deep"));
         }
         let extension = std::iter::repeat_with(|| made::value(rng, 5)).find(|value| value.kept != "null");
@@ -274,7 +275,7 @@ async fn run(seed: u64, store: Option<&str>) {
     assert!(pipeline.terminate().0);
     if store.is_none() {
         for file in std::fs::read_dir(dir.path()).expect("a directory").flatten() {
-            if !file.file_name().to_string_lossy().starts_with("log.db") {
+            if file.path().is_file() && !file.file_name().to_string_lossy().starts_with("log.db") {
                 std::fs::remove_file(file.path()).expect("it can be removed");
             }
         }
