@@ -301,6 +301,26 @@ async fn what_is_accepted_every_later_reader_can_read() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_of_more_records_than_events_fit_into_it_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let pipeline = Process::run(dir.path(), &[]);
+    let post = async |body: String| {
+        let request = reqwest::Client::new().post(format!("{}/v1/events", pipeline.base));
+        let answer = request.header("content-type", "application/x-ndjson").body(body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a text"))
+    };
+    let (status, told) = post("1\n".repeat(1 << 20)).await;
+    assert!(status == 413 && told.contains("more than 17384 records"), "{status} {told}");
+    // A line that is no JSON is a record all the same.
+    assert_eq!(post("1\nno\n".to_owned()).await.0, 202);
+    until("both are dead letters", LIMIT, async || {
+        let letters = pipeline.get("/v1/ops/dead-letters?limit=200").await;
+        letters["items"].as_array().filter(|letters| letters.len() == 2).map(|_| ())
+    })
+    .await;
+}
+
 #[cfg(feature = "real-parts")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_accepted_every_later_reader_of_a_database_can_read() {
