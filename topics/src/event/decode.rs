@@ -88,13 +88,13 @@ pub(super) fn fault<T>(reason: Reason, detail: impl Into<String>) -> Result<T, F
 }
 
 /// How a record carries its event (§1.1, 1 to 3).
-enum Mode {
+pub(super) enum Mode {
     Structured { declared: bool },
     Batch,
     Binary,
 }
 
-fn mode(record: &Record) -> Mode {
+pub(super) fn mode(record: &Record) -> Mode {
     let content_type = record.header("content-type").unwrap_or_default();
     let starts = |prefix: &str| {
         content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))

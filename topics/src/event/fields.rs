@@ -13,7 +13,7 @@ use crate::task::{Priority, RecurrenceMode, Warning};
 use crate::time::{self, Due, Timestamp};
 
 /// Most tags of a task.
-const TAGS_MAX: usize = 100;
+pub(super) const TAGS_MAX: usize = 100;
 
 /// Names of the known fields in both spellings; the position is the slot.
 const NAMES: [(&str, &str); 21] = [
@@ -46,6 +46,23 @@ pub(super) fn snake(name: &str) -> &str {
         "taskId" => "task_id",
         _ => NAMES.iter().find(|(camel, _)| *camel == name).map_or(name, |(_, snake)| snake),
     }
+}
+
+/// The camelCase spelling of a setting of a user.
+pub(super) fn camel(name: &str) -> &str {
+    if name == "reminder_offsets" { "reminderOffsets" } else { name }
+}
+
+/// Whether a member of `task` or `changes` is a field that this project knows.
+pub(super) fn is_known(name: &str) -> bool {
+    slot(name).is_some()
+}
+
+/// Whether more distinct tags stand in `raw` than a task may have.
+pub(super) fn has_too_many_tags(raw: &RawValue) -> bool {
+    let mut reader = Reader { warnings: Vec::new() };
+    reader.tags(Some(raw));
+    reader.warnings.iter().any(|warning| warning.code == "tags_too_many")
 }
 
 /// An action's name in any letter case.
