@@ -14,6 +14,7 @@ use crate::store::chains::{Chains, read};
 use crate::store::changes::Changes;
 use crate::store::cut::{Expiry, Line};
 use crate::store::encoder::{Encoder, Group, weight};
+use crate::store::erasures::Open;
 use crate::store::pending::Pending;
 use crate::store::queue::{Popped, Queue};
 use crate::store::{Durable, OnDurable, StoreStatus};
@@ -89,7 +90,8 @@ pub(crate) struct Engine {
     pub(crate) applied: AtomicU64,
     pub(crate) last_commit_us: AtomicU64,
     failing: Mutex<Option<String>>,
-    pub(crate) stop: AtomicU64,
+    pub(crate) stop: Arc<AtomicU64>,
+    pub(crate) erasures: Open,
 }
 
 /// Where a store stands when it is opened.
@@ -128,7 +130,8 @@ impl Engine {
             applied: AtomicU64::new(start.applied),
             last_commit_us: AtomicU64::new(0),
             failing: Mutex::default(),
-            stop: AtomicU64::new(0),
+            stop: Arc::default(),
+            erasures: Open::default(),
         }
     }
 
@@ -156,6 +159,11 @@ impl Engine {
         let _ = watch.wait_for(|now| *now >= n).await;
     }
 
+    /// What says, other than 0, that the store is to stop.
+    pub(crate) fn stopping(&self) -> Arc<AtomicU64> {
+        self.stop.clone()
+    }
+
     /// Nothing more is taken; what was appended is still written.
     pub(crate) fn stop(&self) {
         self.commits.close();
@@ -181,6 +189,7 @@ impl Engine {
             queued_events: self.unwritten.load(Ordering::Relaxed),
             last_commit_us: self.last_commit_us.load(Ordering::Relaxed),
             failing: self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            erasures: self.erasures.get(),
         }
     }
 
@@ -193,6 +202,7 @@ impl Engine {
                 self.chains.set_head(*chain, *head);
             }
             index(&group);
+            self.erasures.add(group.erasures.len() + group.late.len());
         }
         let Group { commits, hashes, changes, weight, .. } = group;
         if !empty {
@@ -267,7 +277,7 @@ pub(crate) fn thread_of<W: Future<Output = ()>>(
 
 /// What projections of the journal cost must not be taken from those who wait for a commit. Threads that this thread
 /// starts are as it is.
-pub(crate) fn lower_priority() {
+pub fn lower_priority() {
     const NICE: i32 = 5;
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "a background thread keeps its priority");

@@ -19,6 +19,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::mpsc::UnboundedReceiver;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, NextOffset, Restored};
+use topics::event::Limits;
 use topics::ids::TaskId;
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
@@ -28,7 +29,9 @@ use crate::store::chains::{ChainId, Chains, write};
 use crate::store::encoder::{Encoder, Resume};
 use crate::store::engine::{Engine, Options, Start, encode, thread, thread_of};
 use crate::store::ledger::Ledger;
-use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
+use crate::store::{
+    ActionQuery, Erasures, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification,
+};
 
 mod db;
 mod copy;
@@ -43,6 +46,7 @@ mod cuts;
 mod audit;
 mod dead_letters;
 mod erase;
+mod erasures;
 mod retention;
 mod follow;
 mod indexes;
@@ -90,6 +94,8 @@ pub(crate) struct Shared {
     engine: Engine,
     ledger: Ledger,
     audit: Audit,
+    /// Held by who packs a table, as a flush does.
+    tables: tokio::sync::Mutex<()>,
 }
 
 impl std::ops::Deref for Shared {
@@ -196,7 +202,6 @@ impl Postgres {
             .fetch_one(&mut *conn_ref)
             .await
             .map_err(db.failed("read dead letters"))?;
-        close(conn).await;
         let start = Start {
             n: mark.n,
             entries: mark.entries,
@@ -206,9 +211,12 @@ impl Postgres {
             applied: applied.n,
         };
         let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone() };
-        let shared =
-            Arc::new(Shared { engine: Engine::new(views, chains, options, start), ledger: Ledger::default(), audit });
+        let engine = Engine::new(views, chains, options, start);
+        let (ledger, tables) = (Ledger::default(), tokio::sync::Mutex::default());
+        let shared = Arc::new(Shared { engine, ledger, audit, tables });
         shared.ledger.add(&newer);
+        erasures::load(conn_ref, &shared, db).await?;
+        close(conn).await;
         // Erasures that a crash interrupted.
         let open: Vec<u32> = {
             let users = shared.chains.users();
@@ -326,6 +334,22 @@ impl Store for Postgres {
             }
         });
         rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    async fn erasures(&self) -> Result<Erasures, StoreError> {
+        erasures::open(&self.pool, &self.db, &self.shared).await
+    }
+
+    fn erased_until(&self, user: &str) -> Option<Timestamp> {
+        self.shared.chains.users().erased_until(user)
+    }
+
+    async fn erase_copies(&self, erasures: &Erasures, limits: &Limits) -> Result<bool, StoreError> {
+        erasures::erase_copies(erasures, limits, &self.shared, &self.db, &self.lease).await
+    }
+
+    async fn erasures_done(&self, erasures: &Erasures) -> Result<(), StoreError> {
+        erasures::done(erasures, &self.shared, &self.db, &self.lease).await
     }
 
     async fn keep_updates(&self) -> Result<u64, StoreError> {

@@ -2,7 +2,7 @@
 //!
 //! The commit only marks the user: from then on readers see the fields as erased. Then every entry of the user is
 //! rewritten, keeping the digest of what it had, and last of all the key goes. A crash in between leaves the mark and
-//! the key, and the next start goes on. What the rows before held is freed by a vacuum.
+//! the key, and the next start goes on. What the rows before held goes with [`crate::store::postgres::erasures`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,6 @@ use crate::store::task_text::Personal;
 const ENTRIES: i64 = 2000;
 /// A try that takes longer is given up with its connection: the server may be there and not answer.
 const TRY_FOR: Duration = Duration::from_secs(60);
-/// How long the server may take to free what rows of a table held before.
-const VACUUM_WITHIN: Duration = Duration::from_secs(600);
 
 /// Rewrites all entries of these users and destroys their keys.
 pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lease) -> Result<(), StoreError> {
@@ -61,7 +59,6 @@ pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lea
             user.old_key = None;
         }
     }
-    vacuum(&mut conn, ["audit_entry", "audit_cut", "user_key"].into_iter()).await;
     close(conn).await;
     Ok(())
 }
@@ -137,14 +134,4 @@ fn erased(entry: &Entry, user: &User) -> (Vec<u8>, Option<String>, String) {
         .then(|| Personal::find(after).map_or_else(|| after.to_owned(), |personal| personal.erase(after)));
     let metadata = erase_actor_name(metadata).unwrap_or_else(|| metadata.to_owned());
     (digest.to_vec(), state, metadata)
-}
-
-/// Frees what rows of these tables held before. Left to the server when it does not work now.
-pub(crate) async fn vacuum(conn: &mut PgConnection, tables: impl Iterator<Item = &'static str>) {
-    for table in tables {
-        let sql = format!("VACUUM (SKIP_LOCKED) \"{table}\"");
-        if let Err(error) = answer(VACUUM_WITHIN, sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn)).await {
-            tracing::warn!(%error, table, "erased rows are freed by the server's own vacuum only");
-        }
-    }
 }

@@ -21,7 +21,7 @@ use crate::store::postgres::db::{At, Db, Role, answer, close, to_sql};
 use crate::store::postgres::indexes::Told;
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::partitions::Partitions;
-use crate::store::postgres::{Shared, erase};
+use crate::store::postgres::{Shared, erase, erasures};
 use crate::store::queue::Popped;
 
 /// A try that takes longer is given up with its connection: the server may be there and not answer.
@@ -115,6 +115,7 @@ impl Writer {
             rows.send(conn, &statement).await?;
         }
         write_users(conn, &group.users).await?;
+        erasures::write(conn, group).await?;
         write_dead_letters(conn, self.letters, &dead_letters(group)).await?;
         finish(conn, &self.lease, group, self.n).await?;
         transaction.commit().await?;

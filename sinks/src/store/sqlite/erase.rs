@@ -25,8 +25,6 @@ pub(crate) async fn run(
     db: &Db,
 ) -> Result<(), StoreError> {
     let _alone = shared.rewriting.lock().await;
-    // Freed pages are overwritten from here on: what was erased must not stay readable in the file.
-    sqlx::query("PRAGMA secure_delete = ON").fetch_all(&mut *conn).await.map_err(db.failed("erase a user"))?;
     for no in users {
         let Some(user) = shared.chains.users().get(*no).cloned().filter(|user| user.old_key.is_some()) else {
             continue;

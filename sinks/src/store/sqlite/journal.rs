@@ -19,7 +19,7 @@ use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint_soon, close, parts, placeholders};
-use crate::store::sqlite::{Shared, erase};
+use crate::store::sqlite::{Shared, erase, erasures};
 
 /// Pages in the write-ahead log before it is moved into the file.
 const LOG_PAGES: u64 = 1000;
@@ -67,6 +67,7 @@ impl Journal {
             .await?;
         write_positions(conn, group).await?;
         write_users(conn, &group.users).await?;
+        erasures::write(conn, group).await?;
         let mut letters = 0;
         for letter in group.commits.iter().flat_map(|commit| &commit.dead_letters) {
             write_dead_letter(conn, letter).await?;
