@@ -36,6 +36,7 @@ mod writer;
 
 pub use body::{BodyError, records_of_body};
 pub use database::FILE_NAME;
+pub use rewrite::{Part, Rewritten, Step};
 pub use source::LogSource;
 
 use database::Readers;

@@ -18,8 +18,8 @@ use crate::store::block::{After, Block, Codec, Slot};
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::delta;
-use crate::store::erasures::{self, Erasure, RecordRange};
 use crate::store::entry_text::{EntryText, Hash, UserKey, actor_name, erase_actor_name, link, personal_digest};
+use crate::store::erasures::{self, Erasure, RecordRange};
 use crate::store::task_text::{Personal, write_task};
 
 /// A block as written: a full one once, the last one again with every group.
@@ -276,7 +276,9 @@ impl Encoder {
                 user.key = Some(key);
                 (no, user.erased_to)
             }
-            None => (users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None, erased_until: None }), 0),
+            None => {
+                (users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None, erased_until: None }), 0)
+            }
         };
         self.changed_users.push(no);
         (no, key, erased_to)

@@ -102,7 +102,8 @@ pub(crate) fn late(commit: &Commit, users: &Users) -> Vec<RecordRange> {
     let mut found = BTreeSet::new();
     for entry in &commit.audit {
         let told = entry.metadata.source.as_ref() != SOURCE && entry.action != AuditAction::Erased;
-        if told && covers(entry.user.as_str(), entry.timestamp)
+        if told
+            && covers(entry.user.as_str(), entry.timestamp)
             && let (Some(partition), Some(offset)) = (entry.metadata.partition, entry.metadata.offset)
         {
             // An entry does not say its topic; where the other has no such record, there is nothing to rewrite.
@@ -117,9 +118,12 @@ pub(crate) fn late(commit: &Commit, users: &Users) -> Vec<RecordRange> {
     if commit.counts.duplicates > 0 {
         // Nothing else tells of them: they are among the records of this commit.
         let records = commit.counts.records as i64;
-        found.extend(commit.positions.iter().map(|next| {
-            (next.topic, next.partition, (next.offset - records).max(0), next.offset)
-        }));
+        found.extend(
+            commit
+                .positions
+                .iter()
+                .map(|next| (next.topic, next.partition, (next.offset - records).max(0), next.offset)),
+        );
     }
     let range = |(topic, partition, from, to)| RecordRange { topic, partition, from, to, n: commit.n };
     found.into_iter().map(range).collect()

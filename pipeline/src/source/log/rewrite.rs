@@ -119,7 +119,13 @@ impl Log {
         for (record, erased) in records.iter().zip(erased) {
             let kept = || Rewritten { headers: record.headers.clone(), value: record.value.clone() };
             let Rewritten { headers, value } = erased.unwrap_or_else(kept);
-            open.push(&NewRecord { partition: None, key: record.key.clone(), headers, value, timestamp: record.timestamp });
+            open.push(&NewRecord {
+                partition: None,
+                key: record.key.clone(),
+                headers,
+                value,
+                timestamp: record.timestamp,
+            });
         }
         let sealed = Encoder::new().and_then(|mut encoder| encoder.seal(&mut open, part.topic, part.partition));
         let unwritable = |source| LogError::Unwritable { path: self.shared.path.clone(), source: Arc::new(source) };

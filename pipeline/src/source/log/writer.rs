@@ -25,11 +25,19 @@ pub(super) struct Append {
 /// What the storing stage does.
 pub(super) enum Job {
     Store(Packed),
-    Trim { now: Timestamp, answer: oneshot::Sender<Result<u64, LogError>> },
+    Trim {
+        now: Timestamp,
+        answer: oneshot::Sender<Result<u64, LogError>>,
+    },
     /// Puts blocks in the place of those at the same position.
-    Replace { blocks: Vec<Block>, answer: oneshot::Sender<Result<(), LogError>> },
+    Replace {
+        blocks: Vec<Block>,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
     /// Overwrites what nothing uses any more, and empties the write-ahead log. Whether all of it was done.
-    Tidy { answer: oneshot::Sender<Result<bool, LogError>> },
+    Tidy {
+        answer: oneshot::Sender<Result<bool, LogError>>,
+    },
 }
 
 /// Appends as blocks, with what to answer once they are durable.

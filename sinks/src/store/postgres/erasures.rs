@@ -224,8 +224,7 @@ async fn erase_letters(
     (db, lease): (&Db, &Lease),
 ) -> Result<(), StoreError> {
     let failed = db.failed("erase dead letters");
-    let covers =
-        |user: &str, at: Timestamp| shared.chains.users().erased_until(user).is_some_and(|until| at <= until);
+    let covers = |user: &str, at: Timestamp| shared.chains.users().erased_until(user).is_some_and(|until| at <= until);
     let mut after = 0;
     loop {
         let started = Instant::now();

@@ -15,13 +15,13 @@ use topics::event::erase::erase_letter;
 use topics::record::SourceTopic;
 use topics::time::Timestamp;
 
+use crate::store::StoreError;
 use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::Group;
 use crate::store::engine::PASS_SHARE;
 use crate::store::erasures::{Erasure, Erasures, RecordRange, covered_by};
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close};
 use crate::store::sqlite::{Shared, dead_letters};
-use crate::store::StoreError;
 
 /// Dead letters looked at in one step.
 const LETTERS: i64 = 50;
@@ -97,7 +97,8 @@ async fn count(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
 pub(crate) async fn open((pool, db): &(SqlitePool, Db), shared: &Shared) -> Result<Erasures, StoreError> {
     let failed = db.failed("read erasures");
     let mut found = Erasures::default();
-    let rows = sqlx::query("SELECT user_no, erased_until, n, committed_at FROM erasure WHERE NOT done ORDER BY n, user_no");
+    let rows =
+        sqlx::query("SELECT user_no, erased_until, n, committed_at FROM erasure WHERE NOT done ORDER BY n, user_no");
     for row in rows.fetch_all(pool).await.map_err(&failed)? {
         let no = row.get::<i64, _>(0) as u32;
         let Some(user) = shared.chains.users().get(no).map(|user| user.id.clone()) else { continue };
@@ -175,8 +176,7 @@ async fn erase_letters(
     db: &Db,
 ) -> Result<(), StoreError> {
     let failed = db.failed("erase dead letters");
-    let covers =
-        |user: &str, at: Timestamp| shared.chains.users().erased_until(user).is_some_and(|until| at <= until);
+    let covers = |user: &str, at: Timestamp| shared.chains.users().erased_until(user).is_some_and(|until| at <= until);
     let mut after = 0;
     loop {
         let started = Instant::now();
@@ -218,7 +218,8 @@ async fn fill(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     }
     loop {
         let started = Instant::now();
-        let gone = sqlx::query("DELETE FROM filler WHERE no = (SELECT max(no) FROM filler)").execute(&mut *conn).await?;
+        let gone =
+            sqlx::query("DELETE FROM filler WHERE no = (SELECT max(no) FROM filler)").execute(&mut *conn).await?;
         if gone.rows_affected() == 0 {
             return Ok(());
         }
@@ -231,7 +232,10 @@ async fn pack(conn: &mut SqliteConnection, shared: &Shared, db: &Db) -> Result<b
     let failed = db.failed("pack the tables");
     let _alone = shared.tables.lock().await;
     // Nothing is lost where that is broken off, so a process that ends does not wait for it.
-    let stopping = { let stop = shared.stopping(); move || stop.load(Ordering::Acquire) == 0 };
+    let stopping = {
+        let stop = shared.stopping();
+        move || stop.load(Ordering::Acquire) == 0
+    };
     conn.lock_handle().await.map_err(&failed)?.set_progress_handler(INSTRUCTIONS, stopping);
     sqlx::query("VACUUM").execute(&mut *conn).await.map_err(&failed)?;
     for _ in 0..20 {

@@ -6,8 +6,18 @@ use crate::record::Position;
 const TASK: &str = "6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c11";
 /// What must not be there afterwards: one word for each personal place.
 const WORDS: [&str; 12] = [
-    "word-title", "word-description", "word-tag", "word-extra", "word-from", "word-to", "word-name", "word-email",
-    "word-zone", "word-beside", "word-key", "word-first",
+    "word-title",
+    "word-description",
+    "word-tag",
+    "word-extra",
+    "word-from",
+    "word-to",
+    "word-name",
+    "word-email",
+    "word-zone",
+    "word-beside",
+    "word-key",
+    "word-first",
 ];
 
 fn record(headers: &[(&str, &str)], value: &str) -> Record {
@@ -53,8 +63,10 @@ fn told(record: &Record) -> Vec<String> {
                     }
                 }
                 EventBody::UserUpdated { settings, .. } => {
-                    *settings =
-                        crate::event::UserSettings { warnings: std::mem::take(&mut settings.warnings), ..Default::default() };
+                    *settings = crate::event::UserSettings {
+                        warnings: std::mem::take(&mut settings.warnings),
+                        ..Default::default()
+                    };
                 }
                 _ => {}
             }
@@ -89,7 +101,8 @@ fn every_form_of_a_record_is_emptied_and_says_the_same_event() {
         assert!(text.contains(kept), "{kept} is gone from {text}");
     }
     check(&record(&[], &created));
-    let attributes = [("ce_specversion", "1.0"), ("ce_type", "com.todo.task.updated"), ("ce_source", "/c"), ("ce_id", "1")];
+    let attributes =
+        [("ce_specversion", "1.0"), ("ce_type", "com.todo.task.updated"), ("ce_source", "/c"), ("ce_id", "1")];
     check(&record(&attributes, &data()));
     check(&record(&[structured], &event("com.todo.task.created", &super::text(&data()))));
     let base64 = |inner: &str| format!(r#""data_base64":"{}""#, STANDARD.encode(inner));
@@ -123,13 +136,19 @@ fn what_was_warned_of_is_warned_of_still() {
     let tags: Vec<String> = (0..150).map(|n| format!("\"word-tag-{n}\"")).collect();
     let data = format!(r#"{{"taskId":"{TASK}","userId":"ann","task":{{"tags":[{}]}}}}"#, tags.join(","));
     check(&record(&[], &event("com.todo.task.created", &data)));
-    check(&record(&[], &event("com.todo.task.deleted", &format!(r#"{{"taskId":"{TASK}","userId":"ann","actor":"word-name"}}"#))));
+    check(&record(
+        &[],
+        &event("com.todo.task.deleted", &format!(r#"{{"taskId":"{TASK}","userId":"ann","actor":"word-name"}}"#)),
+    ));
 }
 
 #[test]
 fn of_a_batch_only_what_is_covered_is_emptied() {
     let of = |user: &str, word: &str| {
-        event("com.todo.task.created", &format!(r#"{{"taskId":"{TASK}","userId":"{user}","task":{{"title":"{word}"}}}}"#))
+        event(
+            "com.todo.task.created",
+            &format!(r#"{{"taskId":"{TASK}","userId":"{user}","task":{{"title":"{word}"}}}}"#),
+        )
     };
     let batch = [of("ann", "word-title"), event("com.other.kind", "{}"), of("bob", "kept"), of("ann", "word-first")];
     let batch = record(&[("content-type", "application/cloudevents-batch+json")], &format!("[{}]", batch.join(", ")));
@@ -181,9 +200,17 @@ fn a_dead_letter_keeps_its_reason_and_nothing_personal() {
         &event("com.todo.task.created", &format!(r#"{{"taskId":"{TASK}","userId":"ann","task":"word-title"}}"#)),
         Reason::InvalidData,
     );
-    check_letter(&[], &event("com.todo.task.created", &data.replacen('{', r#"{"action":"DELETED","#, 1)), Reason::ActionMismatch);
+    check_letter(
+        &[],
+        &event("com.todo.task.created", &data.replacen('{', r#"{"action":"DELETED","#, 1)),
+        Reason::ActionMismatch,
+    );
     check_letter(&[], &event("com.todo.task.created", &data.replace("taskId", "id_of_task")), Reason::MissingTaskId);
-    check_letter(&[], &event("com.todo.task.created", &super::text(&data.replace("taskId", "none"))), Reason::MissingTaskId);
+    check_letter(
+        &[],
+        &event("com.todo.task.created", &super::text(&data.replace("taskId", "none"))),
+        Reason::MissingTaskId,
+    );
     let base64 = format!(r#""data_base64":"{}""#, STANDARD.encode(data.replace("taskId", "none")));
     check_letter(
         &[],
@@ -196,7 +223,10 @@ fn a_dead_letter_keeps_its_reason_and_nothing_personal() {
 
 #[test]
 fn users_are_found_and_times_read_in_what_is_no_json() {
-    let broken = record(&[], r#"{"user_id":"a\"b", "userId" :"ann","data":"{\"userId\":\"bob\"}" "time":"2026-02-01T00:00:00Z" "#);
+    let broken = record(
+        &[],
+        r#"{"user_id":"a\"b", "userId" :"ann","data":"{\"userId\":\"bob\"}" "time":"2026-02-01T00:00:00Z" "#,
+    );
     let named = users_named(&broken);
     assert!(["a\"b", "ann", "bob"].iter().all(|user| named.contains(*user)), "{named:?}");
     assert_eq!(time_told(&broken), "2026-02-01T00:00:00Z".parse().unwrap());
