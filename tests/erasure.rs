@@ -16,6 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use components::postgres::{Options, Server};
 use process::{Process, env_of, until};
 use serde_json::{Value, json};
+#[cfg(feature = "real-parts")]
+use sqlx::Connection;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
@@ -237,7 +239,8 @@ async fn check(dir: &Path, place: &str) {
     assert_eq!(raw(dir, MARK, ""), Vec::<String>::new(), "{place}");
     assert_eq!(in_tables(dir, MARK).await, Vec::<String>::new(), "{place}");
     let kept = in_tables(dir, KEPT).await;
-    for table in ["log.db log_block.data", "journal.db audit_block.data"] {
+    let tables = ["log.db log_block.data", "journal.db audit_block.data", "journal.db dead_letter.value"];
+    for table in tables.into_iter().chain(["views.db tasks.body", "views.db actions.body", "views.db users.body"]) {
         assert!(kept.iter().any(|place| place.starts_with(table)), "{table} lost the words of another user: {kept:?}");
     }
 }
@@ -275,4 +278,58 @@ async fn nothing_of_an_erased_user_is_in_any_file() {
     check(dir.path(), "after a stop").await;
     erased_and_killed(dir.path(), None).await;
     check(dir.path(), "after a kill").await;
+}
+
+/// The places in the tables of a database where `mark` stands.
+#[cfg(feature = "real-parts")]
+async fn in_database(url: &str, mark: &str) -> Vec<String> {
+    let needles = needles(mark);
+    let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
+    let columns = "SELECT table_name::text, column_name::text, data_type::text FROM information_schema.columns \
+        JOIN information_schema.tables USING (table_schema, table_name) \
+        WHERE table_schema = 'public' AND table_type = 'BASE TABLE'";
+    let mut places = Vec::new();
+    for row in sqlx::query(columns).fetch_all(&mut conn).await.unwrap() {
+        let [table, column, kind]: [String; 3] = [row.get(0), row.get(1), row.get(2)];
+        let value = match kind.as_str() {
+            "bytea" => format!("\"{column}\""),
+            _ => format!("convert_to(\"{column}\"::text, 'UTF8')"),
+        };
+        let rows = format!("SELECT {value} FROM \"{table}\"");
+        for row in sqlx::query(AssertSqlSafe(rows)).fetch_all(&mut conn).await.unwrap() {
+            let value = unpacked(row.get::<Option<&[u8]>, _>(0).unwrap_or_default());
+            places.extend(found(&value, &needles).into_iter().map(|around| format!("{table}.{column}: {around}")));
+        }
+    }
+    places
+}
+
+/// The write-ahead log of the server is its operator's.
+#[cfg(feature = "real-parts")]
+async fn check_database(server: &Server, url: &str, dir: &Path, place: &str) {
+    server.psql("store", "ANALYZE").unwrap();
+    server.psql("postgres", "CHECKPOINT").unwrap();
+    let cluster = server.psql("postgres", "SHOW data_directory").unwrap();
+    let cluster = Path::new(cluster.trim());
+    assert!(!raw(cluster, KEPT, "pg_wal").is_empty(), "the words of another user are found");
+    assert_eq!(raw(cluster, MARK, "pg_wal"), Vec::<String>::new(), "{place}");
+    assert_eq!(in_database(url, MARK).await, Vec::<String>::new(), "{place}");
+    let kept = in_database(url, KEPT).await;
+    for table in ["audit_entry", "tasks", "actions", "users", "dead_letter"] {
+        assert!(kept.iter().any(|place| place.starts_with(table)), "{table} lost the words of another user: {kept:?}");
+    }
+    assert_eq!(raw(dir, MARK, ""), Vec::<String>::new(), "{place}");
+    assert_eq!(in_tables(dir, MARK).await, Vec::<String>::new(), "{place}");
+}
+
+#[cfg(feature = "real-parts")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_an_erased_user_is_in_any_file_of_the_database() {
+    let server = Server::start(Options { fsync: false, ..Options::default() }).unwrap();
+    let url = server.create_database("store").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    everything_is_said_and_erased(dir.path(), Some(&url)).await;
+    check_database(&server, &url, dir.path(), "after a stop").await;
+    erased_and_killed(dir.path(), Some(&url)).await;
+    check_database(&server, &url, dir.path(), "after a kill").await;
 }
