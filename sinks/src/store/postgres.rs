@@ -162,6 +162,10 @@ impl Postgres {
                 let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
                 move || retention::run(shared, db, lease)
             }),
+            thread_of("store-erase", {
+                let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
+                move || erase::follow(shared, db, lease)
+            }),
             thread_of("store-indexes", {
                 let ((found, told), db, lease) = (indexes, db.clone(), lease.clone());
                 move || indexes::run(found, told, db, lease)
@@ -218,13 +222,7 @@ impl Postgres {
         erasures::load(conn_ref, &shared, db).await?;
         close(conn).await;
         // Erasures that a crash interrupted.
-        let open: Vec<u32> = {
-            let users = shared.chains.users();
-            users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
-        };
-        if !open.is_empty() {
-            erase::run(open, shared.clone(), db.clone(), lease.clone()).await?;
-        }
+        shared.resume_erasures();
         let resume = Resume { entries: mark.entries, open: None, high_water: found.high_water, tasks: found.tasks };
         let (tell, told) = tokio::sync::mpsc::unbounded_channel();
         let indexes = (partitions.names(), told);

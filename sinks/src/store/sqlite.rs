@@ -200,7 +200,7 @@ impl Sqlite {
             dir: dir.path().to_owned(),
             _lock: dir.hold(),
         });
-        resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
+        shared.resume_erasures();
         erasures::load(&mut journal_conn, &shared, &journal_db).await?;
         let encoder = Encoder::new(chains, shared.engine.views.clone(), resume);
         let journal = Journal::new(journal_conn, mark.n);
@@ -210,6 +210,7 @@ impl Sqlite {
             thread("store-tables", views::run(shared.clone(), views_db.clone(), options, newer)),
             thread("store-index", index_runs(shared.clone(), runs_db)),
             thread("store-retention", retention::run(shared.clone(), journal_db.clone())),
+            thread("store-erase", erase::follow(shared.clone(), journal_db.clone())),
         ];
         close(views_conn).await;
         close(runs_conn).await;
@@ -248,15 +249,6 @@ async fn open_views(journal: &Db, views: &Db) -> Result<Option<sqlx::SqliteConne
         return Ok(None);
     }
     Err(views.damaged(format!("it is missing or empty, while journal.db is at commit {}", mark.n)))
-}
-
-/// Goes on with erasures that a crash interrupted.
-async fn resume_erasures(conn: &mut sqlx::SqliteConnection, shared: &Shared, db: &Db) -> Result<(), StoreError> {
-    let open: Vec<u32> = {
-        let users = shared.chains.users();
-        users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
-    };
-    if open.is_empty() { Ok(()) } else { erase::run(conn, &open, shared, db).await }
 }
 
 #[async_trait]
