@@ -231,6 +231,8 @@ impl StatusSource for Status {
             source_mode: "store",
             partitions: partitions.collect(),
             audit_rows: self.replica.progress().audit_rows(),
+            // Only the pipeline follows them.
+            erasures_open: 0,
             table_lag_ms: self.replica.progress().tables_late().as_millis() as u64,
             last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),

@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Restored};
+use topics::event::Limits;
 use topics::ids::TaskId;
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
@@ -29,7 +30,9 @@ use crate::store::chains::{Chains, write};
 use crate::store::data_dir::DataDir;
 use crate::store::encoder::Encoder;
 use crate::store::engine::{Engine, Options, Start, encode, thread};
-use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
+use crate::store::{
+    ActionQuery, Erasures, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification,
+};
 
 mod db;
 mod threads;
@@ -43,6 +46,7 @@ mod audit;
 mod cuts;
 mod check;
 mod erase;
+mod erasures;
 mod retention;
 mod load;
 mod registry;
@@ -72,6 +76,8 @@ pub(crate) struct Shared {
     removed_to: AtomicU64,
     /// Another thread than the journal's writer wrote to the journal.
     journal_changed: AtomicBool,
+    /// Held by who rewrites `views.db`, as a flush does.
+    tables: tokio::sync::Mutex<()>,
     dir: PathBuf,
     /// Threads may outlive the one who holds the directory.
     _lock: Arc<std::fs::File>,
@@ -190,10 +196,12 @@ impl Sqlite {
             applied_safe: AtomicU64::new(applied_safe),
             removed_to: AtomicU64::new(mark.removed.to),
             journal_changed: AtomicBool::new(false),
+            tables: tokio::sync::Mutex::default(),
             dir: dir.path().to_owned(),
             _lock: dir.hold(),
         });
-        resume_erasures(&mut journal_conn, &shared, &journal_db).await?;
+        shared.resume_erasures();
+        erasures::load(&mut journal_conn, &shared, &journal_db).await?;
         let encoder = Encoder::new(chains, shared.engine.views.clone(), resume);
         let journal = Journal::new(journal_conn, mark.n);
         let threads = vec![
@@ -202,6 +210,7 @@ impl Sqlite {
             thread("store-tables", views::run(shared.clone(), views_db.clone(), options, newer)),
             thread("store-index", index_runs(shared.clone(), runs_db)),
             thread("store-retention", retention::run(shared.clone(), journal_db.clone())),
+            thread("store-erase", erase::follow(shared.clone(), journal_db.clone())),
         ];
         close(views_conn).await;
         close(runs_conn).await;
@@ -240,15 +249,6 @@ async fn open_views(journal: &Db, views: &Db) -> Result<Option<sqlx::SqliteConne
         return Ok(None);
     }
     Err(views.damaged(format!("it is missing or empty, while journal.db is at commit {}", mark.n)))
-}
-
-/// Goes on with erasures that a crash interrupted.
-async fn resume_erasures(conn: &mut sqlx::SqliteConnection, shared: &Shared, db: &Db) -> Result<(), StoreError> {
-    let open: Vec<u32> = {
-        let users = shared.chains.users();
-        users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
-    };
-    if open.is_empty() { Ok(()) } else { erase::run(conn, &open, shared, db).await }
 }
 
 #[async_trait]
@@ -328,6 +328,22 @@ impl Store for Sqlite {
         let (tx, rx) = std::sync::mpsc::channel();
         self.runtime.spawn(async move { tx.send(shared.audit.number(audit_id).await) });
         rx.recv().map_err(|_| StoreError::Closed)?.map(|found| found.is_some())
+    }
+
+    async fn erasures(&self) -> Result<Erasures, StoreError> {
+        erasures::open(&self.journal, &self.shared).await
+    }
+
+    fn erased_until(&self, user: &str) -> Option<Timestamp> {
+        self.shared.chains.users().erased_until(user)
+    }
+
+    async fn erase_copies(&self, erasures: &Erasures, limits: &Limits) -> Result<bool, StoreError> {
+        erasures::erase_copies(erasures, limits, &self.shared, (&self.journal.1, &self.views.1)).await
+    }
+
+    async fn erasures_done(&self, erasures: &Erasures) -> Result<(), StoreError> {
+        erasures::done(erasures, &self.shared, &self.journal.1).await
     }
 
     async fn keep_updates(&self) -> Result<u64, StoreError> {

@@ -88,13 +88,13 @@ pub(super) fn fault<T>(reason: Reason, detail: impl Into<String>) -> Result<T, F
 }
 
 /// How a record carries its event (§1.1, 1 to 3).
-enum Mode {
+pub(super) enum Mode {
     Structured { declared: bool },
     Batch,
     Binary,
 }
 
-fn mode(record: &Record) -> Mode {
+pub(super) fn mode(record: &Record) -> Mode {
     let content_type = record.header("content-type").unwrap_or_default();
     let starts = |prefix: &str| {
         content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
@@ -110,6 +110,11 @@ fn mode(record: &Record) -> Mode {
     }
 }
 
+/// A record's whole text as JSON. Some programs begin every file with a byte order mark.
+pub(super) fn whole(text: &str) -> serde_json::Result<&RawValue> {
+    serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
 fn read(record: &Record, value: &[u8], limits: &Limits) -> Result<Decoded, Fault> {
     if value.len() > limits.max_event_bytes {
         return fault(
@@ -120,9 +125,7 @@ fn read(record: &Record, value: &[u8], limits: &Limits) -> Result<Decoded, Fault
     let Ok(text) = std::str::from_utf8(value) else {
         return fault(Reason::NotJson, "value is not UTF-8");
     };
-    // Some programs begin every file with a byte order mark.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let raw = match serde_json::from_str::<&RawValue>(text) {
+    let raw = match whole(text) {
         Ok(raw) => raw,
         Err(error) => return fault(Reason::NotJson, format!("value is not JSON: {error}")),
     };

@@ -16,7 +16,7 @@ use crate::task::{Priority, RecurrenceMode, Warning};
 use crate::time::{self, Due, Timestamp};
 
 /// Most tags of a task.
-const TAGS_MAX: usize = 100;
+pub(super) const TAGS_MAX: usize = 100;
 
 /// A text has half of a surrogate pair, which reads as U+FFFD.
 pub(super) const TEXT_INVALID: &str = "text_invalid";
@@ -64,8 +64,21 @@ pub(super) fn snake(name: &str) -> &str {
 pub(super) fn camel(name: &str) -> &str {
     match name {
         "correlation_id" => "correlationId",
+        "reminder_offsets" => "reminderOffsets",
         _ => NAMES.iter().find(|(_, snake)| *snake == name).map_or(name, |(camel, _)| camel),
     }
+}
+
+/// Whether a member of `task` or `changes` is a field that this project knows.
+pub(super) fn is_known(name: &str) -> bool {
+    slot(name).is_some()
+}
+
+/// Whether more distinct tags stand in `raw` than a task may have.
+pub(super) fn has_too_many_tags(raw: &RawValue) -> bool {
+    let mut reader = Reader { warnings: Vec::new() };
+    reader.tags(Some(raw));
+    reader.warnings.iter().any(|warning| warning.code == "tags_too_many")
 }
 
 /// An action's name in any letter case.

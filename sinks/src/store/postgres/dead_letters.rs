@@ -38,7 +38,7 @@ pub(crate) async fn get(pool: &PgPool, db: &Db, no: u64) -> Result<Option<KeptDe
     row.map(|row| read(&row, db)).transpose()
 }
 
-fn read(row: &PgRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
+pub(crate) fn read(row: &PgRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
     let no: i64 = row.get("no");
     let unreadable = |_: Unreadable| db.damaged(format!("dead letter {no} cannot be read"));
     let (reason, topic) = read_names(row.get("reason"), row.get("topic")).map_err(unreadable)?;

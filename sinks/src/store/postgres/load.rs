@@ -162,7 +162,8 @@ pub(crate) async fn users(conn: &mut PgConnection, db: &Db, chains: &Chains, fro
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let key = |at: usize| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         let id = UserId::parse(&from_sql(row.get(1))).ok_or_else(|| db.damaged("a user has an impossible id"))?;
-        let user = User { id, key: key(2), erased_to: row.get::<i64, _>(3) as u64, old_key: key(4) };
+        let user =
+            User { id, key: key(2), erased_to: row.get::<i64, _>(3) as u64, old_key: key(4), erased_until: None };
         let mut users = chains.users_mut();
         let no = row.get::<i64, _>(0);
         if users.get(no as u32).is_some() {

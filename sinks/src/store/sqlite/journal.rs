@@ -19,7 +19,7 @@ use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint_soon, close, parts, placeholders};
-use crate::store::sqlite::{Shared, erase};
+use crate::store::sqlite::{Shared, erasures};
 
 /// Pages in the write-ahead log before it is moved into the file.
 const LOG_PAGES: u64 = 1000;
@@ -67,6 +67,7 @@ impl Journal {
             .await?;
         write_positions(conn, group).await?;
         write_users(conn, &group.users).await?;
+        erasures::write(conn, group).await?;
         let mut letters = 0;
         for letter in group.commits.iter().flat_map(|commit| &commit.dead_letters) {
             write_dead_letter(conn, letter).await?;
@@ -139,7 +140,12 @@ async fn write_positions(conn: &mut SqliteConnection, group: &Group) -> Result<(
 
 async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Result<(), sqlx::Error> {
     for part in parts(users, 512) {
-        let sql = format!("INSERT OR REPLACE INTO user_key VALUES {}", placeholders(5, part.len()));
+        // A key that was destroyed meanwhile stays so.
+        let sql = format!(
+            "INSERT INTO user_key VALUES {} ON CONFLICT (no) DO UPDATE SET key = excluded.key, erased_to = \
+             excluded.erased_to, old_key = CASE WHEN excluded.erased_to > erased_to THEN excluded.old_key ELSE old_key END",
+            placeholders(5, part.len())
+        );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for (no, user) in part {
             query = query
@@ -194,7 +200,7 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                 };
                 held = shared.finish(group, started, index).or(held);
                 if !erased.is_empty() {
-                    erase_until_done(&mut journal, &erased, &shared, &db).await;
+                    shared.erasing.push(erased, 1);
                 }
             }
             popped => {
@@ -227,6 +233,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.groups.close();
         self.0.pending.close();
+        self.0.erasing.close();
     }
 }
 
@@ -251,17 +258,4 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
             }
         }
     }
-}
-
-async fn erase_until_done(journal: &mut Journal, users: &[u32], shared: &Shared, db: &Db) {
-    let mut pause = Duration::from_millis(50);
-    while let Err(error) = erase::run(&mut journal.conn, users, shared, db).await {
-        tracing::error!(error = %topics::chain::chain(&error), "a user's entries are not erased yet; will retry");
-        shared.set_failing(Some(error.to_string()));
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(Duration::from_secs(5));
-        db.open_anew(&mut journal.conn).await;
-    }
-    shared.set_failing(None);
-    journal.pages = LOG_PAGES;
 }

@@ -150,7 +150,13 @@ pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains,
         let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         let id = UserId::parse(row.get(1)).ok_or_else(|| db.damaged("a user in it has no id"))?;
         let erased_to: i64 = row.get(3);
-        let no = chains.users_mut().add(User { id, key: key(2), erased_to: erased_to as u64, old_key: key(4) });
+        let no = chains.users_mut().add(User {
+            id,
+            key: key(2),
+            erased_to: erased_to as u64,
+            old_key: key(4),
+            erased_until: None,
+        });
         if i64::from(no) != row.get::<i64, _>(0) {
             return Err(db.damaged(format!("user number {no} is missing")));
         }
