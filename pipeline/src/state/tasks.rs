@@ -316,17 +316,9 @@ impl Entry {
     /// The task was deleted, perhaps not for the first time.
     fn bury(&mut self) {
         let Some(task) = self.task.take() else { return };
-        let early = self.rare.as_ref().is_some_and(|rare| rare.content.is_some());
-        match Resting::of(&task, self.marks, early) {
-            Some(resting) => self.rare.get_or_insert_default().resting = Some(Box::new(resting)),
-            None => {
-                self.marks = Marks::default();
-                if let Some(rare) = &mut self.rare {
-                    rare.echoes.clear();
-                }
-            }
+        if let Some(resting) = Resting::of(&task, self.marks) {
+            self.rare.get_or_insert_default().resting = Some(Box::new(resting));
         }
-        self.tidy();
     }
 
     /// Fills in the series fields of a successor that was seen before its create was decided. Returns the task before

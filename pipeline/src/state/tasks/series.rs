@@ -127,11 +127,11 @@ pub struct Resting {
 }
 
 impl Resting {
-    /// Of a task that is being deleted; `None` when it would begin anew anyhow. `early` tells that it may turn out to be
-    /// a successor.
-    pub fn of(task: &Task, marks: Marks, early: bool) -> Option<Resting> {
-        let kept = early || task.previous_task_id.is_some() || marks.has(Marks::RENEWED);
-        kept.then(|| Resting { rule: task.recurrence_rule.clone(), due: task.due_date, fields: Given::of(task) })
+    /// Of a task that is being deleted; `None` when it had no part in a series.
+    pub fn of(task: &Task, marks: Marks) -> Option<Resting> {
+        let fields = Given::of(task);
+        let none = task.recurrence_rule.is_none() && marks == Marks::default() && fields == Given::default();
+        (!none).then(|| Resting { rule: task.recurrence_rule.clone(), due: task.due_date, fields })
     }
 
     /// The task that it followed.
