@@ -117,6 +117,8 @@ fn completions_from_public_reports() {
     let cases: Vec<Value> = fixtures("public/cases.jsonl")
         .into_iter()
         .filter(|case| case["kind"] == "recurrence" && case["expect"].get("successors").is_some())
+        // Those with steps need the pipeline.
+        .filter(|case| case.get("events").is_some())
         .collect();
     assert!(!cases.is_empty());
     check_all(&cases, |case| {
@@ -508,7 +510,8 @@ fn a_moved_wall_time_is_found_once() {
 fn count_counts_what_a_clock_change_hides_or_doubles() {
     let check = |rule: &str, start: &str, zone: &str, expected: Expect| {
         let line = json!({"id": 1, "rrule": rule, "dtstart": start, "tzid": zone, "after": "2000-01-01T00:00:00Z", "count": 9});
-        let next = batch(&line)["next"].as_array().unwrap().iter().map(|at| at.as_str().unwrap()[5..16].to_owned());
+        let answer = batch(&line);
+        let next = answer["next"].as_array().unwrap().iter().map(|at| at.as_str().unwrap()[5..16].to_owned());
         expected.assert_eq(&next.collect::<Vec<_>>().join(" "));
     };
     let berlin = "Europe/Berlin";

@@ -115,6 +115,15 @@ pub struct Create {
     pub fields: TaskState,
 }
 
+/// What the ledger says to a task that appears.
+#[derive(Default)]
+struct Confirmed {
+    /// What its create said.
+    create: Option<TaskState>,
+    /// Another task was that successor before.
+    duplicate: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 struct State {
     tasks: BTreeMap<TaskId, Known>,
@@ -418,6 +427,7 @@ impl State {
             gap: false,
             warnings: time_warnings,
             implicit_create: json!(false),
+            duplicate: false,
         };
         if stale {
             self.stale += 1;
@@ -428,6 +438,7 @@ impl State {
             self.write(id, |seq| entry.json(seq));
             return Ok(());
         }
+        let new = known.is_none();
         let mut known = known.unwrap_or_else(|| Known {
             live: None,
             owner: user.clone(),
@@ -463,10 +474,11 @@ impl State {
             let zone = self.zone(after.zone, &user);
             let fields = change.snapshot.as_ref().or(change.changes.as_ref());
             let said = series::Said::by_event(fields.map(|fields| &**fields));
-            let create = match change.action == TaskAction::Created || before.is_none() {
+            let Confirmed { create, duplicate } = match change.action == TaskAction::Created || before.is_none() {
                 true => self.confirm(event, change.action, &after, said.previous),
-                false => None,
+                false => Confirmed::default(),
             };
+            entry.duplicate = duplicate && new;
             // Of the deleted only a successor goes on with its series.
             let resting = known.resting.take().filter(|task| task.previous.is_some() || create.is_some());
             let goes_on = before.as_ref().or(resting.as_ref());
@@ -505,7 +517,7 @@ impl State {
         action: TaskAction,
         task: &TaskState,
         previous: Option<TaskId>,
-    ) -> Option<TaskState> {
+    ) -> Confirmed {
         let same = |create: &Create| {
             action == TaskAction::Created
                 && create.correlation.is_some()
@@ -518,9 +530,9 @@ impl State {
                 **id == task.id.0 || (task.id != action.task && (previous == Some(action.task) || same(create)))
             })
         });
-        let (_, action) = found?;
-        action.state = "CONFIRMED";
-        action.create.as_ref().map(|create| create.fields.clone())
+        let Some((_, action)) = found else { return Confirmed::default() };
+        let duplicate = std::mem::replace(&mut action.state, "CONFIRMED") == "CONFIRMED";
+        Confirmed { create: action.create.as_ref().map(|create| create.fields.clone()), duplicate }
     }
 
     /// A task was completed: decides its successor, once.
@@ -639,6 +651,7 @@ impl State {
                 .map(|warning| (warning.field.to_string(), warning.code.to_string()))
                 .collect(),
             implicit_create: json!(false),
+            duplicate: false,
         };
         self.write(id, |seq| entry.json(seq));
         let Some(task) = task.filter(|task| !task.completed) else { return Ok(()) };
@@ -711,6 +724,7 @@ impl State {
             gap: false,
             warnings: warnings.map(|warning| (warning.field.to_string(), warning.code.to_string())).collect(),
             implicit_create: json!(false),
+            duplicate: false,
         };
         let seq = self.user_seqs.entry(user.to_owned()).or_default();
         *seq += 1;
@@ -745,6 +759,7 @@ impl State {
                 .map(|warning| (warning.field.to_string(), warning.code.to_string()))
                 .collect(),
             implicit_create: json!(false),
+            duplicate: false,
         };
         let seq = self.user_seqs.entry(user.to_owned()).or_default();
         *seq += 1;
