@@ -57,8 +57,13 @@ pub struct Ledger {
 
 #[derive(Debug)]
 enum Create {
-    /// The created task came back, or its user was erased.
+    /// The created task came back.
     Settled(ActionState),
+    /// Its user was erased.
+    Erased {
+        /// The completed task.
+        task: TaskId,
+    },
     Open(Box<Open>),
 }
 
@@ -100,6 +105,8 @@ pub struct Match {
     pub series: Option<SeriesFields>,
     /// Another task has confirmed the same create before.
     pub duplicate: bool,
+    /// The create was cancelled by an erasure: the task whose completion asked for it, from which the series fields follow.
+    pub erased: Option<TaskId>,
     /// To be remembered of the task: it may turn out to be a successor ([`Ledger::remember_early`]).
     pub content: Option<u64>,
 }
@@ -114,6 +121,8 @@ pub struct Completion<'a> {
     pub cause: &'a Arc<Cause>,
     /// Its ordinal in the commit.
     pub order: u32,
+    /// An erasure that was read before covers the completing event.
+    pub covered: bool,
     /// The clock's reading.
     pub now: Timestamp,
     /// What becomes of missed occurrences.
@@ -138,7 +147,8 @@ impl Ledger {
             self.by_content.insert(content_key(correlation, &read.title, Some(read.due_date)), action.id);
         }
         let create = match (progress.state, read) {
-            (ActionState::Confirmed | ActionState::Cancelled, _) => Create::Settled(progress.state),
+            (ActionState::Confirmed, _) => Create::Settled(progress.state),
+            (ActionState::Cancelled, _) => Create::Erased { task: action.task },
             (_, Some(read)) => {
                 let reported = progress.state == ActionState::Failed;
                 let series = read.series();
@@ -152,7 +162,7 @@ impl Ledger {
                 }))
             }
             // An erased body can no longer be sent or matched.
-            (_, None) => Create::Settled(ActionState::Cancelled),
+            (_, None) => Create::Erased { task: action.task },
         };
         self.creates.insert(action.id, create);
     }
@@ -184,6 +194,14 @@ impl Ledger {
         match self.creates.get_mut(&id).expect("it was found above") {
             Create::Settled(state) => {
                 Match { duplicate: created.new && *state == ActionState::Confirmed, ..Match::default() }
+            }
+            Create::Erased { task } => {
+                let (task, state) = (*task, ActionState::Confirmed);
+                self.creates.insert(id, Create::Settled(state));
+                let progress =
+                    Progress { state, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
+                moved(id, task, progress, out);
+                Match { erased: Some(task), ..Match::default() }
             }
             Create::Open(open) => {
                 let series = open.series.clone();
@@ -223,33 +241,16 @@ impl Ledger {
         exists: impl Fn(TaskId) -> bool,
         out: &mut Out<'_>,
     ) -> Option<(TaskId, SeriesFields)> {
-        let Completion { task, zone, cause, order, now, missed, horizon } = *completion;
+        let Completion { task, zone, cause, order, covered, now, missed, horizon } = *completion;
         task.recurrence_rule.as_ref()?;
         let successor = ids::successor(task.id);
         if self.is_decided(successor) {
             return None;
         }
         let completed_at = task.completed_at.unwrap_or(cause.time);
-        let Recurrence::Series(series) = (match evaluate(rules, task, zone, None) {
-            // Without an anchor the completion is anchor and due.
-            Recurrence::Unanchored => evaluate(rules, task, zone, Some(Due::Instant(completed_at))),
-            known => known,
-        }) else {
-            return None;
-        };
-        let base = base_of(task).unwrap_or(Due::Instant(completed_at));
-        let Next::Due(next) = series.next_after(base, task.occurrence_index.unwrap_or(1), Some(completed_at), missed)
-        else {
-            return None;
-        };
-        let fields = SeriesFields {
-            start: task.recurrence_start.unwrap_or_else(|| series.anchor()),
-            id: next.due,
-            series: task.series_id.unwrap_or(task.id),
-            previous: task.id,
-            index: next.index,
-        };
-        let body = body::write(task, successor, next.due, &fields, cause.correlation_id.as_deref(), &cause.event_id);
+        let fields = next_of(task, zone, completed_at, rules, missed)?;
+        let due = fields.id;
+        let body = body::write(task, successor, due, &fields, cause.correlation_id.as_deref(), &cause.event_id);
         let action = Arc::new(Action {
             id: successor.0,
             kind: ActionKind::CreateNextTask,
@@ -279,7 +280,7 @@ impl Ledger {
         out.effects.push(Effect::Decided(Arc::clone(&action)));
         out.steps.push(Step::Successor { task: task.id, successor, state: ActionState::Decided });
         let content =
-            cause.correlation_id.as_deref().map(|correlation| content_key(correlation, &task.title, Some(next.due)));
+            cause.correlation_id.as_deref().map(|correlation| content_key(correlation, &task.title, Some(due)));
         if let Some(key) = content {
             self.by_content.insert(key, successor.0);
         }
@@ -297,7 +298,11 @@ impl Ledger {
             moved(successor.0, task.id, Progress { state: ActionState::Confirmed, ..progress }, out);
             return Some((early, fields));
         }
-        let due = next.due;
+        if covered {
+            self.creates.insert(successor.0, Create::Erased { task: task.id });
+            moved(successor.0, task.id, Progress { state: ActionState::Cancelled, ..progress }, out);
+            return None;
+        }
         let mut open = Open { action, progress, series: fields, title: task.title.clone(), due, reported: false };
         if horizon.is_some_and(|horizon| open.action.caused_at < horizon) {
             give_up(&mut open, order, now, Some(Arc::clone(cause)), out);
@@ -360,19 +365,21 @@ impl Ledger {
         moved(open.action.id, open.action.task, open.progress.clone(), out);
     }
 
-    /// Cancels what is still open of an erased user.
-    pub fn erase(&mut self, user: &UserId, out: &mut Out<'_>) {
+    /// Cancels what is still open of an erased user, as far as it was asked for up to `at`.
+    pub fn erase(&mut self, user: &UserId, at: Timestamp, out: &mut Out<'_>) {
+        let is_covered = |open: &Open| open.action.user == *user && open.action.caused_at <= at;
         let mut gone: Vec<Uuid> = self
             .creates
             .iter()
-            .filter_map(|(id, create)| matches!(create, Create::Open(open) if open.action.user == *user).then_some(*id))
+            .filter_map(|(id, create)| matches!(create, Create::Open(open) if is_covered(open)).then_some(*id))
             .collect();
         gone.sort_unstable();
         for id in gone {
-            if let Some(Create::Open(open)) = self.creates.insert(id, Create::Settled(ActionState::Cancelled)) {
-                let progress = Progress { state: ActionState::Cancelled, next_attempt_at: None, ..open.progress };
-                moved(id, open.action.task, progress, out);
-            }
+            let Some(Create::Open(open)) = self.creates.remove(&id) else { continue };
+            let task = open.action.task;
+            self.creates.insert(id, Create::Erased { task });
+            let progress = Progress { state: ActionState::Cancelled, next_attempt_at: None, ..open.progress };
+            moved(id, task, progress, out);
         }
     }
 
@@ -385,10 +392,37 @@ impl Ledger {
                     && Some(open.due) == created.due
                     && open.action.correlation_id.as_deref() == created.correlation
             }
-            Some(Create::Settled(_)) => true,
+            Some(Create::Settled(_) | Create::Erased { .. }) => true,
             None => false,
         }
     }
+}
+
+/// What ties the successor of a completed task to its series; `None` when it has none.
+pub fn next_of(
+    task: &Task,
+    zone: chrono_tz::Tz,
+    completed_at: Timestamp,
+    rules: &mut RuleCache,
+    missed: Missed,
+) -> Option<SeriesFields> {
+    let Recurrence::Series(series) = (match evaluate(rules, task, zone, None) {
+        // Without an anchor the completion is anchor and due.
+        Recurrence::Unanchored => evaluate(rules, task, zone, Some(Due::Instant(completed_at))),
+        known => known,
+    }) else {
+        return None;
+    };
+    let base = base_of(task).unwrap_or(Due::Instant(completed_at));
+    let index = task.occurrence_index.unwrap_or(1);
+    let Next::Due(next) = series.next_after(base, index, Some(completed_at), missed) else { return None };
+    Some(SeriesFields {
+        start: task.recurrence_start.unwrap_or_else(|| series.anchor()),
+        id: next.due,
+        series: task.series_id.unwrap_or(task.id),
+        previous: task.id,
+        index: next.index,
+    })
 }
 
 fn give_up(open: &mut Open, order: u32, now: Timestamp, cause: Option<Arc<Cause>>, out: &mut Out<'_>) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use topics::Task;
 use topics::action::{ActionKind, Outcome};
 use topics::audit::AuditEntry;
-use topics::commit::{Counts, NextOffset, Restored, Traced};
+use topics::commit::{Counts, Erasure, NextOffset, Restored, Traced};
 use topics::dead_letter::DeadLetter;
 use topics::ids::{TaskId, UserId};
 use topics::record::{Position, SourceTopic};
@@ -31,6 +31,7 @@ mod apply;
 mod draft;
 mod memory;
 mod order;
+mod origins;
 mod record;
 mod series;
 mod snapshot;
@@ -38,6 +39,7 @@ mod snapshot;
 pub(crate) use draft::trace_id;
 pub use order::Order;
 pub use series::Echo;
+use origins::{Origins, Stated};
 
 /// Rules held at once.
 const RULES_MAX: usize = 65_536;
@@ -49,8 +51,15 @@ pub struct Entry {
     pub task: Option<Arc<Task>>,
     /// Whose it is, or was.
     pub owner: UserId,
-    /// Its version, which goes on growing over a deletion.
+    /// How many changes were applied; with the erasures that found something it makes the task's version, which goes on
+    /// growing over a deletion.
     pub version: u64,
+    /// Time of the last event that stated the whole task.
+    pub base: Timestamp,
+    /// Time of the event since which it asks for the reminders that it asks for.
+    pub asked_at: Timestamp,
+    /// Earliest time of its events since it came to be.
+    pub first: Timestamp,
     /// What was applied so far.
     pub order: Order,
     /// Entries in its audit chain.
@@ -66,6 +75,22 @@ pub struct Rare {
     pub echo: Option<Echo>,
     /// It may turn out to be a successor: see [`ledger::Match::content`].
     pub content: Option<u64>,
+    /// Fields that were stated at another time than the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origins: Option<Box<Origins>>,
+}
+
+impl Entry {
+    /// When its fields were stated.
+    fn stated(&self) -> Stated<'_> {
+        let other = self.rare.as_deref().and_then(|rare| rare.origins.as_deref());
+        Stated { base: self.base, other, owner: &self.owner }
+    }
+
+    /// How much the erasures of its owner add to its version.
+    fn erased_times(&self, users: &Users) -> u64 {
+        users.erasures(&self.owner).iter().filter(|at| **at >= self.first).count() as u64
+    }
 }
 
 /// All that the records of one time came to.
@@ -82,7 +107,9 @@ pub struct Drafts {
     /// Users whose settings changed.
     pub users: Vec<UserId>,
     /// Users whose personal data goes.
-    pub erased: Vec<UserId>,
+    pub erased: Vec<Erasure>,
+    /// Tasks that an erasure changed, each with its ordinal.
+    pub revised: Vec<(u32, TaskId, Arc<Task>)>,
     /// Records that can never be read.
     pub dead_letters: Vec<DeadLetter>,
     /// Counts of what was read.
@@ -142,8 +169,7 @@ impl Tasks {
             tasks.ledger.restore(Arc::clone(action), progress.clone());
         }
         for row in std::mem::take(&mut restored.tasks) {
-            let owner = row.after.as_ref().map(|task| &task.user_id);
-            let Some(mut entry) = memory::decode(&row.memory, owner) else {
+            let Some(mut entry) = memory::decode(&row.memory, row.after.as_deref()) else {
                 tracing::error!(task_id = %row.id, "the stored memory of a task cannot be read; its next event counts as the first");
                 continue;
             };

@@ -65,7 +65,13 @@ impl Book {
             .filter_map(|(action, _)| action.reminder)
             .collect();
         let nobody =
-            Arc::new(Settings { zone: chrono_tz::UTC, offsets: Vec::new(), channels: Vec::new(), email: None });
+            Arc::new(Settings {
+                zone: chrono_tz::UTC,
+                offsets: Vec::new(),
+                channels: Vec::new(),
+                email: None,
+                since: Default::default(),
+            });
         for row in rows {
             let slot = self.tasks.find(row.task).unwrap_or_else(|| {
                 let settings = known(row.task).map_or_else(|| nobody.clone(), |(_, settings)| settings);

@@ -139,7 +139,7 @@ async fn write_positions(conn: &mut SqliteConnection, group: &Group) -> Result<(
 
 async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Result<(), sqlx::Error> {
     for part in parts(users, 512) {
-        let sql = format!("INSERT OR REPLACE INTO user_key VALUES {}", placeholders(5, part.len()));
+        let sql = format!("INSERT OR REPLACE INTO user_key VALUES {}", placeholders(6, part.len()));
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for (no, user) in part {
             query = query
@@ -147,7 +147,8 @@ async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Resu
                 .bind(user.id.as_str())
                 .bind(user.key.map(Vec::from))
                 .bind(user.erased_to as i64)
-                .bind(user.old_key.map(Vec::from));
+                .bind(user.old_key.map(Vec::from))
+                .bind(user.erased_at.millis());
         }
         query.execute(&mut *conn).await?;
     }

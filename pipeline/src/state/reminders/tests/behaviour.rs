@@ -520,7 +520,7 @@ fn erasing_the_user_cancels_for_good() {
         |s| {
             s.set("01 08:00", Some(task(DUE, Some(r#"["PT1H","PT2H"]"#))))
                 .clock("05 10:00")
-                .said("05 10:01", Change::Erased)
+                .said("05 10:01", Change::Erased { at: march("05 10:01") })
                 .completed("05 10:02", true)
                 .completed("05 10:03", false)
                 .clock("05 11:00");
