@@ -392,8 +392,9 @@ impl Ledger {
                     && Some(open.due) == created.due
                     && open.action.correlation_id.as_deref() == created.correlation
             }
-            Some(Create::Settled(_) | Create::Erased { .. }) => true,
-            None => false,
+            Some(Create::Settled(_)) => true,
+            // Its title is gone.
+            Some(Create::Erased { .. }) | None => false,
         }
     }
 }

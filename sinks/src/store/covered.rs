@@ -1,8 +1,8 @@
 //! What an erasure leaves of an entry's texts.
 //!
-//! It covers events by their time, whenever they were read (contract §13). An entry of a covered event says nothing
-//! personal any more. One of a later event loses the fields that the event left as covered ones had stated them: for
-//! these the stored metadata have a last member `$kept`, which readers do not see. Of an entry that states nothing itself,
+//! It covers events by their time, whenever they were read (contract §13). What an entry says goes by the time of its own
+//! event, but for fields that this one left as others had stated them: for these the stored metadata have a last member
+//! `$kept` with the times, which readers do not see. Of an entry that states nothing itself,
 //! as a fact of the pipeline does, everything goes: it stands in the entry that did.
 
 use std::borrow::Cow;
@@ -45,25 +45,26 @@ fn kept_in(metadata: &str) -> Option<json::Field<'_>> {
 /// The state of an entry once everything up to `at` is erased. `after` is the text, wherever it stands.
 pub(crate) fn erase_state(slot: &Slot, metadata: &str, after: &str, at: Timestamp) -> String {
     let Some(personal) = Personal::find(after) else { return String::new() };
-    if slot.timestamp <= at || is_fact(slot.action) {
+    if is_fact(slot.action) {
         return personal.erase(after);
     }
     let kept = kept_in(metadata).and_then(|field| serde_json::from_str::<Kept>(field.value).ok());
     let Some(kept) = kept else {
-        return if slot.applied { after.to_owned() } else { personal.erase(after) };
+        let stays = slot.applied && slot.timestamp > at;
+        return if stays { after.to_owned() } else { personal.erase(after) };
     };
-    let gone = |stated: Option<Timestamp>| stated.is_some_and(|stated| stated <= at);
+    let gone = |stated: Option<Timestamp>| stated.unwrap_or(slot.timestamp) <= at;
     personal.replace(after, |name, value| match name {
         "description" => gone(kept.description).then(|| ERASED.to_owned()),
         "tags" => gone(kept.tags).then(|| ERASED.to_owned()),
         "title" => gone(kept.title).then(|| ERASED.to_owned()),
-        _ => erase_extra(value, &kept, at),
+        _ => erase_extra(value, &kept, slot.timestamp, at),
     })
 }
 
 /// `extra` without the members that are covered; `None` when there is nothing to take out.
-fn erase_extra(extra: &str, kept: &Kept, at: Timestamp) -> Option<String> {
-    let rest = kept.extra.is_some_and(|stated| stated <= at);
+fn erase_extra(extra: &str, kept: &Kept, own: Timestamp, at: Timestamp) -> Option<String> {
+    let rest = kept.extra.unwrap_or(own) <= at;
     let key_of = |field: &json::Field<'_>| serde_json::from_str::<String>(&format!("\"{}\"", field.key)).unwrap_or_default();
     let mut left = String::from("{");
     let mut taken = rest;

@@ -145,7 +145,7 @@ impl Book {
                 // asks for after that is sent.
                 (Status::Failed, _) if !holds && self.handed.contains(&ticket) => {
                     let was = was.get_or_insert_with(|| self.asked_before(slot, delta));
-                    if held(&row, open(&delta.before), was) || takes_text(delta) {
+                    if held(&row, open(&delta.before), was) || matches!(delta.change, Change::Erased { .. }) {
                         self.withdraw(ticket, &mut row, effects);
                     }
                 }
@@ -386,6 +386,7 @@ fn concerns_reminders(delta: &Delta) -> bool {
                 || before.reminders != after.reminders
                 || before.user_id != after.user_id
                 || follows_erasure(delta)
+                || delta.settings.since.told
         }
         (None, None) => false,
         _ => true,
@@ -447,11 +448,11 @@ fn may_come_back(row: &Reminder, trigger: Timestamp, delta: &Delta) -> bool {
 /// Why a row is no longer wanted; the first that holds (§13).
 fn reason<'a>(row: &Reminder, delta: &Delta, asked: &[Wanted], was: impl FnOnce() -> &'a [Wanted]) -> Reason {
     let Some(task) = &delta.after else { return Reason::TaskDeleted };
-    if task.completed {
-        return Reason::TaskCompleted;
-    }
     if delta.covered || matches!(delta.change, Change::Erased { .. }) {
         return Reason::UserErased;
+    }
+    if task.completed {
+        return Reason::TaskCompleted;
     }
     if row.kind == Kind::Absolute {
         // A wall time that stands for another instant now is the same entry, moved.

@@ -12,7 +12,7 @@ use topics::time::Timestamp;
 
 use super::draft::{Said, audit_action, cause_of};
 use super::order::{Order, Verdict};
-use super::origins::{self, Origins, Stated, States, ask_alike, blank};
+use super::origins::{self, Origins, Stated, States, ask_alike};
 use super::snapshot::{Basis, Given, from_changes, from_snapshot};
 use super::{Drafts, Entry, Rare, Tasks, series};
 use crate::state::ledger::{self, Completion, Created, Match, SeriesFields};
@@ -79,9 +79,8 @@ impl Tasks {
                 drafts.touched.push((id, live.clone()));
                 let warnings = event.warnings.clone();
                 let kept = known.filter(|_| live.is_some()).and_then(|entry| entry.stated().kept(None));
-                let state = blank_if(covered, &live);
                 let said =
-                    Said { before: &state, after: &state, stale: true, warnings, kept, covered, ..Said::default() };
+                    Said { before: &live, after: &live, stale: true, warnings, kept, covered, ..Said::default() };
                 drafts.entry(order, &event, action, Some(id), owner, said);
                 return;
             }
@@ -139,7 +138,7 @@ impl Tasks {
             Arc::new(task)
         });
         let stated = Stated { base, other: other.as_deref(), owner: &owner };
-        let kept = stated.kept(Some(event.time)).filter(|_| after.is_some() && !covered);
+        let kept = stated.kept(Some(event.time)).filter(|_| after.is_some());
         let asks_covered = stated.asks_covered(|user, at| self.users.covers(user, at));
         let asked_at = match (times, &live, &after) {
             (Some((asked_at, _)), Some(before), Some(after)) if ask_alike(before, after) => asked_at,
@@ -358,8 +357,8 @@ impl Tasks {
         let (owner, settings) = self.users.meet(&entry.owner.clone());
         drafts.counts.applied[action as usize] += 1;
         drafts.touched.push((id, task.clone()));
-        let (state, warnings) = (blank_if(covered, &task), event.warnings.clone());
-        let said = Said { before: &state, after: &state, warnings, kept, covered, ..Said::default() };
+        let warnings = event.warnings.clone();
+        let said = Said { before: &task, after: &task, warnings, kept, covered, ..Said::default() };
         drafts.entry(order, &event, action, Some(id), owner.clone(), said);
         if task.is_none() || covered {
             return;
@@ -488,10 +487,6 @@ struct Remembered {
     echo: Option<series::Echo>,
     content: Option<u64>,
     other: Option<Box<Origins>>,
-}
-
-fn blank_if(covered: bool, task: &Option<Arc<Task>>) -> Option<Arc<Task>> {
-    task.as_ref().map(|task| if covered { Arc::new(blank(task)) } else { Arc::clone(task) })
 }
 
 /// Stands where a body was taken out.

@@ -11,7 +11,6 @@ use topics::Task;
 use topics::audit::Kept;
 use topics::event::{Field, Fields, TaskAction};
 use topics::ids::UserId;
-use topics::task::Erased;
 use topics::time::Timestamp;
 
 /// The event that stated something.
@@ -242,12 +241,4 @@ pub fn ask_alike(a: &Task, b: &Task) -> bool {
         && a.timezone == b.timezone
         && a.reminders == b.reminders
         && a.user_id == b.user_id
-}
-
-/// A task of which everything personal is destroyed.
-pub fn blank(task: &Task) -> Task {
-    let all = Erased { description: true, extra: true, tags: true, title: true };
-    let mut blank = Task { erased: all, ..task.clone() };
-    blank.erase();
-    blank
 }
