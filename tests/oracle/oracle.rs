@@ -8,6 +8,7 @@ pub mod history;
 pub mod model;
 pub mod generate;
 pub mod compare;
+pub mod interleave;
 pub mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -230,7 +231,7 @@ impl Oracle {
         let end = self.ends.entry(spec.partition).or_default();
         let position = Position { partition: spec.partition, offset: *end };
         *end += 1;
-        let record = Record {
+        self.read(&Record {
             topic: SourceTopic::TaskEvents,
             position,
             timestamp: self.now,
@@ -241,8 +242,29 @@ impl Oracle {
                 .map(|(name, value)| (name.as_str().into(), Bytes::from(value.clone())))
                 .collect(),
             value: spec.value.clone().map(Bytes::from),
-        };
-        match decode(&record, &self.limits) {
+        });
+    }
+
+    /// The tasks, and the reminders that are not cancelled, that records come to when nothing is sent; no more of a row
+    /// than is said.
+    pub fn rows_of(records: &[Record], limits: &Limits) -> interleave::Rows {
+        let mut oracle = Oracle::new(Timestamp::MIN, limits.clone());
+        records.iter().for_each(|record| oracle.read(record));
+        let tasks = oracle.rows(View::Tasks).into_iter().map(|row| (format!("task {}", View::Tasks.key(&row)), row));
+        let reminders = oracle.rows(View::Reminders).into_iter();
+        let reminders = reminders.map(|row| (format!("reminder {}", View::Reminders.key(&row)), row));
+        let mut rows: interleave::Rows = tasks.chain(reminders).collect();
+        rows.retain(|_, row| row["status"] != "CANCELLED");
+        for row in rows.values_mut().filter_map(Value::as_object_mut) {
+            row.retain(|name, value| !model::is_open(value) && name != "warnings" && name != "channels");
+        }
+        rows
+    }
+
+    /// Applies one record as the log has it.
+    fn read(&mut self, record: &Record) {
+        let position = record.position;
+        match decode(record, &self.limits) {
             Decoded::Skipped(SkipReason::Tombstone) => *self.skipped.entry("tombstone").or_default() += 1,
             Decoded::Skipped(SkipReason::UnknownType) => *self.skipped.entry("unknown_type").or_default() += 1,
             Decoded::Dead(letter) => self.bury(position, letter.reason),
@@ -725,12 +747,10 @@ impl State {
         if !heard {
             return self.blank_actor(event);
         }
-        let theirs: Vec<TaskId> = self
-            .tasks
-            .iter()
-            .filter(|(_, known)| known.live.as_ref().is_some_and(|task| task.user == user))
-            .map(|(id, _)| *id)
-            .collect();
+        let told = self.user(user).told();
+        let concerned = |known: &Known| known.owner == user && (told || known.live.is_some());
+        let theirs: Vec<TaskId> =
+            self.tasks.iter().filter(|(_, known)| concerned(known)).map(|(id, _)| *id).collect();
         for id in theirs {
             let facts = self.align(id, event.time, None);
             self.write_facts(id, event, facts);
@@ -775,6 +795,8 @@ impl State {
             let known = self.tasks.get_mut(&id).expect("chosen from the tasks");
             let Some(task) = &mut known.live else {
                 known.version += u64::from((known.life.0..known.life.1).contains(&at));
+                let facts = self.align(id, event.time, Some(at));
+                self.write_facts(id, event, facts);
                 continue;
             };
             task.erase(|stated| covered.is_erased(stated));

@@ -338,8 +338,8 @@ impl Reminder {
             return "task_completed";
         }
         match self.when {
-            Some(When::Offset(_)) if task.due.is_none() => "due_cleared",
-            Some(When::Offset(_)) if task.due_key() != self.due_key => "rescheduled",
+            Some(When::Offset(_)) | None if task.due.is_none() => "due_cleared",
+            Some(When::Offset(_)) | None if task.due_key() != self.due_key => "rescheduled",
             // The same floating time in another zone is another instant.
             Some(when @ When::At(_)) if task.reminders.iter().flatten().any(|entry| entry.when() == Some(when)) => {
                 "rescheduled"

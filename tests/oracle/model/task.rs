@@ -194,7 +194,9 @@ fn lay_over(task: &mut TaskState, fields: &Fields, meeting: &Meeting<'_>, firsts
     {
         state("asks");
     }
-    fields.extra.keys().for_each(|key| drop(state(&format!("extra.{key}"))));
+    for key in fields.extra.keys() {
+        state(&format!("extra.{key}"));
+    }
     if let Field::Value(title) = &fields.title {
         task.title = title.to_string();
         task.erased.remove("title");

@@ -398,13 +398,16 @@ impl Tasks {
         let cause = cause_of(event, &user);
         for id in self.users.tasks(&user) {
             let Some(entry) = self.entries.get(id.0).filter(|entry| entry.owner == user) else { continue };
-            let Some(task) = &entry.task else { continue };
+            // Of a deleted one there may be reminders that expired as other settings would have it.
+            if entry.task.is_none() && !settings.since.told {
+                continue;
+            }
             drafts.steps.push(Step::Delta(Delta {
                 order,
                 task: *id,
                 user: user.clone(),
-                before: Some(Arc::clone(task)),
-                after: Some(Arc::clone(task)),
+                before: entry.task.clone(),
+                after: entry.task.clone(),
                 settings: Arc::clone(&settings),
                 change: Change::Settings,
                 asked_at: entry.asked_at,
@@ -435,6 +438,20 @@ impl Tasks {
                 if own && (entry.first..entry.base).contains(&at) {
                     entry.version += 1;
                     drafts.touched.push((id, None));
+                }
+                if own {
+                    drafts.steps.push(Step::Delta(Delta {
+                        order,
+                        task: id,
+                        user: user.clone(),
+                        before: None,
+                        after: None,
+                        settings: Arc::clone(&settings),
+                        change: Change::Erased { at },
+                        asked_at: entry.asked_at,
+                        covered: false,
+                        cause: Arc::clone(&cause),
+                    }));
                 }
                 continue;
             };

@@ -1,0 +1,158 @@
+//! One history in several orders of reading: records of a partition stay in order, partitions and topics lie among one
+//! another as chance has it, and events about users may come on a topic of their own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use pipeline::source::clock::Clock;
+use pipeline::{Config, Input, VIEWS};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+use topics::commit::{Commit, Restored};
+use topics::event::{Decoded, EventBody, Limits, decode};
+use topics::record::SourceTopic;
+use topics::{Position, Record};
+
+use super::history::{History, Step};
+
+/// What is promised of the rows: by view and key.
+pub type Rows = BTreeMap<String, Value>;
+
+/// The records of a history as the log has them. `apart`: those about users stand on `user-events`.
+pub fn records(history: &History, limits: &Limits, apart: bool) -> Vec<Record> {
+    let mut now = history.start;
+    let mut ends: BTreeMap<(SourceTopic, i32), i64> = BTreeMap::new();
+    let mut all = Vec::new();
+    for step in &history.steps {
+        let items = match step {
+            Step::Append(items) => items,
+            Step::Advance(to) => {
+                now = now.max(*to);
+                continue;
+            }
+            Step::Restart | Step::Kill => continue,
+        };
+        for spec in items.iter().map(|item| &item.record) {
+            let headers = spec.headers.iter().map(|(name, value)| (name.as_str().into(), value.clone().into()));
+            let mut record = Record {
+                topic: SourceTopic::TaskEvents,
+                position: Position { partition: spec.partition, offset: 0 },
+                timestamp: now,
+                key: spec.key.clone().map(Bytes::from),
+                headers: headers.collect(),
+                value: spec.value.clone().map(Bytes::from),
+            };
+            let of_user = |body: &EventBody| {
+                matches!(body, EventBody::UserUpdated { .. } | EventBody::UserErased { .. })
+            };
+            if apart
+                && let Decoded::Events(events) = decode(&record, limits)
+                && events.iter().any(|event| of_user(&event.body))
+            {
+                (record.topic, record.position.partition) = (SourceTopic::UserEvents, 0);
+            }
+            let end = ends.entry((record.topic, record.position.partition)).or_default();
+            record.position.offset = *end;
+            *end += 1;
+            all.push(record);
+        }
+    }
+    all
+}
+
+/// The same records in another order: that of a seed; 0 reads user events first, 1 last.
+pub fn shuffled(records: &[Record], seed: u64) -> Vec<Record> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut queues: BTreeMap<(SourceTopic, i32), Vec<Record>> = BTreeMap::new();
+    for record in records.iter().rev() {
+        queues.entry((record.topic, record.position.partition)).or_default().push(record.clone());
+    }
+    let mut order = Vec::with_capacity(records.len());
+    while !queues.is_empty() {
+        let users = (SourceTopic::UserEvents, 0);
+        let others: Vec<(SourceTopic, i32)> = queues.keys().copied().filter(|key| *key != users).collect();
+        let key = match seed {
+            0 if queues.contains_key(&users) => users,
+            1 if !others.is_empty() => others[rng.random_range(0..others.len())],
+            _ => *queues.keys().nth(rng.random_range(0..queues.len())).expect("within"),
+        };
+        let queue = queues.get_mut(&key).expect("chosen from them");
+        for _ in 0..rng.random_range(1..12) {
+            order.extend(queue.pop());
+        }
+        if queue.is_empty() {
+            queues.remove(&key);
+        }
+    }
+    order
+}
+
+/// What the records come to in this order, before anything is sent.
+pub fn rows(history: &History, records: &[Record], limits: &Limits) -> Rows {
+    let now = history.steps.iter().fold(history.start, |now, step| match step {
+        Step::Advance(to) => now.max(*to),
+        _ => now,
+    });
+    let config = Config {
+        hold_max: std::time::Duration::MAX,
+        recent_identities: usize::MAX >> 8,
+        limits: limits.clone(),
+        ..Config::default()
+    };
+    let found = Arc::new(Mutex::new(Rows::new()));
+    let into = Arc::clone(&found);
+    let pipeline = pipeline::start(config, Clock::manual(now), Restored::default(), move |commit| {
+        take(commit, &mut into.lock().expect("never poisoned"));
+    });
+    for part in records.chunks(50) {
+        pipeline.send(Input::Records(part.to_vec())).expect("it runs");
+    }
+    pipeline.settle().expect("it runs");
+    pipeline.stop();
+    let mut rows = std::mem::take(&mut *found.lock().expect("never poisoned"));
+    rows.retain(|_, row| row["status"] != "CANCELLED");
+    rows
+}
+
+fn take(commit: Commit, rows: &mut Rows) {
+    for row in commit.tasks {
+        let key = format!("task {}", row.id);
+        match row.after {
+            Some(task) => rows.insert(key, serde_json::to_value(&*task).expect("a task is JSON")),
+            None => rows.remove(&key),
+        };
+    }
+    for change in commit.rows {
+        let key = format!("{} {}", VIEWS[usize::from(change.view)].spec.singular, change.key);
+        match change.after {
+            Some(row) => {
+                let mut json = Vec::new();
+                row.write_json(&mut json);
+                rows.insert(key, serde_json::from_slice(&json).expect("a row is JSON"))
+            }
+            None => rows.remove(&key),
+        };
+    }
+}
+
+/// Rows that are not the same, a line each. `partly`: the first says nothing of occurrences.
+pub fn differences(one: &Rows, other: &Rows, partly: bool) -> Vec<String> {
+    let keys: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let mut lines = Vec::new();
+    for key in keys.into_iter().filter(|key| !partly || !key.starts_with("occurrence")) {
+        match (one.get(key), other.get(key)) {
+            (Some(Value::Object(a)), Some(Value::Object(b))) => {
+                for (name, value) in a {
+                    if b.get(name) != Some(value) {
+                        lines.push(format!("{key}.{name}: {value} or {}", b.get(name).unwrap_or(&Value::Null)));
+                    }
+                }
+            }
+            (a, b) if a != b => lines.push(format!("{key}: {a:?} or {b:?}")),
+            _ => {}
+        }
+    }
+    lines
+}
