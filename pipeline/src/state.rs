@@ -45,6 +45,8 @@ pub struct Since {
     /// The user set a zone or reminders at some time, or was erased: reminders that lean on the settings are what follows
     /// from the task and the settings as they are, in whatever order these were read.
     pub told: bool,
+    /// The user was erased: then the same holds of all reminders, since what asked for some of them is gone.
+    pub erased: bool,
     /// The zone.
     pub zone: Option<Timestamp>,
     /// Each of the default reminders, in their order.
@@ -53,6 +55,13 @@ pub struct Since {
     pub channels: Option<Timestamp>,
     /// Former zones, each with when it ended.
     pub zones: Vec<(Timestamp, Tz)>,
+}
+
+impl Since {
+    /// Whether a reminder that leans on the settings, or does not, follows from the task and the settings as they are.
+    pub fn follows(&self, leans: bool) -> bool {
+        self.told && (leans || self.erased)
+    }
 }
 
 impl Settings {

@@ -112,8 +112,20 @@ pub fn rows(history: &History, records: &[Record], limits: &Limits) -> Rows {
     pipeline.settle().expect("it runs");
     pipeline.stop();
     let mut rows = std::mem::take(&mut *found.lock().expect("never poisoned"));
-    rows.retain(|_, row| row["status"] != "CANCELLED");
+    promised(&mut rows);
     rows
+}
+
+/// Leaves what is promised whatever is read first. Of a reminder whose task asked for it several times, or by settings and
+/// by itself, not which event made it and changed it last, and so not the due that an absolute one was made with.
+pub fn promised(rows: &mut Rows) {
+    rows.retain(|_, row| row["status"] != "CANCELLED");
+    for (_, row) in rows.iter_mut().filter(|(key, _)| key.starts_with("reminder")) {
+        let absolute = row["kind"] == "absolute";
+        if let Some(row) = row.as_object_mut() {
+            row.retain(|name, _| !matches!(name.as_str(), "createdAt" | "updatedAt") && !(absolute && name == "dueKey"));
+        }
+    }
 }
 
 fn take(commit: Commit, rows: &mut Rows) {

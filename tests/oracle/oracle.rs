@@ -254,7 +254,7 @@ impl Oracle {
         let reminders = oracle.rows(View::Reminders).into_iter();
         let reminders = reminders.map(|row| (format!("reminder {}", View::Reminders.key(&row)), row));
         let mut rows: interleave::Rows = tasks.chain(reminders).collect();
-        rows.retain(|_, row| row["status"] != "CANCELLED");
+        interleave::promised(&mut rows);
         for row in rows.values_mut().filter_map(Value::as_object_mut) {
             row.retain(|name, value| !model::is_open(value) && name != "warnings" && name != "channels");
         }
@@ -398,6 +398,7 @@ impl State {
             channels,
             channels_since,
             told: user.told(),
+            erased: !user.erasures.is_empty(),
             all_day: NaiveTime::from_hms_opt(9, 0, 0).expect("a time of day"),
         }
     }

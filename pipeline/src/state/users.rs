@@ -221,6 +221,7 @@ fn settings_of(row: &mut UserRow, defaults: &Settings) -> Settings {
     let mut now = defaults.clone();
     now.since = Since {
         told: row.erased || row.said.iter().any(|said| said.reminder_offsets.is_some() || said.timezone.is_some()),
+        erased: row.erased,
         zone: began,
         offsets: vec![began; now.offsets.len()],
         channels: began,

@@ -74,7 +74,16 @@ pub struct Defaults {
     pub channels_since: Option<Timestamp>,
     /// Whether the user said anything of these.
     pub told: bool,
+    /// Whether the user was erased.
+    pub erased: bool,
     pub all_day: NaiveTime,
+}
+
+impl Defaults {
+    /// Whether a row follows from task and settings as they are, whatever it was before.
+    fn follows(&self, leans: bool) -> bool {
+        self.told && (leans || self.erased)
+    }
 }
 
 /// What brings the rows of a task in line.
@@ -201,14 +210,14 @@ pub fn align(
             Kind::Snooze => asking.is_some_and(|task| task.due_key() == row.due_key) && !of_covered,
             _ => asked.is_some(),
         };
-        let follows = asked.filter(|asked| defaults.told && asked.leans);
+        let follows = asked.filter(|asked| defaults.follows(asked.leans));
         let judge = match (row.status, row.reason) {
             (Status::Pending, _) => {
                 if !holds {
                     row.cancel(row.why_unwanted(task, on), on.time);
                     facts.push(("REMINDER_CANCELLED", row.id));
                 } else if let Some(asked) = asked {
-                    if row.follow(asked, on, defaults.told) && past(asked) {
+                    if row.follow(asked, on, defaults.follows(asked.leans)) && past(asked) {
                         row.status = Status::Expired;
                         row.reason = Some("trigger_in_past");
                         facts.push(("REMINDER_EXPIRED", row.id));
@@ -217,7 +226,7 @@ pub fn align(
                 None
             }
             (Status::Expired, Some("trigger_in_past")) if !holds => {
-                if on.covered || of_covered || (row.leans && defaults.told) {
+                if on.covered || of_covered || defaults.follows(row.leans) {
                     row.cancel(row.why_unwanted(task, on), on.time);
                     facts.push(("REMINDER_CANCELLED", row.id));
                 }
@@ -244,7 +253,9 @@ pub fn align(
         if let Some(asked) = judge {
             row.created_at = later(row.created_at, asked.made);
             let same = row.status == Status::Expired && row.trigger == asked.trigger;
-            if !(same && past(asked)) {
+            if same && past(asked) {
+                row.updated_at = later(on.asked_at, asked.shown);
+            } else {
                 row.restart(asked, later(on.asked_at, asked.shown));
                 if past(asked) {
                     row.status = Status::Expired;
@@ -304,12 +315,12 @@ impl Reminder {
     }
 
     /// Takes over what a row that stays wanted shows; whether its trigger has to be looked at again.
-    fn follow(&mut self, asked: &Wanted, on: Occasion, told: bool) -> bool {
+    fn follow(&mut self, asked: &Wanted, on: Occasion, follows: bool) -> bool {
         let touched = later(on.asked_at, asked.shown);
         if self.trigger != asked.trigger || self.channels != asked.channels {
             (self.trigger, self.updated_at) = (asked.trigger, touched);
             self.channels = asked.channels.clone();
-        } else if !told || !asked.leans {
+        } else if !follows {
             return false;
         }
         self.leans = asked.leans;

@@ -77,7 +77,7 @@ impl Book {
     fn revise(&mut self, slot: u32, delta: &Delta, asked: &[Wanted], effects: &mut Effects<'_>) {
         let task = asking(delta);
         let due = task.and_then(|task| task.due_date);
-        let told = delta.settings.since.told;
+        let since = &delta.settings.since;
         // What was asked for before is needed for few rows.
         let mut was: Option<Vec<Wanted>> = None;
         for row in 0..self.tasks.get(slot).rows.len() as u32 {
@@ -92,7 +92,7 @@ impl Book {
             }
             let asking = asked.iter().find(|wanted| wanted.is_of(&row, due));
             let holds = held(&row, task, asked) && !takes_snooze(&row, delta);
-            let follows = asking.filter(|wanted| told && wanted.leans);
+            let follows = asking.filter(|wanted| since.follows(wanted.leans));
             match (row.status, row.reason) {
                 (Status::Pending, _) if !holds => {
                     let reason = reason(&row, delta, asked, || {
@@ -163,6 +163,7 @@ impl Book {
         let past = to.trigger < earliest(to, delta);
         row.created_at = later(row.created_at, to.made);
         if row.trigger == to.trigger && past && row.status == Status::Expired {
+            row.updated_at = later(delta.asked_at, to.shown);
             return;
         }
         self.bring_back(ticket, row, to.trigger, to.channels, delta);
@@ -259,7 +260,7 @@ impl Book {
         } else if row.channels() != to.channels {
             row.deliveries = afresh(row, to.channels);
             row.updated_at = touched;
-        } else if !delta.settings.since.told || !to.leans {
+        } else if !delta.settings.since.follows(to.leans) {
             return;
         }
         row.leans = to.leans;
@@ -367,7 +368,7 @@ fn takes_snooze(row: &Reminder, delta: &Delta) -> bool {
 /// Whether an expired row that is not wanted any more goes, although it had its end.
 fn goes(row: &Reminder, delta: &Delta) -> bool {
     let erased = matches!(delta.change, Change::Erased { at } if row.created_at <= at);
-    erased || delta.covered || (row.leans && delta.settings.since.told)
+    erased || delta.covered || delta.settings.since.follows(row.leans)
 }
 
 /// Whether what was handed over may say what was destroyed now.
