@@ -110,13 +110,14 @@ fn every_interleaving_comes_to_the_same() {
 /// What the orders of reading do not agree on, or what they come to other than the oracle does.
 fn disagreement(history: &History, seed: u64, with_oracle: bool) -> Option<Vec<String>> {
     let records = interleave::records(history, &limits(), seed % 3 != 0);
+    let out = interleave::LeftOut::of(&records, &limits());
     let first = interleave::rows(history, &records, &limits());
     let lines = if with_oracle {
-        interleave::differences(&oracle::Oracle::rows_of(&records, &limits()), &first, true)
+        interleave::differences(&oracle::Oracle::rows_of(&records, &limits()), &first, true, &out)
     } else {
         let others = (0..ORDERS).map(|order| interleave::shuffled(&records, order));
         let others = others.map(|records| interleave::rows(history, &records, &limits()));
-        others.flat_map(|other| interleave::differences(&first, &other, false)).collect()
+        others.flat_map(|other| interleave::differences(&first, &other, false, &out)).collect()
     };
     (!lines.is_empty()).then_some(lines)
 }

@@ -1,7 +1,7 @@
 //! One history in several orders of reading: records of a partition stay in order, partitions and topics lie among one
 //! another as chance has it, and events about users may come on a topic of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use topics::commit::{Commit, Restored};
-use topics::event::{Decoded, EventBody, Limits, decode};
+use topics::event::{Decoded, EventBody, Limits, TaskAction, decode};
 use topics::record::SourceTopic;
 use topics::{Position, Record};
 
@@ -121,9 +121,14 @@ pub fn rows(history: &History, records: &[Record], limits: &Limits) -> Rows {
 pub fn promised(rows: &mut Rows) {
     rows.retain(|_, row| row["status"] != "CANCELLED");
     for (_, row) in rows.iter_mut().filter(|(key, _)| key.starts_with("reminder")) {
-        let absolute = row["kind"] == "absolute";
+        let (absolute, expired) = (row["kind"] == "absolute", row["status"] == "EXPIRED");
         if let Some(row) = row.as_object_mut() {
-            row.retain(|name, _| !matches!(name.as_str(), "createdAt" | "updatedAt") && !(absolute && name == "dueKey"));
+            row.retain(|name, _| match name.as_str() {
+                "createdAt" | "updatedAt" => false,
+                "dueKey" => !absolute,
+                "channels" => !expired,
+                _ => true,
+            });
         }
     }
 }
@@ -149,9 +154,60 @@ fn take(commit: Commit, rows: &mut Rows) {
     }
 }
 
+/// What hangs on what was read before, and is left out.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// Tasks of which a reminder was snoozed or dismissed: which reminders there were to be silenced is a fact, as it is
+    /// what was sent.
+    silenced: BTreeSet<String>,
+    /// Tasks that were deleted: an erasure counts in the version of the life that it found, if that is known still.
+    deleted: BTreeSet<String>,
+    /// Users who set a zone: the series of a task without its own begins in the zone that is known then.
+    zoned: BTreeSet<String>,
+}
+
+impl LeftOut {
+    /// That of these records.
+    pub fn of(records: &[Record], limits: &Limits) -> LeftOut {
+        let mut out = LeftOut::default();
+        for record in records {
+            let Decoded::Events(events) = decode(record, limits) else { continue };
+            for event in events {
+                match event.body {
+                    EventBody::ReminderSnoozed { task, .. } | EventBody::ReminderDismissed { task, .. } => {
+                        out.silenced.insert(task.to_string());
+                    }
+                    EventBody::Task(change) if change.action == TaskAction::Deleted => {
+                        out.deleted.insert(change.task.to_string());
+                    }
+                    EventBody::UserUpdated { user, settings } if !settings.timezone.is_absent() => {
+                        out.zoned.insert(user.to_string());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        out
+    }
+
+    fn take_from(&self, rows: &mut Rows) {
+        let is_in = |set: &BTreeSet<String>, value: &Value| value.as_str().is_some_and(|id| set.contains(id));
+        rows.retain(|key, row| match key.split(' ').next() {
+            Some("reminder") => !is_in(&self.silenced, &row["taskId"]),
+            // What they show of their task.
+            _ => row["recurrenceRule"].is_null() && row["rule"].is_null() || !is_in(&self.zoned, &row["userId"]),
+        });
+        for row in rows.values_mut().filter(|row| is_in(&self.deleted, &row["id"])) {
+            row.as_object_mut().map(|row| row.remove("version"));
+        }
+    }
+}
+
 /// Rows that are not the same, a line each. `partly`: the first says nothing of occurrences.
-pub fn differences(one: &Rows, other: &Rows, partly: bool) -> Vec<String> {
-    let keys: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+pub fn differences(one: &Rows, other: &Rows, partly: bool, out: &LeftOut) -> Vec<String> {
+    let (mut one, mut other) = (one.clone(), other.clone());
+    [&mut one, &mut other].into_iter().for_each(|rows| out.take_from(rows));
+    let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
     let mut lines = Vec::new();
     for key in keys.into_iter().filter(|key| !partly || !key.starts_with("occurrence")) {
         match (one.get(key), other.get(key)) {

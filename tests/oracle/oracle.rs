@@ -572,16 +572,7 @@ impl State {
         if std::mem::replace(&mut action.state, "CONFIRMED") == "CONFIRMED" {
             return None;
         }
-        let create = action.create.clone()?;
-        if !create.erased {
-            return Some(create.fields);
-        }
-        // Of an erased one the task whose completion asked for it tells.
-        let task = self.live(create.fields.previous?)?.clone();
-        let made = series::successor(&task, self.zone_at(task.zone, &task.user, task.completed_at?))?;
-        let (start, scheduled) = (Some(made.start), Some(made.next.due));
-        let (index, series) = (Some(made.next.index), task.series.or(Some(task.id)));
-        Some(TaskState { start, scheduled, index, series, previous: Some(task.id), ..create.fields })
+        action.create.as_ref().map(|create| create.fields.clone())
     }
 
     /// A task was completed: decides its successor, once.

@@ -63,6 +63,8 @@ enum Create {
     Erased {
         /// The completed task.
         task: TaskId,
+        /// What its successor is to have; `None` after a restart, since the body is destroyed.
+        series: Option<Box<SeriesFields>>,
     },
     Open(Box<Open>),
 }
@@ -148,7 +150,7 @@ impl Ledger {
         }
         let create = match (progress.state, read) {
             (ActionState::Confirmed, _) => Create::Settled(progress.state),
-            (ActionState::Cancelled, _) => Create::Erased { task: action.task },
+            (ActionState::Cancelled, _) => Create::Erased { task: action.task, series: None },
             (_, Some(read)) => {
                 let reported = progress.state == ActionState::Failed;
                 let series = read.series();
@@ -162,7 +164,7 @@ impl Ledger {
                 }))
             }
             // An erased body can no longer be sent or matched.
-            (_, None) => Create::Erased { task: action.task },
+            (_, None) => Create::Erased { task: action.task, series: None },
         };
         self.creates.insert(action.id, create);
     }
@@ -195,13 +197,13 @@ impl Ledger {
             Create::Settled(state) => {
                 Match { duplicate: created.new && *state == ActionState::Confirmed, ..Match::default() }
             }
-            Create::Erased { task } => {
-                let (task, state) = (*task, ActionState::Confirmed);
+            Create::Erased { task, series } => {
+                let (task, state, series) = (*task, ActionState::Confirmed, series.take().map(|series| *series));
                 self.creates.insert(id, Create::Settled(state));
                 let progress =
                     Progress { state, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
                 moved(id, task, progress, out);
-                Match { erased: Some(task), ..Match::default() }
+                Match { erased: Some(task).filter(|_| series.is_none()), series, ..Match::default() }
             }
             Create::Open(open) => {
                 let series = open.series.clone();
@@ -299,7 +301,8 @@ impl Ledger {
             return Some((early, fields));
         }
         if covered {
-            self.creates.insert(successor.0, Create::Erased { task: task.id });
+            let series = Some(Box::new(fields));
+            self.creates.insert(successor.0, Create::Erased { task: task.id, series });
             moved(successor.0, task.id, Progress { state: ActionState::Cancelled, ..progress }, out);
             return None;
         }
@@ -377,7 +380,12 @@ impl Ledger {
         for id in gone {
             let Some(Create::Open(open)) = self.creates.remove(&id) else { continue };
             let task = open.action.task;
-            self.creates.insert(id, Create::Erased { task });
+            if let Some(correlation) = &open.action.correlation_id {
+                // As an event that is covered too says it.
+                self.by_content.insert(content_key(correlation, "", Some(open.due)), id);
+            }
+            let series = Some(Box::new(open.series));
+            self.creates.insert(id, Create::Erased { task, series });
             let progress = Progress { state: ActionState::Cancelled, next_attempt_at: None, ..open.progress };
             moved(id, task, progress, out);
         }
@@ -392,9 +400,8 @@ impl Ledger {
                     && Some(open.due) == created.due
                     && open.action.correlation_id.as_deref() == created.correlation
             }
-            Some(Create::Settled(_)) => true,
-            // Its title is gone.
-            Some(Create::Erased { .. }) | None => false,
+            Some(Create::Settled(_) | Create::Erased { .. }) => true,
+            None => false,
         }
     }
 }

@@ -317,10 +317,12 @@ impl Reminder {
     /// Takes over what a row that stays wanted shows; whether its trigger has to be looked at again.
     fn follow(&mut self, asked: &Wanted, on: Occasion, follows: bool) -> bool {
         let touched = later(on.asked_at, asked.shown);
-        if self.trigger != asked.trigger || self.channels != asked.channels {
+        let moved = self.trigger != asked.trigger;
+        if moved || self.channels != asked.channels {
             (self.trigger, self.updated_at) = (asked.trigger, touched);
             self.channels = asked.channels.clone();
-        } else if !follows {
+        }
+        if !moved && !follows {
             return false;
         }
         self.leans = asked.leans;

@@ -248,7 +248,9 @@ impl Book {
     /// A row that stays wanted follows its trigger (zone changed) and its channels.
     fn follow(&mut self, ticket: Ticket, row: &mut Reminder, to: &Wanted, delta: &Delta, effects: &mut Effects<'_>) {
         let touched = later(delta.asked_at, to.shown);
-        if row.trigger != to.trigger {
+        let follows = delta.settings.since.follows(to.leans);
+        let moved = row.trigger != to.trigger;
+        if moved {
             self.withdraw(ticket, row, effects);
             row.trigger = to.trigger;
             row.late = false;
@@ -260,7 +262,8 @@ impl Book {
         } else if row.channels() != to.channels {
             row.deliveries = afresh(row, to.channels);
             row.updated_at = touched;
-        } else if !delta.settings.since.follows(to.leans) {
+        }
+        if !moved && !follows {
             return;
         }
         row.leans = to.leans;
