@@ -309,7 +309,9 @@ impl Oracle {
                     let mut row = json!({
                         "id": id, "kind": action.kind, "component": action.component, "taskId": action.task, "state": action.state,
                     });
-                    if let Some(create) = action.create.as_ref().filter(|create| !create.erased) {
+                    // Of one that is settled when its user is erased, whenever that was, nothing need be left.
+                    let told = |create: &&Create| state.user(&create.fields.user).erasures.is_empty();
+                    if let Some(create) = action.create.as_ref().filter(told) {
                         row["body"] = Value::Object(create.body.clone());
                     }
                     row

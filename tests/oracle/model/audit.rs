@@ -106,7 +106,8 @@ impl Fact<'_> {
 /// Destroys what an entry says of a user, as far as that was stated up to `at`; all that a fact says. `stated` tells of
 /// the states before and after.
 pub fn erase(entry: &mut Value, user: &str, stated: Option<&[BTreeMap<String, Timestamp>; 2]>, at: Timestamp) {
-    let compared = entry["changes"] != json!([]);
+    let of_task = matches!(entry["action"].as_str(), Some("CREATED" | "UPDATED" | "COMPLETED" | "DELETED"));
+    let compared = of_task && entry["stale"] == false;
     for (number, state) in ["beforeState", "afterState"].into_iter().enumerate() {
         if entry[state]["userId"] != user {
             continue;

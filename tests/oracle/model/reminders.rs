@@ -210,6 +210,7 @@ pub fn align(
             Kind::Snooze => asking.is_some_and(|task| task.due_key() == row.due_key) && !of_covered,
             _ => asked.is_some(),
         };
+        row.leans = asked.map_or(row.leans, |asked| asked.leans);
         let follows = asked.filter(|asked| defaults.follows(asked.leans));
         let judge = match (row.status, row.reason) {
             (Status::Pending, _) => {

@@ -93,6 +93,7 @@ impl Book {
             let asking = asked.iter().find(|wanted| wanted.is_of(&row, due));
             let holds = held(&row, task, asked) && !takes_snooze(&row, delta);
             let follows = asking.filter(|wanted| since.follows(wanted.leans));
+            row.leans = asking.map_or(row.leans, |wanted| wanted.leans);
             match (row.status, row.reason) {
                 (Status::Pending, _) if !holds => {
                     let reason = reason(&row, delta, asked, || {
