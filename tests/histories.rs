@@ -14,8 +14,8 @@ mod tests;
 
 use oracle::compare::{report, run, shrink};
 use oracle::generate::{self, Options};
-use oracle::interleave;
 use oracle::history::History;
+use oracle::interleave;
 use product::{Given, InProcess, Program};
 use serde_json::json;
 use topics::event::Limits;

@@ -44,9 +44,8 @@ pub fn records(history: &History, limits: &Limits, apart: bool) -> Vec<Record> {
                 headers: headers.collect(),
                 value: spec.value.clone().map(Bytes::from),
             };
-            let of_user = |body: &EventBody| {
-                matches!(body, EventBody::UserUpdated { .. } | EventBody::UserErased { .. })
-            };
+            let of_user =
+                |body: &EventBody| matches!(body, EventBody::UserUpdated { .. } | EventBody::UserErased { .. });
             if apart
                 && let Decoded::Events(events) = decode(&record, limits)
                 && events.iter().any(|event| of_user(&event.body))

@@ -19,9 +19,7 @@ use chrono_tz::Tz;
 use pipeline::source::log::records_of_body;
 use serde_json::{Map, Value, json};
 use topics::dead_letter::Reason;
-use topics::event::{
-    Decoded, EventBody, Limits, SkipReason, TaskAction, TaskChange, TaskEvent, UserSettings, decode,
-};
+use topics::event::{Decoded, EventBody, Limits, SkipReason, TaskAction, TaskChange, TaskEvent, UserSettings, decode};
 use topics::partition::partition_of;
 use topics::record::SourceTopic;
 use topics::reminder::Channel;
@@ -743,8 +741,7 @@ impl State {
         }
         let told = self.user(user).told();
         let concerned = |known: &Known| known.owner == user && (told || known.live.is_some());
-        let theirs: Vec<TaskId> =
-            self.tasks.iter().filter(|(_, known)| concerned(known)).map(|(id, _)| *id).collect();
+        let theirs: Vec<TaskId> = self.tasks.iter().filter(|(_, known)| concerned(known)).map(|(id, _)| *id).collect();
         for id in theirs {
             let facts = self.align(id, event.time, None);
             self.write_facts(id, event, facts);

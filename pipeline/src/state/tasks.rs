@@ -38,8 +38,8 @@ mod snapshot;
 
 pub(crate) use draft::trace_id;
 pub use order::Order;
-pub use series::Echo;
 use origins::{Origins, Stated};
+pub use series::Echo;
 
 /// Rules held at once.
 const RULES_MAX: usize = 65_536;

@@ -143,18 +143,21 @@ fn an_erasure_covers_what_is_read_behind_it() {
     let change = "> updated 1 bare ~description=Later ~size=7 time=2026-03-01T11:00:00Z id=u1";
     let untitled = "> updated 1 user=ann title=null tags=[\"y\"] time=2026-03-01T12:00:00Z id=u2";
     let [c, e] = [created, ERASED];
-    let orders = [
-        format!("{c}\n{change}\n{e}"),
-        format!("{c}\n{e}\n{change}"),
-        format!("{e}\n{c}\n{change}"),
-    ];
-    check_orders("", &orders.each_ref().map(String::as_str), "show tasks\nshow reminders status where status!=CANCELLED", expect![[""]]);
-    let orders = [
-        format!("{c}\n{untitled}\n{e}"),
-        format!("{c}\n{e}\nrestart\n{untitled}"),
-        format!("{e}\n{c}\n{untitled}"),
-    ];
-    check_orders("", &orders.each_ref().map(String::as_str), "show tasks\nshow reminders status where status!=CANCELLED", expect![[""]]);
+    let orders = [format!("{c}\n{change}\n{e}"), format!("{c}\n{e}\n{change}"), format!("{e}\n{c}\n{change}")];
+    check_orders(
+        "",
+        &orders.each_ref().map(String::as_str),
+        "show tasks\nshow reminders status where status!=CANCELLED",
+        expect![[""]],
+    );
+    let orders =
+        [format!("{c}\n{untitled}\n{e}"), format!("{c}\n{e}\nrestart\n{untitled}"), format!("{e}\n{c}\n{untitled}")];
+    check_orders(
+        "",
+        &orders.each_ref().map(String::as_str),
+        "show tasks\nshow reminders status where status!=CANCELLED",
+        expect![[""]],
+    );
 }
 
 #[test]

@@ -65,7 +65,8 @@ pub(crate) fn erase_state(slot: &Slot, metadata: &str, after: &str, at: Timestam
 /// `extra` without the members that are covered; `None` when there is nothing to take out.
 fn erase_extra(extra: &str, kept: &Kept, own: Timestamp, at: Timestamp) -> Option<String> {
     let rest = kept.extra.unwrap_or(own) <= at;
-    let key_of = |field: &json::Field<'_>| serde_json::from_str::<String>(&format!("\"{}\"", field.key)).unwrap_or_default();
+    let key_of =
+        |field: &json::Field<'_>| serde_json::from_str::<String>(&format!("\"{}\"", field.key)).unwrap_or_default();
     let mut left = String::from("{");
     let mut taken = rest;
     if extra == ERASED {

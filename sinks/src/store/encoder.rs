@@ -17,8 +17,8 @@ use topics::view::ViewSpec;
 use crate::store::block::{After, Block, Codec, Slot};
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{Changes, TaskChange};
-use crate::store::delta;
 use crate::store::covered::{erase_metadata, erase_state, with_kept};
+use crate::store::delta;
 use crate::store::entry_text::{EntryText, Hash, UserKey, actor_name, link, personal_digest};
 use crate::store::task_text::{Personal, write_task};
 
@@ -270,13 +270,16 @@ impl Encoder {
                 user.key = Some(key);
                 (no, user.erased_to)
             }
-            None => (users.add(User {
-                id: id.clone(),
-                key: Some(key),
-                erased_to: 0,
-                erased_at: Timestamp::MIN,
-                old_key: None,
-            }), 0),
+            None => (
+                users.add(User {
+                    id: id.clone(),
+                    key: Some(key),
+                    erased_to: 0,
+                    erased_at: Timestamp::MIN,
+                    old_key: None,
+                }),
+                0,
+            ),
         };
         self.changed_users.push(no);
         (no, key, erased_to)

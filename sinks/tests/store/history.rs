@@ -472,9 +472,8 @@ impl History {
         let stays = |action: &Action, state: ActionState| {
             state.is_open() || (action.kind == ActionKind::CreateNextTask && state == ActionState::Delivered)
         };
-        let of_user = |(action, progress): &&mut (Arc<Action>, Progress)| {
-            &action.user == user && !stays(action, progress.state)
-        };
+        let of_user =
+            |(action, progress): &&mut (Arc<Action>, Progress)| &action.user == user && !stays(action, progress.state);
         for (action, _) in self.actions.values_mut().filter(of_user) {
             let body = r#"{"$erased":true}"#.into();
             *action = Arc::new(Action { body, ..(**action).clone() });

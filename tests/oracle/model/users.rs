@@ -47,11 +47,7 @@ impl User {
         !self.erasures.is_empty() || self.said.iter().any(|(_, said)| counts(said))
     }
 
-    fn history<T: Clone>(
-        &self,
-        default: T,
-        field: impl Fn(&UserSettings) -> &Field<T>,
-    ) -> Vec<(T, Option<Timestamp>)> {
+    fn history<T: Clone>(&self, default: T, field: impl Fn(&UserSettings) -> &Field<T>) -> Vec<(T, Option<Timestamp>)> {
         let mut history = vec![(default.clone(), self.erasures.iter().max().copied())];
         for ((at, ..), said) in &self.said {
             match field(said) {

@@ -133,9 +133,7 @@ impl Book {
                     let silenced = matches!(reason, Some(Reason::Dismissed | Reason::Snoozed));
                     if let Some(wanted) = follows.filter(|_| !silenced) {
                         self.judge(ticket, &mut row, wanted, delta, effects);
-                    } else if let Some(wanted) =
-                        asking.filter(|wanted| may_come_back(&row, wanted.trigger, delta))
-                    {
+                    } else if let Some(wanted) = asking.filter(|wanted| may_come_back(&row, wanted.trigger, delta)) {
                         let was = was.get_or_insert_with(|| self.asked_before(slot, delta));
                         if !held(&row, open(&delta.before), was) {
                             self.bring_back(ticket, &mut row, wanted.trigger, wanted.channels, delta);

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use chrono_tz::Tz;
 use topics::Task;
 use topics::audit::AuditAction;
-use topics::event::{EventBody, Fields, TaskAction, TaskChange, TaskEvent, UserSettings};
 use topics::commit::Erasure;
+use topics::event::{EventBody, Fields, TaskAction, TaskChange, TaskEvent, UserSettings};
 use topics::ids::{TaskId, UserId};
 use topics::time::Timestamp;
 

@@ -1,7 +1,7 @@
 //! One record: its events are applied all or none (§1.1), so what hangs on the stored tasks is checked for all first.
 
-use hashbrown::HashSet;
 use bytes::Bytes;
+use hashbrown::HashSet;
 use serde_json::Value;
 use topics::dead_letter::{DeadLetter, Reason};
 use topics::event::{Decoded, EventBody, SkipReason, TaskAction, TaskEvent};

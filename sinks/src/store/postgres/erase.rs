@@ -132,8 +132,8 @@ fn erased(entry: &Entry, user: &User) -> (Vec<u8>, Option<String>, String) {
         let key = user.old_key.expect("only users with a key to destroy are erased");
         digest_of(&entry.slot, after, metadata, &key)
     });
-    let state = (entry.slot.after_kind == After::Here)
-        .then(|| erase_state(&entry.slot, metadata, after, user.erased_at));
+    let state =
+        (entry.slot.after_kind == After::Here).then(|| erase_state(&entry.slot, metadata, after, user.erased_at));
     let metadata = erase_metadata(&entry.slot, metadata, user.erased_at).unwrap_or_else(|| metadata.to_owned());
     (digest.to_vec(), state, metadata)
 }

@@ -173,7 +173,8 @@ pub(crate) async fn users(conn: &mut PgConnection, db: &Db, chains: &Chains, fro
 
 /// Learns up to where users were erased, and what their secrets are since.
 pub(crate) async fn refresh_users(conn: &mut PgConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
-    let rows = sqlx::query("SELECT no, key, erased_to, old_key, erased_at FROM user_key WHERE erased_to > 0").fetch_all(conn);
+    let rows =
+        sqlx::query("SELECT no, key, erased_to, old_key, erased_at FROM user_key WHERE erased_to > 0").fetch_all(conn);
     for row in rows.await.map_err(db.failed("read users"))? {
         let key = |at: usize| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {

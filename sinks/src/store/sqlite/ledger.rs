@@ -150,8 +150,9 @@ pub(crate) async fn put_actions(conn: &mut SqliteConnection, dirty: &Changes) ->
 }
 
 async fn erase_user(conn: &mut SqliteConnection, user: &str, dirty: &Changes) -> Result<(), sqlx::Error> {
-    let rows =
-        sqlx::query("SELECT id, body, state FROM actions WHERE user_id = ?").bind(user.to_owned()).fetch_all(&mut *conn);
+    let rows = sqlx::query("SELECT id, body, state FROM actions WHERE user_id = ?")
+        .bind(user.to_owned())
+        .fetch_all(&mut *conn);
     for row in rows.await? {
         let (id, body): (Vec<u8>, &str) = (row.get(0), row.get(1));
         let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;

@@ -211,7 +211,16 @@ impl Model {
         let new = topics::ids::snoozed_reminder(task.id, until);
         let Some(row) = self.rows.get(&(number, id)).filter(|_| !task.completed && new != id) else { return };
         let channels = row.channels.iter().map(|d| d.channel).collect();
-        let again = Wanted { kind: Kind::Snooze, trigger: until, channels, wall: None, leans: false, made: None, judged: None, shown: None };
+        let again = Wanted {
+            kind: Kind::Snooze,
+            trigger: until,
+            channels,
+            wall: None,
+            leans: false,
+            made: None,
+            judged: None,
+            shown: None,
+        };
         self.end(number, id, Reason::Snoozed, time);
         self.make(number, new, &again, task.due_date, time);
         let row = self.rows.get_mut(&(number, new)).unwrap();
