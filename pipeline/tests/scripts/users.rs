@@ -148,7 +148,12 @@ fn an_erasure_covers_what_is_read_behind_it() {
         "",
         &orders.each_ref().map(String::as_str),
         "show tasks\nshow reminders status where status!=CANCELLED",
-        expect![[""]],
+        expect![[r#"
+            -- tasks
+            1: v3 description=Later dueDate=2026-03-10T09:00Z extra={size:7} tags={$erased:true} title={$erased:true}
+            -- reminders status where status!=CANCELLED
+            (none)
+        "#]],
     );
     let orders =
         [format!("{c}\n{untitled}\n{e}"), format!("{c}\n{e}\nrestart\n{untitled}"), format!("{e}\n{c}\n{untitled}")];
@@ -156,7 +161,12 @@ fn an_erasure_covers_what_is_read_behind_it() {
         "",
         &orders.each_ref().map(String::as_str),
         "show tasks\nshow reminders status where status!=CANCELLED",
-        expect![[""]],
+        expect![[r#"
+            -- tasks
+            1: v3 tags=[y] title={$erased:true}
+            -- reminders status where status!=CANCELLED
+            (none)
+        "#]],
     );
 }
 
