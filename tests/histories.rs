@@ -18,6 +18,7 @@ mod tests;
 use oracle::compare::{report, run, shrink};
 use oracle::generate::{self, Options};
 use oracle::history::History;
+use oracle::interleave;
 use product::{Given, InProcess, Program};
 use serde_json::json;
 use topics::event::Limits;
@@ -80,6 +81,48 @@ fn views_are_what_the_events_come_to() {
         let least = again.map_or_else(|| "(only in between)".to_owned(), |(_, differences)| report(&differences));
         panic!("seed {seed}, after step {step}:\n{shown}\nsmallest history that differs:\n{smallest}\n{least}");
     }
+}
+
+/// Orders of reading that are tried for each history.
+const ORDERS: u64 = 4;
+
+#[test]
+fn every_interleaving_comes_to_the_same() {
+    let strands = number("TASKTIDE_SEEDS", 200);
+    let first = number("TASKTIDE_SEED", 1);
+    let options = Options { strands: STRANDS, http_only: false, restarts: false, kills: false, limits: limits() };
+    let mut failed = Vec::new();
+    for seed in first..first + strands.div_ceil(STRANDS as u64) {
+        let history = generate::history(seed, &options);
+        let orders = disagreement(&history, seed, false);
+        let with_oracle = orders.is_none();
+        if let Some(lines) = orders.or_else(|| disagreement(&history, seed, true)) {
+            let smallest = shrink(&history, &limits(), SHRINK_TRIES_MAX, &mut |candidate| {
+                disagreement(candidate, seed, with_oracle).is_some()
+            });
+            let least = disagreement(&smallest, seed, with_oracle).unwrap_or(lines);
+            failed.push(format!("seed {seed}\n{smallest}\n{}", least.join("\n")));
+            if failed.len() == number("TASKTIDE_FAULTS", 1) as usize {
+                break;
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+/// What the orders of reading do not agree on, or what they come to other than the oracle does.
+fn disagreement(history: &History, seed: u64, with_oracle: bool) -> Option<Vec<String>> {
+    let records = interleave::records(history, &limits(), seed % 3 != 0);
+    let out = interleave::LeftOut::of(&records, &limits());
+    let first = interleave::rows(history, &records, &limits());
+    let lines = if with_oracle {
+        interleave::differences(&oracle::Oracle::rows_of(&records, &limits()), &first, true, &out)
+    } else {
+        let others = (0..ORDERS).map(|order| interleave::shuffled(&records, order));
+        let others = others.map(|records| interleave::rows(history, &records, &limits()));
+        others.flat_map(|other| interleave::differences(&first, &other, false, &out)).collect()
+    };
+    (!lines.is_empty()).then_some(lines)
 }
 
 #[test]

@@ -68,6 +68,7 @@ impl Config {
             offsets: self.default_offsets.clone(),
             channels: self.default_channels.clone(),
             email: None,
+            since: Default::default(),
         }
     }
 }

@@ -35,9 +35,43 @@ pub struct Settings {
     pub channels: Vec<Channel>,
     /// Mail address.
     pub email: Option<CompactString>,
+    /// Since when.
+    pub since: Since,
+}
+
+/// Since when each of the settings holds, by the times of the events that said so; `None`: nobody ever said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// The user set a zone or reminders at some time, or was erased: reminders that lean on the settings are what follows
+    /// from the task and the settings as they are, in whatever order these were read.
+    pub told: bool,
+    /// The user was erased: then the same holds of all reminders, since what asked for some of them is gone.
+    pub erased: bool,
+    /// The zone.
+    pub zone: Option<Timestamp>,
+    /// Each of the default reminders, in their order.
+    pub offsets: Vec<Option<Timestamp>>,
+    /// The channels.
+    pub channels: Option<Timestamp>,
+    /// Former zones, each with when it ended.
+    pub zones: Vec<(Timestamp, Tz)>,
+}
+
+impl Since {
+    /// Whether a reminder that leans on the settings, or does not, follows from the task and the settings as they are.
+    pub fn follows(&self, leans: bool) -> bool {
+        self.told && (leans || self.erased)
+    }
 }
 
 impl Settings {
+    /// The zone of `task` as an event at `at` sees it: what was said later has no part in it, also when it was read
+    /// before.
+    pub fn zone_at(&self, task: &Task, at: Timestamp) -> Tz {
+        let former = || self.since.zones.iter().find(|(end, _)| at < *end).map(|(_, zone)| *zone);
+        task.timezone.or_else(former).unwrap_or(self.zone)
+    }
+
     /// The zone of `task`.
     pub fn zone_of(&self, task: &Task) -> Tz {
         task.timezone.unwrap_or(self.zone)
@@ -82,8 +116,11 @@ pub enum Change {
     },
     /// The user's settings changed; the task did not.
     Settings,
-    /// The user was erased.
-    Erased,
+    /// A user whose task it is or was is erased.
+    Erased {
+        /// Up to and with events of this time.
+        at: Timestamp,
+    },
 }
 
 /// One change of one task, in the order of the log.
@@ -103,6 +140,11 @@ pub struct Delta {
     pub settings: Arc<Settings>,
     /// What kind of change.
     pub change: Change,
+    /// Time of the event since which the task asks for the reminders that it asks for: being open, its due, its zone, its
+    /// entries.
+    pub asked_at: Timestamp,
+    /// An erasure covers all that says so.
+    pub covered: bool,
     /// The event behind it.
     pub cause: Arc<Cause>,
 }

@@ -24,6 +24,7 @@ mod data_dir;
 mod json;
 mod task_text;
 mod entry_text;
+mod covered;
 mod varint;
 mod chains;
 mod block;

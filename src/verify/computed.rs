@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sinks::store::shown_entry;
-use topics::audit::{AuditAction, AuditEntry, Chain};
+use topics::audit::{AuditAction, AuditEntry, Chain, Kept};
 use topics::commit::{Commit, UserRow};
 use topics::view::ViewRow;
 use topics::{Task, TaskId, Timestamp, UserId};
@@ -32,8 +32,9 @@ pub(super) struct Computed {
     applied: HashMap<TaskId, Origin>,
     /// Entries so far, facts too.
     count: u64,
-    /// The entry of each user's last erasure: it takes every entry of theirs up to it.
-    erased_to: HashMap<UserId, u64>,
+    /// The entry of each user's last erasure, and the latest time of all: of every entry of theirs up to it goes what was
+    /// said up to then.
+    erased_to: HashMap<UserId, (u64, Timestamp)>,
 }
 
 /// An entry that an event made.
@@ -49,6 +50,46 @@ struct Origin {
     n: u64,
     user: UserId,
     after: Option<Arc<Task>>,
+    said: Said,
+}
+
+/// When the state of an entry was stated.
+#[derive(Clone)]
+struct Said {
+    at: Timestamp,
+    kept: Option<Box<Kept>>,
+    applied: bool,
+}
+
+impl Said {
+    fn of(entry: &AuditEntry) -> Said {
+        Said { at: entry.timestamp, kept: entry.kept.clone(), applied: entry.applied }
+    }
+
+    /// The state once everything up to `erased` is gone.
+    fn without(&self, state: &Option<Arc<Task>>, erased: Option<Timestamp>) -> Option<Arc<Task>> {
+        let (state, Some(erased)) = (state.as_ref()?, erased) else { return state.clone() };
+        let mut left = Task::clone(state);
+        let Some(kept) = &self.kept else {
+            if !self.applied || self.at <= erased {
+                left.erase();
+            }
+            return Some(Arc::new(left));
+        };
+        let gone = |at: Option<Timestamp>| at.unwrap_or(self.at) <= erased;
+        if gone(kept.description) {
+            (left.description, left.erased.description) = (None, true);
+        }
+        if gone(kept.tags) {
+            (left.tags, left.erased.tags) = (Vec::new(), true);
+        }
+        if gone(kept.title) {
+            (left.title, left.erased.title) = (Default::default(), true);
+        }
+        left.extra.0.retain(|name, _| !gone(kept.keys.get(name).copied().or(kept.extra)));
+        left.erased.extra |= gone(kept.extra) && left.extra.0.is_empty();
+        Some(Arc::new(left))
+    }
 }
 
 /// Whether the pipeline itself, not an event, made entries of this action.
@@ -101,10 +142,11 @@ impl Computed {
         let origin = entry.task.and_then(|task| self.applied.get(&task).cloned());
         if let Some(task) = entry.task.filter(|_| entry.applied) {
             let (user, after) = (entry.user.clone(), entry.after.clone());
-            self.applied.insert(task, Origin { n, user, after });
+            self.applied.insert(task, Origin { n, user, after, said: Said::of(&entry) });
         }
         if entry.action == AuditAction::Erased {
-            self.erased_to.insert(entry.user.clone(), n);
+            let (to, at) = self.erased_to.entry(entry.user.clone()).or_insert((n, entry.timestamp));
+            (*to, *at) = (n, entry.timestamp.max(*at));
         }
         if !is_fact(entry.action) {
             self.entries.insert(entry.id, Made { n, entry, origin });
@@ -113,38 +155,28 @@ impl Computed {
 
     /// The entry as it should be shown now, with `is`, what is stored, made comparable with it.
     pub(super) fn show(&self, made: &Made, is: &mut Value) -> Value {
-        let is_erased = |n: u64, user: &UserId| self.erased_to.get(user).is_some_and(|to| n <= *to);
+        let erased = |n: u64, user: &UserId| self.erased_to.get(user).filter(|(to, _)| n <= *to).map(|(_, at)| *at);
         let (entry, origin) = (&made.entry, made.origin.as_ref());
-        let erased = is_erased(made.n, &entry.user);
-        let origin_erased = origin.is_some_and(|origin| is_erased(origin.n, &origin.user));
-        let after = blank_if(erased, &entry.after);
+        let gone = erased(made.n, &entry.user);
+        let origin_gone = origin.and_then(|origin| erased(origin.n, &origin.user));
+        let after = Said::of(entry).without(&entry.after, gone);
         let before = match entry.applied {
-            true => origin.and_then(|origin| blank_if(origin_erased, &origin.after)),
+            true => origin.and_then(|origin| origin.said.without(&origin.after, origin_gone)),
             false => after.clone(),
         };
         let entry = AuditEntry { before, after, ..entry.clone() };
         let shown = shown_entry(&entry, &[0; 32], &[0; 32]);
         let mut should = exact(&shown.json);
-        if erased && should["metadata"]["actor"]["name"].is_string() {
+        if gone.is_some_and(|at| entry.timestamp <= at) && should["metadata"]["actor"]["name"].is_string() {
             should["metadata"]["actor"]["name"] = json!({"$erased": true});
         }
         // Somebody else's entry about a task of an erased user may have had the state in it or in another entry.
-        if !erased && origin_erased && !entry.applied {
+        if gone.is_none() && origin_gone.is_some() && !entry.applied {
             [&mut should, &mut *is].into_iter().for_each(blank_states);
         }
         [&mut should, is].into_iter().for_each(leave_out_place);
         should
     }
-}
-
-fn blank_if(erased: bool, state: &Option<Arc<Task>>) -> Option<Arc<Task>> {
-    let state = state.as_ref()?;
-    if !erased {
-        return Some(state.clone());
-    }
-    let mut blank = Task::clone(state);
-    blank.erase();
-    Some(Arc::new(blank))
 }
 
 fn blank_states(entry: &mut Value) {

@@ -134,6 +134,14 @@ impl Strand {
 
     /// Some records for one step.
     fn round(&mut self) -> Vec<RecordSpec> {
+        if !self.one_partition && !self.clients.is_empty() && self.rng.random_bool(0.1) {
+            // From another partition, so alone: which comes first is not said otherwise.
+            let record = if self.rng.random_bool(0.2) { self.user_erased() } else { self.user_updated() };
+            self.oracle.apply(&record);
+            self.sent.push(record.clone());
+            self.oracle.fire();
+            return vec![record];
+        }
         let count = *[0, 1, 1, 1, 2, 2, 3, 5].choose(&mut self.rng).expect("not empty");
         let mut records = Vec::new();
         for _ in 0..count {
@@ -363,7 +371,9 @@ impl Strand {
             .oracle
             .actions()
             .iter()
-            .filter(|(_, action)| action.create.is_some() && action.state != "CONFIRMED")
+            .filter(|(_, action)| {
+                action.create.as_ref().is_some_and(|create| !create.erased) && action.state != "CONFIRMED"
+            })
             .map(|(id, _)| *id)
             .collect();
         let id = *waiting.choose(&mut self.rng)?;

@@ -9,6 +9,7 @@ pub mod reading;
 pub mod reminders;
 pub mod series;
 pub mod task;
+pub mod users;
 
 use serde_json::{Value, json};
 

@@ -8,6 +8,7 @@ pub mod history;
 pub mod model;
 pub mod generate;
 pub mod compare;
+pub mod interleave;
 pub mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +19,10 @@ use chrono_tz::Tz;
 use pipeline::source::log::records_of_body;
 use serde_json::{Map, Value, json};
 use topics::dead_letter::Reason;
-use topics::event::{
-    Decoded, EventBody, Field, Limits, SkipReason, TaskAction, TaskChange, TaskEvent, UserSettings, decode,
-};
+use topics::event::{Decoded, EventBody, Limits, SkipReason, TaskAction, TaskChange, TaskEvent, UserSettings, decode};
 use topics::partition::partition_of;
 use topics::record::SourceTopic;
-use topics::reminder::{Channel, Offset};
+use topics::reminder::Channel;
 use topics::{Position, Record, TaskId, Timestamp, ids};
 use uuid::Uuid;
 
@@ -31,9 +30,10 @@ use history::{History, RecordSpec, Step};
 use model::audit::{Entry, Fact};
 use model::order::Order;
 use model::reading::DELETION_FORGETS_SUCCESSOR;
-use model::reminders::{self, Defaults, Kind, Reminder, Status};
+use model::reminders::{self, Defaults, Kind, Occasion, Reminder, Status};
 use model::series;
 use model::task::{self, Firsts, Meeting, TaskState};
+use model::users::User;
 
 /// Partitions of `task-events`.
 pub const PARTITIONS: i32 = 12;
@@ -94,6 +94,10 @@ pub struct Known {
     pub series: series::Memory,
     /// The task as it was when it was deleted.
     pub resting: Option<TaskState>,
+    /// Time of the event since which it asks for the reminders that it asks for.
+    pub asked_at: Timestamp,
+    /// Earliest time of its events since it came to be, and when it went.
+    pub life: (Timestamp, Timestamp),
 }
 
 /// A row of outbox and ledger.
@@ -113,6 +117,10 @@ pub struct Create {
     pub body: Map<String, Value>,
     pub correlation: Option<String>,
     pub fields: TaskState,
+    /// Time of the completion.
+    pub at: Timestamp,
+    /// Its body was destroyed with its user.
+    pub erased: bool,
 }
 
 /// What the ledger says to a task that appears.
@@ -127,9 +135,11 @@ struct Confirmed {
 #[derive(Clone, Debug, Default)]
 struct State {
     tasks: BTreeMap<TaskId, Known>,
-    users: BTreeMap<String, Settings>,
+    users: BTreeMap<String, User>,
     reminders: BTreeMap<Uuid, Reminder>,
     entries: Vec<Value>,
+    /// When the fields of the states of each entry were stated, before and after.
+    stated: BTreeMap<String, [Stated; 2]>,
     user_seqs: BTreeMap<String, u64>,
     actions: BTreeMap<Uuid, Action>,
     seen: BTreeSet<(String, String)>,
@@ -137,13 +147,7 @@ struct State {
     stale: u64,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Settings {
-    zone: Option<Tz>,
-    offsets: Option<Vec<Offset>>,
-    channels: Option<Vec<Channel>>,
-    email: Option<String>,
-}
+type Stated = BTreeMap<String, Timestamp>;
 
 /// Everything that the events so far come to.
 #[derive(Clone)]
@@ -239,7 +243,7 @@ impl Oracle {
         let end = self.ends.entry(spec.partition).or_default();
         let position = Position { partition: spec.partition, offset: *end };
         *end += 1;
-        let record = Record {
+        self.read(&Record {
             topic: SourceTopic::TaskEvents,
             position,
             timestamp: self.now,
@@ -250,8 +254,29 @@ impl Oracle {
                 .map(|(name, value)| (name.as_str().into(), Bytes::from(value.clone())))
                 .collect(),
             value: spec.value.clone().map(Bytes::from),
-        };
-        match decode(&record, &self.limits) {
+        });
+    }
+
+    /// The tasks, and the reminders that are not cancelled, that records come to when nothing is sent; no more of a row
+    /// than is said.
+    pub fn rows_of(records: &[Record], limits: &Limits) -> interleave::Rows {
+        let mut oracle = Oracle::new(Timestamp::MIN, limits.clone());
+        records.iter().for_each(|record| oracle.read(record));
+        let tasks = oracle.rows(View::Tasks).into_iter().map(|row| (format!("task {}", View::Tasks.key(&row)), row));
+        let reminders = oracle.rows(View::Reminders).into_iter();
+        let reminders = reminders.map(|row| (format!("reminder {}", View::Reminders.key(&row)), row));
+        let mut rows: interleave::Rows = tasks.chain(reminders).collect();
+        interleave::promised(&mut rows);
+        for row in rows.values_mut().filter_map(Value::as_object_mut) {
+            row.retain(|name, value| !model::is_open(value) && name != "warnings" && name != "channels");
+        }
+        rows
+    }
+
+    /// Applies one record as the log has it.
+    fn read(&mut self, record: &Record) {
+        let position = record.position;
+        match decode(record, &self.limits) {
             Decoded::Skipped(SkipReason::Tombstone) => *self.skipped.entry("tombstone").or_default() += 1,
             Decoded::Skipped(SkipReason::UnknownType) => *self.skipped.entry("unknown_type").or_default() += 1,
             Decoded::Dead(letter) => self.bury(position, letter.reason),
@@ -296,7 +321,9 @@ impl Oracle {
                     let mut row = json!({
                         "id": id, "kind": action.kind, "component": action.component, "taskId": action.task, "state": action.state,
                     });
-                    if let Some(create) = &action.create {
+                    // Of one that is settled when its user is erased, whenever that was, nothing need be left.
+                    let told = |create: &&Create| state.user(&create.fields.user).erasures.is_empty();
+                    if let Some(create) = action.create.as_ref().filter(told) {
                         row["body"] = Value::Object(create.body.clone());
                     }
                     row
@@ -363,23 +390,36 @@ impl State {
         self.tasks.get(&task)?.live.as_ref()
     }
 
+    fn user(&self, user: &str) -> User {
+        self.users.get(user).cloned().unwrap_or_default()
+    }
+
     fn zone(&self, own: Option<Tz>, user: &str) -> Tz {
-        own.or(self.users.get(user).and_then(|settings| settings.zone)).unwrap_or(Tz::UTC)
+        own.unwrap_or_else(|| self.user(user).zone().0)
+    }
+
+    fn zone_at(&self, own: Option<Tz>, user: &str, at: Timestamp) -> Tz {
+        own.unwrap_or_else(|| self.user(user).zone_at(at))
     }
 
     fn defaults(&self, own_zone: Option<Tz>, user: &str) -> Defaults {
-        let settings = self.users.get(user);
+        let user = self.user(user);
+        let ((zone, zone_since), (channels, channels_since)) = (user.zone(), user.channels());
         Defaults {
-            zone: self.zone(own_zone, user),
-            offsets: settings
-                .and_then(|s| s.offsets.clone())
-                .unwrap_or_else(|| vec![Offset::parse("PT1H").expect("an offset")]),
-            channels: settings
-                .and_then(|s| s.channels.clone())
-                .filter(|channels| !channels.is_empty())
-                .unwrap_or_else(|| vec![Channel::InApp]),
+            zone: own_zone.unwrap_or(zone),
+            zone_since,
+            offsets: user.offsets(),
+            channels,
+            channels_since,
+            told: user.told(),
+            erased: !user.erasures.is_empty(),
             all_day: NaiveTime::from_hms_opt(9, 0, 0).expect("a time of day"),
         }
+    }
+
+    /// How many erasures of its owner found the task.
+    fn erasures(&self, user: &str, life: std::ops::Range<Timestamp>) -> u64 {
+        self.user(user).erasures.iter().filter(|at| life.contains(at)).count() as u64
     }
 
     fn occurrence(&self, task: &TaskState) -> Value {
@@ -431,11 +471,16 @@ impl State {
         };
         if stale {
             self.stale += 1;
+            let stated = before.as_ref().map(|task| task.stated.clone()).unwrap_or_default();
+            self.stated.insert(event.audit_id.to_string(), [stated.clone(), stated]);
             entry.after = before.as_ref().map_or(Value::Null, TaskState::json);
             entry.before = entry.after.clone();
             entry.compared = false;
             entry.stale = true;
             self.write(id, |seq| entry.json(seq));
+            if self.user(&user).is_erased(event.time) {
+                self.blank_actor(event);
+            }
             return Ok(());
         }
         let new = known.is_none();
@@ -451,17 +496,24 @@ impl State {
             decided_before_deletion: false,
             series: series::Memory::default(),
             resting: None,
+            asked_at: event.time,
+            life: (event.time, event.time),
         });
         entry.gap = known.order.is_gap(change);
         known.order.applied(event, change);
         known.owner = user.clone();
         known.version += 1;
-        known.told = known.version;
         known.told_task = None;
         let mut completes = false;
+        let covers = |at: Timestamp| self.user(&user).is_erased(at);
         if change.action == TaskAction::Deleted {
             known.resting = before.clone().or(known.resting);
-            known.live = None;
+            if known.live.take().is_some() {
+                known.version += self.erasures(&user, known.life.0..event.time);
+            }
+            known.life.1 = event.time;
+            known.asked_at = event.time;
+            known.told = known.version;
             known.decided_before_deletion = self.actions.contains_key(&ids::successor(id).0);
         } else {
             let meeting = Meeting {
@@ -471,7 +523,16 @@ impl State {
                 stored: before.as_ref().map(|task| (task, &known.firsts)),
             };
             let (mut after, firsts) = task::after(change, &meeting);
-            let zone = self.zone(after.zone, &user);
+            after.erase(covers);
+            let zone = self.zone_at(after.zone, &user, event.time);
+            let asks = |task: &TaskState| {
+                let reminders = format!("{:?}", task.reminders);
+                (task.completed, task.due, task.zone, reminders, task.user.clone())
+            };
+            if before.as_ref().map(asks) != Some(asks(&after)) {
+                known.asked_at = event.time;
+            }
+            known.life.0 = if before.is_some() { known.life.0.min(event.time) } else { event.time };
             let fields = change.snapshot.as_ref().or(change.changes.as_ref());
             let said = series::Said::by_event(fields.map(|fields| &**fields));
             let Confirmed { create, duplicate } = match change.action == TaskAction::Created || before.is_none() {
@@ -488,7 +549,8 @@ impl State {
             }
             series::settle(&mut after, goes_on, &said, create.as_ref(), &mut known.series, zone);
             completes = series::completes(&after, before.as_ref(), change.action);
-            after.version = known.version;
+            after.version = known.version + self.erasures(&user, known.life.0..Timestamp::MAX);
+            known.told = after.version;
             after.warnings.append(&mut entry.warnings);
             entry.warnings = after.warnings.clone();
             entry.after = after.json();
@@ -500,9 +562,14 @@ impl State {
             known.firsts = firsts;
             known.live = Some(after);
         }
+        let stated = |task: Option<&TaskState>| task.map(|task| task.stated.clone()).unwrap_or_default();
+        self.stated.insert(event.audit_id.to_string(), [stated(before.as_ref()), stated(known.live.as_ref())]);
         self.tasks.insert(id, known);
         self.write(id, |seq| entry.json(seq));
-        let mut facts = self.align(id, event.time);
+        if self.user(&user).is_erased(event.time) {
+            self.blank_actor(event);
+        }
+        let mut facts = self.align(id, event.time, None);
         if completes {
             facts.extend(self.decide(id, event));
         }
@@ -520,6 +587,7 @@ impl State {
     ) -> Confirmed {
         let same = |create: &Create| {
             action == TaskAction::Created
+                && !create.erased
                 && create.correlation.is_some()
                 && create.correlation.as_deref() == event.correlation_id.as_deref()
                 && create.fields.title == task.title
@@ -542,7 +610,7 @@ impl State {
         if self.actions.contains_key(&successor_id.0) {
             return None;
         }
-        let made = series::successor(&task, self.zone(task.zone, &task.user))?;
+        let made = series::successor(&task, self.zone_at(task.zone, &task.user, event.time))?;
         let mut fields = task.clone();
         fields.id = successor_id;
         fields.due = Some(made.next.due);
@@ -589,12 +657,17 @@ impl State {
             .filter(|(task, known)| **task == successor_id || names(known))
             .map(|(task, _)| *task)
             .collect();
+        let erased = self.user(&task.user).is_erased(event.time);
         let action = Action {
             kind: "create-next-task",
             component: "chat-api-out",
             task: id,
-            state: if early.is_empty() { "DELIVERED" } else { "CONFIRMED" },
-            create: Some(Create { body, correlation, fields: fields.clone() }),
+            state: match (early.is_empty(), erased) {
+                (false, _) => "CONFIRMED",
+                (true, true) => "CANCELLED",
+                (true, false) => "DELIVERED",
+            },
+            create: Some(Create { body, correlation, fields: fields.clone(), at: event.time, erased }),
         };
         self.actions.insert(successor_id.0, action);
         for early in early {
@@ -606,22 +679,25 @@ impl State {
     /// A task, perhaps a deleted one, turned out to be the successor that was just decided.
     fn fill_in(&mut self, id: TaskId, create: &TaskState, event: &TaskEvent) {
         let known = self.tasks.get_mut(&id).expect("chosen from the tasks");
-        let Known { live, resting, series, version, told_task, .. } = known;
+        let Known { live, resting, series, told_task, .. } = known;
         let before = live.clone();
         let Some(task) = live.as_mut().or(resting.as_mut()) else { return };
         let filled = series::fill_in(task, create, series);
         let (true, Some(before)) = (filled, before) else { return };
-        *version += 1;
-        task.version = *version;
         *told_task = told_task.take().or(Some(before));
-        let facts = self.align(id, event.time);
+        let facts = self.align(id, event.time, None);
         self.write_facts(id, event, facts);
     }
 
-    fn align(&mut self, id: TaskId, time: Timestamp) -> Vec<reminders::Fact> {
+    fn align(&mut self, id: TaskId, time: Timestamp, erased: Option<Timestamp>) -> Vec<reminders::Fact> {
         let known = &self.tasks[&id];
-        let defaults = self.defaults(known.live.as_ref().and_then(|task| task.zone), &known.owner);
-        reminders::align(&mut self.reminders, id, known.live.as_ref(), known.live.is_none(), &defaults, time)
+        let live = known.live.as_ref();
+        let defaults = self.defaults(live.and_then(|task| task.zone), &known.owner);
+        let user = self.user(&known.owner);
+        let covered = live.is_some_and(|task| user.is_erased(task.stated["asks"]));
+        let on = Occasion { time, asked_at: known.asked_at, covered, erased, deleted: live.is_none() };
+        let live = live.cloned();
+        reminders::align(&mut self.reminders, id, live.as_ref(), &defaults, on)
     }
 
     /// `com.todo.reminder.snoozed` (with `until`) and `.dismissed`.
@@ -653,7 +729,13 @@ impl State {
             implicit_create: json!(false),
             duplicate: false,
         };
+        let stated = task.as_ref().map(|task| task.stated.clone()).unwrap_or_default();
+        self.stated.insert(event.audit_id.to_string(), [stated.clone(), stated]);
         self.write(id, |seq| entry.json(seq));
+        if self.user(&self.tasks[&id].owner).is_erased(event.time) {
+            self.blank_actor(event);
+            return Ok(());
+        }
         let Some(task) = task.filter(|task| !task.completed) else { return Ok(()) };
         let mut facts = Vec::new();
         let Some(row) = self.reminders.get_mut(&reminder).filter(|row| row.task == id) else { return Ok(()) };
@@ -680,6 +762,7 @@ impl State {
                 wanted: false,
                 due_left: false,
                 series_moved: false,
+                leans: false,
                 ..row.clone()
             };
             self.reminders.entry(snoozed.id).or_insert_with(|| {
@@ -694,23 +777,7 @@ impl State {
     }
 
     fn user_updated(&mut self, event: &TaskEvent, user: &str, settings: &UserSettings) {
-        fn set<T: Clone>(slot: &mut Option<T>, field: &Field<T>) {
-            match field {
-                Field::Absent => {}
-                Field::Null => *slot = None,
-                Field::Value(value) => *slot = Some(value.clone()),
-            }
-        }
-        let stored = self.users.entry(user.to_owned()).or_default();
-        set(&mut stored.zone, &settings.timezone);
-        set(&mut stored.offsets, &settings.reminder_offsets);
-        set(&mut stored.channels, &settings.channels);
-        let email = match &settings.email {
-            Field::Absent => Field::Absent,
-            Field::Null => Field::Null,
-            Field::Value(text) => Field::Value(text.to_string()),
-        };
-        set(&mut stored.email, &email);
+        let heard = self.users.entry(user.to_owned()).or_default().set(event, settings);
         let warnings = event.warnings.iter().chain(&settings.warnings);
         let entry = Entry {
             event,
@@ -729,20 +796,21 @@ impl State {
         let seq = self.user_seqs.entry(user.to_owned()).or_default();
         *seq += 1;
         self.entries.push(entry.json(*seq));
-        let theirs: Vec<TaskId> = self
-            .tasks
-            .iter()
-            .filter(|(_, known)| known.live.as_ref().is_some_and(|task| task.user == user))
-            .map(|(id, _)| *id)
-            .collect();
+        if !heard {
+            return self.blank_actor(event);
+        }
+        let told = self.user(user).told();
+        let concerned = |known: &Known| known.owner == user && (told || known.live.is_some());
+        let theirs: Vec<TaskId> = self.tasks.iter().filter(|(_, known)| concerned(known)).map(|(id, _)| *id).collect();
         for id in theirs {
-            let facts = self.align(id, event.time);
+            let facts = self.align(id, event.time, None);
             self.write_facts(id, event, facts);
         }
     }
 
     fn user_erased(&mut self, event: &TaskEvent, user: &str) {
-        self.users.remove(user);
+        let at = event.time;
+        self.users.entry(user.to_owned()).or_default().erase(at);
         let entry = Entry {
             event,
             task: None,
@@ -765,37 +833,51 @@ impl State {
         *seq += 1;
         self.entries.push(entry.json(*seq));
         for action in self.actions.values_mut() {
-            if action.create.as_ref().is_some_and(|create| create.fields.user == user) {
-                action.create = None;
-                if action.state != "CONFIRMED" {
-                    action.state = "CANCELLED";
-                }
+            let Some(create) = action.create.as_mut().filter(|create| create.fields.user == user) else { continue };
+            if action.state != "CONFIRMED" && create.at <= at {
+                (action.state, create.erased) = ("CANCELLED", true);
+            } else if action.state != "DELIVERED" {
+                create.erased = true;
             }
         }
-        let theirs: Vec<TaskId> = self
-            .tasks
-            .iter()
-            .filter(|(_, known)| known.live.as_ref().is_some_and(|task| task.user == user))
-            .map(|(id, _)| *id)
-            .collect();
+        let covered = self.user(user);
+        let theirs: Vec<TaskId> =
+            self.tasks.iter().filter(|(_, known)| known.owner == user).map(|(id, _)| *id).collect();
         for id in theirs {
             let known = self.tasks.get_mut(&id).expect("chosen from the tasks");
-            known.version += 1;
-            if let Some(task) = &mut known.live {
-                task.version = known.version;
-                task.erase();
-            }
+            let Some(task) = &mut known.live else {
+                known.version += u64::from((known.life.0..known.life.1).contains(&at));
+                let facts = self.align(id, event.time, Some(at));
+                self.write_facts(id, event, facts);
+                continue;
+            };
+            task.erase(|stated| covered.is_erased(stated));
             if let Some(task) = &mut known.told_task {
-                task.erase();
+                task.erase(|stated| covered.is_erased(stated));
             }
-            let mut facts = Vec::new();
-            for row in self.reminders.values_mut().filter(|row| row.task == id && row.status == Status::Pending) {
-                row.cancel("user_erased", event.time);
-                facts.push(("REMINDER_CANCELLED", row.id));
+            let (version, life) = (known.version, known.life.0..Timestamp::MAX);
+            let found = self.erasures(user, life);
+            if let Some(task) = self.tasks.get_mut(&id).and_then(|known| known.live.as_mut()) {
+                task.version = version + found;
             }
+            let facts = self.align(id, event.time, Some(at));
             self.write_facts(id, event, facts);
         }
-        self.entries.iter_mut().for_each(|entry| model::audit::erase(entry, user));
+        let stated = &self.stated;
+        let latest = covered.erasures.iter().max().copied().unwrap_or(at);
+        self.entries.iter_mut().for_each(|entry| {
+            let stated = entry["id"].as_str().and_then(|id| stated.get(id));
+            model::audit::erase(entry, user, stated, latest);
+        });
+    }
+
+    /// The name of the actor of an event that was erased before it was read.
+    fn blank_actor(&mut self, event: &TaskEvent) {
+        let id = json!(event.audit_id);
+        let Some(entry) = self.entries.iter_mut().rev().find(|entry| entry["id"] == id) else { return };
+        if entry["metadata"]["actor"].get("name").is_some() {
+            entry["metadata"]["actor"]["name"] = task::erased();
+        }
     }
 
     fn write(&mut self, id: TaskId, entry: impl FnOnce(u64) -> Value) {

@@ -138,6 +138,31 @@ pub struct AuditEntry {
     pub warnings: Vec<Warning>,
     /// Where it came from.
     pub metadata: Arc<Metadata>,
+    /// The personal fields of `after` that the entry's event did not state, and when that was done; `None` when it
+    /// stated all.
+    pub kept: Option<Box<Kept>>,
+}
+
+/// Personal fields that an event left as they were, each with the time of the event that stated it: an erasure takes
+/// them by that time (§13).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// `description`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<Timestamp>,
+    /// `extra`, but for `keys`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra: Option<Timestamp>,
+    /// Members of `extra` that were stated at another time than the rest.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, Timestamp>,
+    /// `tags`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Timestamp>,
+    /// `title`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<Timestamp>,
 }
 
 impl AuditEntry {
@@ -151,11 +176,11 @@ impl AuditEntry {
 }
 
 /// Where an entry came from; fields in the order of their JSON names.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// Id of the action, for facts about one.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub action_id: Option<Uuid>,
     /// Who did it.
     pub actor: Actor,
@@ -166,7 +191,7 @@ pub struct Metadata {
     /// `dataschema`.
     pub dataschema: Option<CompactString>,
     /// A second task matched the same create.
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub duplicate_successor: bool,
     /// CloudEvents id, or the fact's.
     pub event_id: CompactString,
@@ -179,7 +204,7 @@ pub struct Metadata {
     /// Partition of the record.
     pub partition: Option<i32>,
     /// Id of the reminder, for facts about one.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reminder_id: Option<Uuid>,
     /// CloudEvents source.
     pub source: Arc<str>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::action::{Action, OutboxChange, Progress};
@@ -54,8 +54,8 @@ pub struct Commit {
     pub outbox: Vec<OutboxChange>,
     /// Records that can never be read.
     pub dead_letters: Vec<DeadLetter>,
-    /// Users whose personal data is to be destroyed everywhere (§7).
-    pub erased: Vec<UserId>,
+    /// Users whose personal data is to be destroyed everywhere (§7), as far as it comes of events up to a time.
+    pub erased: Vec<Erasure>,
     /// Rows that readers see changed, where changes are published.
     pub touched: Vec<Touched>,
     /// What was read.
@@ -124,6 +124,15 @@ pub struct RowChange {
     pub after: Option<Arc<dyn ViewRow>>,
 }
 
+/// An erasure: everything that a user's events up to and with a time said of them goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erasure {
+    /// Who is erased.
+    pub user: UserId,
+    /// The event time of the erasure.
+    pub at: Timestamp,
+}
+
 /// A row that readers see changed, and whose it is or was: once for each of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Touched {
@@ -146,20 +155,68 @@ pub struct UserRow {
     /// Whether the user was erased.
     #[serde(default)]
     pub erased: bool,
+    /// Event times of the erasures, in order; empty for one that was stored before they were kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erasures: Vec<Timestamp>,
     /// Which user.
     pub id: UserId,
     /// Number of entries in the user's own audit chain.
     pub entries: u64,
     /// Default reminders.
     pub reminder_offsets: Option<Vec<String>>,
+    /// What the user set, by time: what holds is the last of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<Said>,
     /// Zone.
     pub timezone: Option<Tz>,
+}
+
+/// What a user set with one event: an absent field was not named, `null` was cleared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    /// Event time, and then the place in the log: which of two events is the later.
+    pub at: Timestamp,
+    /// See `at`.
+    pub place: (u8, i32, i64),
+    /// Default channels.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named")]
+    pub channels: Option<Option<Vec<Channel>>>,
+    /// Mail address.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named")]
+    pub email: Option<Option<String>>,
+    /// Default reminders.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named")]
+    pub reminder_offsets: Option<Option<Vec<String>>>,
+    /// Zone.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named")]
+    pub timezone: Option<Option<Tz>>,
+}
+
+/// A member that is there, be it `null`.
+fn named<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(from).map(Some)
 }
 
 impl UserRow {
     /// A user of whom nothing is known.
     pub fn new(id: UserId) -> Self {
-        UserRow { channels: None, email: None, erased: false, id, entries: 0, reminder_offsets: None, timezone: None }
+        UserRow {
+            channels: None,
+            email: None,
+            erased: false,
+            erasures: Vec::new(),
+            id,
+            entries: 0,
+            reminder_offsets: None,
+            said: Vec::new(),
+            timezone: None,
+        }
+    }
+
+    /// The time of the latest erasure.
+    pub fn erased_at(&self) -> Option<Timestamp> {
+        self.erasures.last().copied()
     }
 
     /// The default reminders, if set.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -78,16 +78,34 @@ pub struct TaskEvent {
 }
 
 /// Who caused an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Actor {
     /// Id of the user or service.
     pub id: CompactString,
     /// Display name (personal).
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub name: Option<CompactString>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<ActorName>,
     /// `user`, `service`, …
     #[serde(rename = "type")]
     pub kind: CompactString,
+}
+
+/// The display name of an actor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ActorName {
+    /// As given.
+    Given(CompactString),
+    /// Destroyed with the user (§7).
+    Erased,
+}
+
+impl Serialize for ActorName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ActorName::Given(name) => to.serialize_str(name),
+            ActorName::Erased => crate::task::erased_mark(to),
+        }
+    }
 }
 
 /// What an event says.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 mod stored;
+pub(crate) use stored::mark as erased_mark;
 
 use crate::ids::{TaskId, UserId};
 use crate::reminder::ReminderEntry;

@@ -148,7 +148,8 @@ impl Assembler {
             }
         }
         let mut users: Vec<UserId> = drafts.users;
-        commit.audit = audit_timeline::sequence(drafts.entries, facts, &before, tasks, commit.committed_at);
+        commit.audit =
+            audit_timeline::sequence(drafts.entries, facts, &before, &drafts.revised, tasks, commit.committed_at);
         // A fact moves the chain of a task that no event touched.
         for task in commit.audit.iter().filter_map(|entry| entry.task) {
             if !before.contains_key(&task) {

@@ -137,7 +137,7 @@ impl Overdue {
 
     fn step(&mut self, step: &Step, changes: &mut Totals) {
         let Step::Delta(delta) = step else { return };
-        if !matches!(delta.change, Change::Task | Change::Settings | Change::Erased) {
+        if !matches!(delta.change, Change::Task | Change::Settings | Change::Erased { .. }) {
             return;
         }
         let after = delta.after.as_deref();
@@ -189,7 +189,7 @@ fn overdue_from(task: &Task, zone: Tz) -> Option<i64> {
 
 fn changes_of(step: &Step, changes: &mut Totals) {
     let Step::Delta(delta) = step else { return };
-    if !matches!(delta.change, Change::Task | Change::Erased) {
+    if !matches!(delta.change, Change::Task | Change::Erased { .. }) {
         return;
     }
     if let (Some(before), Some(after)) = (&delta.before, &delta.after)

@@ -57,8 +57,15 @@ pub struct Ledger {
 
 #[derive(Debug)]
 enum Create {
-    /// The created task came back, or its user was erased.
-    Settled(ActionState, Option<Box<Known>>),
+    /// The created task came back; what stays known of the create, unless its user was erased since.
+    Settled(Option<Box<Known>>),
+    /// Its user was erased.
+    Erased {
+        /// The completed task.
+        task: TaskId,
+        /// What its successor is to have; `None` after a restart, since the body is destroyed.
+        series: Option<Box<SeriesFields>>,
+    },
     Open(Box<Open>),
 }
 
@@ -107,6 +114,8 @@ pub struct Match {
     pub series: Option<SeriesFields>,
     /// Another task has confirmed the same create before.
     pub duplicate: bool,
+    /// The create was cancelled by an erasure: the task whose completion asked for it, from which the series fields follow.
+    pub erased: Option<TaskId>,
     /// To be remembered of the task: it may turn out to be a successor ([`Ledger::remember_early`]).
     pub content: Option<u64>,
 }
@@ -121,6 +130,8 @@ pub struct Completion<'a> {
     pub cause: &'a Arc<Cause>,
     /// Its ordinal in the commit.
     pub order: u32,
+    /// An erasure that was read before covers the completing event.
+    pub covered: bool,
     /// The clock's reading.
     pub now: Timestamp,
     /// What becomes of missed occurrences.
@@ -145,10 +156,11 @@ impl Ledger {
             self.by_content.insert(content_key(correlation, &read.title, Some(read.due_date)), action.id);
         }
         let create = match (progress.state, read) {
-            (ActionState::Confirmed | ActionState::Cancelled, read) => {
+            (ActionState::Confirmed, read) => {
                 let known = |read: body::Read| Box::new(Known { user: action.user.clone(), series: read.series() });
-                Create::Settled(progress.state, read.map(known))
+                Create::Settled(read.map(known))
             }
+            (ActionState::Cancelled, _) => Create::Erased { task: action.task, series: None },
             (_, Some(read)) => {
                 let reported = progress.state == ActionState::Failed;
                 let series = read.series();
@@ -162,7 +174,7 @@ impl Ledger {
                 }))
             }
             // An erased body can no longer be sent or matched.
-            (_, None) => Create::Settled(ActionState::Cancelled, None),
+            (_, None) => Create::Erased { task: action.task, series: None },
         };
         self.creates.insert(action.id, create);
     }
@@ -192,11 +204,19 @@ impl Ledger {
             };
         };
         match self.creates.get_mut(&id).expect("it was found above") {
-            Create::Settled(state, known) => Match {
+            Create::Settled(known) => Match {
                 series: known.as_ref().map(|known| known.series.clone()),
-                duplicate: created.new && *state == ActionState::Confirmed,
-                content: None,
+                duplicate: created.new,
+                ..Match::default()
             },
+            Create::Erased { task, series } => {
+                let (task, state, series) = (*task, ActionState::Confirmed, series.take().map(|series| *series));
+                self.creates.insert(id, Create::Settled(None));
+                let progress =
+                    Progress { state, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None };
+                moved(id, task, progress, out);
+                Match { erased: Some(task).filter(|_| series.is_none()), series, ..Match::default() }
+            }
             Create::Open(open) => {
                 let series = open.series.clone();
                 let task = open.action.task;
@@ -207,7 +227,7 @@ impl Ledger {
                     ..open.progress.clone()
                 };
                 let known = Known { user: open.action.user.clone(), series: series.clone() };
-                self.creates.insert(id, Create::Settled(ActionState::Confirmed, Some(Box::new(known))));
+                self.creates.insert(id, Create::Settled(Some(Box::new(known))));
                 moved(id, task, confirmed, out);
                 Match { series: Some(series), ..Match::default() }
             }
@@ -244,35 +264,16 @@ impl Ledger {
         owner: impl Fn(TaskId) -> Option<&'a UserId>,
         out: &mut Out<'_>,
     ) -> Option<(Vec<TaskId>, SeriesFields)> {
-        let Completion { task, zone, cause, order, now, missed, horizon } = *completion;
+        let Completion { task, zone, cause, order, covered, now, missed, horizon } = *completion;
         task.recurrence_rule.as_ref()?;
         let successor = ids::successor(task.id);
         if self.is_decided(successor) {
             return None;
         }
         let completed_at = task.completed_at.unwrap_or(cause.time);
-        let Recurrence::Series(series) = (match evaluate(rules, task, zone, None) {
-            // Without an anchor the completion is anchor and due.
-            Recurrence::Unanchored => evaluate(rules, task, zone, Some(Due::Instant(completed_at))),
-            known => known,
-        }) else {
-            return None;
-        };
-        // A due that was cleared leaves the later of the scheduled one and the completion.
-        let missed = if task.due_date.is_some() { missed } else { Missed::Skip };
-        let base = base_of(task).or(task.recurrence_id).unwrap_or(Due::Instant(completed_at));
-        let Next::Due(next) = series.next_after(base, task.occurrence_index.unwrap_or(1), Some(completed_at), missed)
-        else {
-            return None;
-        };
-        let fields = SeriesFields {
-            start: task.recurrence_start.unwrap_or_else(|| series.anchor()),
-            id: next.due,
-            series: task.series_id.unwrap_or(task.id),
-            previous: task.id,
-            index: next.index,
-        };
-        let body = body::write(task, successor, next.due, &fields, cause.correlation_id.as_deref(), &cause.event_id);
+        let fields = next_of(task, zone, completed_at, rules, missed)?;
+        let due = fields.id;
+        let body = body::write(task, successor, due, &fields, cause.correlation_id.as_deref(), &cause.event_id);
         let action = Arc::new(Action {
             id: successor.0,
             kind: ActionKind::CreateNextTask,
@@ -302,7 +303,7 @@ impl Ledger {
         out.effects.push(Effect::Decided(Arc::clone(&action)));
         out.steps.push(Step::Successor { task: task.id, successor, state: ActionState::Decided });
         let content =
-            cause.correlation_id.as_deref().map(|correlation| content_key(correlation, &task.title, Some(next.due)));
+            cause.correlation_id.as_deref().map(|correlation| content_key(correlation, &task.title, Some(due)));
         if let Some(key) = content {
             self.by_content.insert(key, successor.0);
         }
@@ -321,11 +322,16 @@ impl Ledger {
             early.sort_unstable();
             early.dedup();
             let known = Known { user: task.user_id.clone(), series: fields.clone() };
-            self.creates.insert(successor.0, Create::Settled(ActionState::Confirmed, Some(Box::new(known))));
+            self.creates.insert(successor.0, Create::Settled(Some(Box::new(known))));
             moved(successor.0, task.id, Progress { state: ActionState::Confirmed, ..progress }, out);
             return Some((early, fields));
         }
-        let due = next.due;
+        if covered {
+            let series = Some(Box::new(fields));
+            self.creates.insert(successor.0, Create::Erased { task: task.id, series });
+            moved(successor.0, task.id, Progress { state: ActionState::Cancelled, ..progress }, out);
+            return None;
+        }
         let mut open = Open { action, progress, series: fields, title: task.title.clone(), due, reported: false };
         if horizon.is_some_and(|horizon| open.action.caused_at < horizon) {
             give_up(&mut open, order, now, Some(Arc::clone(cause)), out);
@@ -388,26 +394,34 @@ impl Ledger {
         moved(open.action.id, open.action.task, open.progress.clone(), out);
     }
 
-    /// Cancels what is still open of an erased user, whose bodies are gone from the store.
-    pub fn erase(&mut self, user: &UserId, out: &mut Out<'_>) {
+    /// Cancels what is still open of an erased user, as far as it was asked for up to `at`. Of what was settled the
+    /// bodies are destroyed, so nothing stays known of it.
+    pub fn erase(&mut self, user: &UserId, at: Timestamp, out: &mut Out<'_>) {
         for create in self.creates.values_mut() {
-            if let Create::Settled(_, known) = create
+            if let Create::Settled(known) = create
                 && known.as_ref().is_some_and(|known| known.user == *user)
             {
                 *known = None;
             }
         }
+        let is_covered = |open: &Open| open.action.user == *user && open.action.caused_at <= at;
         let mut gone: Vec<Uuid> = self
             .creates
             .iter()
-            .filter_map(|(id, create)| matches!(create, Create::Open(open) if open.action.user == *user).then_some(*id))
+            .filter_map(|(id, create)| matches!(create, Create::Open(open) if is_covered(open)).then_some(*id))
             .collect();
         gone.sort_unstable();
         for id in gone {
-            if let Some(Create::Open(open)) = self.creates.insert(id, Create::Settled(ActionState::Cancelled, None)) {
-                let progress = Progress { state: ActionState::Cancelled, next_attempt_at: None, ..open.progress };
-                moved(id, open.action.task, progress, out);
+            let Some(Create::Open(open)) = self.creates.remove(&id) else { continue };
+            let task = open.action.task;
+            if let Some(correlation) = &open.action.correlation_id {
+                // As an event that is covered too says it.
+                self.by_content.insert(content_key(correlation, "", Some(open.due)), id);
             }
+            let series = Some(Box::new(open.series));
+            self.creates.insert(id, Create::Erased { task, series });
+            let progress = Progress { state: ActionState::Cancelled, next_attempt_at: None, ..open.progress };
+            moved(id, task, progress, out);
         }
     }
 
@@ -420,10 +434,40 @@ impl Ledger {
                     && Some(open.due) == created.due
                     && open.action.correlation_id.as_deref() == created.correlation
             }
-            Some(Create::Settled(_, known)) => known.as_ref().is_none_or(|known| known.user == *created.user),
+            Some(Create::Settled(known)) => known.as_ref().is_none_or(|known| known.user == *created.user),
+            Some(Create::Erased { .. }) => true,
             None => false,
         }
     }
+}
+
+/// What ties the successor of a completed task to its series; `None` when it has none.
+pub fn next_of(
+    task: &Task,
+    zone: chrono_tz::Tz,
+    completed_at: Timestamp,
+    rules: &mut RuleCache,
+    missed: Missed,
+) -> Option<SeriesFields> {
+    let Recurrence::Series(series) = (match evaluate(rules, task, zone, None) {
+        // Without an anchor the completion is anchor and due.
+        Recurrence::Unanchored => evaluate(rules, task, zone, Some(Due::Instant(completed_at))),
+        known => known,
+    }) else {
+        return None;
+    };
+    // A due that was cleared leaves the later of the scheduled one and the completion.
+    let missed = if task.due_date.is_some() { missed } else { Missed::Skip };
+    let base = base_of(task).or(task.recurrence_id).unwrap_or(Due::Instant(completed_at));
+    let index = task.occurrence_index.unwrap_or(1);
+    let Next::Due(next) = series.next_after(base, index, Some(completed_at), missed) else { return None };
+    Some(SeriesFields {
+        start: task.recurrence_start.unwrap_or_else(|| series.anchor()),
+        id: next.due,
+        series: task.series_id.unwrap_or(task.id),
+        previous: task.id,
+        index: next.index,
+    })
 }
 
 fn give_up(open: &mut Open, order: u32, now: Timestamp, cause: Option<Arc<Cause>>, out: &mut Out<'_>) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use topics::Task;
 use topics::action::{ActionKind, Outcome};
 use topics::audit::AuditEntry;
-use topics::commit::{Counts, NextOffset, Restored, Traced};
+use topics::commit::{Counts, Erasure, NextOffset, Restored, Traced};
 use topics::dead_letter::DeadLetter;
 use topics::ids::{TaskId, UserId};
 use topics::record::{Position, SourceTopic};
@@ -31,13 +31,15 @@ mod apply;
 mod draft;
 mod memory;
 mod order;
+mod origins;
 mod record;
 mod series;
 mod snapshot;
 
+use apply::Remembered;
 pub(crate) use draft::trace_id;
 pub use order::Order;
-use series::Noted;
+use origins::{Origins, Stated};
 pub use series::{Echo, Marks, Resting};
 use snapshot::Given;
 
@@ -51,8 +53,15 @@ pub struct Entry {
     pub task: Option<Arc<Task>>,
     /// Whose it is, or was.
     pub owner: UserId,
-    /// Its version, which goes on growing over a deletion.
+    /// How many changes were applied; with the erasures that found something it makes the task's version, which goes on
+    /// growing over a deletion.
     pub version: u64,
+    /// Time of the last event that stated the whole task.
+    pub base: Timestamp,
+    /// Time of the event since which it asks for the reminders that it asks for.
+    pub asked_at: Timestamp,
+    /// Earliest time of its events since it came to be.
+    pub first: Timestamp,
     /// What was applied so far.
     pub order: Order,
     /// Entries in its audit chain.
@@ -75,6 +84,22 @@ pub struct Rare {
     /// The series of a deleted task, in case that it comes back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resting: Option<Box<Resting>>,
+    /// Fields that were stated at another time than the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origins: Option<Box<Origins>>,
+}
+
+impl Entry {
+    /// When its fields were stated.
+    fn stated(&self) -> Stated<'_> {
+        let other = self.rare.as_deref().and_then(|rare| rare.origins.as_deref());
+        Stated { base: self.base, other, owner: &self.owner }
+    }
+
+    /// How much the erasures of its owner add to its version.
+    fn erased_times(&self, users: &Users) -> u64 {
+        users.erasures(&self.owner).iter().filter(|at| **at >= self.first).count() as u64
+    }
 }
 
 /// All that the records of one time came to.
@@ -91,7 +116,9 @@ pub struct Drafts {
     /// Users whose settings changed.
     pub users: Vec<UserId>,
     /// Users whose personal data goes.
-    pub erased: Vec<UserId>,
+    pub erased: Vec<Erasure>,
+    /// Tasks that an erasure changed, each with its ordinal.
+    pub revised: Vec<(u32, TaskId, Arc<Task>)>,
     /// Records that can never be read.
     pub dead_letters: Vec<DeadLetter>,
     /// Counts of what was read.
@@ -151,8 +178,7 @@ impl Tasks {
             tasks.ledger.restore(Arc::clone(action), progress.clone());
         }
         for row in std::mem::take(&mut restored.tasks) {
-            let owner = row.after.as_ref().map(|task| &task.user_id);
-            let Some(mut entry) = memory::decode(&row.memory, owner) else {
+            let Some(mut entry) = memory::decode(&row.memory, row.after.as_deref()) else {
                 tracing::error!(task_id = %row.id, "the stored memory of a task cannot be read; its next event counts as the first");
                 continue;
             };
@@ -295,7 +321,7 @@ impl Tasks {
 
 impl Entry {
     /// Takes in the task after an event.
-    fn keep(&mut self, task: Arc<Task>, noted: Noted, content: Option<u64>) {
+    fn keep(&mut self, task: Arc<Task>, Remembered { noted, content, other }: Remembered) {
         if self.task.replace(task).is_none()
             && let Some(rare) = &mut self.rare
         {
@@ -305,10 +331,13 @@ impl Entry {
             }
         }
         self.marks = noted.marks;
-        if content.is_some() || !noted.old.is_empty() {
+        if content.is_some() || other.is_some() || !noted.old.is_empty() {
             let rare = self.rare.get_or_insert_default();
             rare.content = content.or(rare.content);
+            rare.origins = other;
             Echo::remember(&mut rare.echoes, noted.old);
+        } else if let Some(rare) = &mut self.rare {
+            rare.origins = None;
         }
         self.tidy();
     }
@@ -316,6 +345,9 @@ impl Entry {
     /// The task was deleted, perhaps not for the first time.
     fn bury(&mut self) {
         let Some(task) = self.task.take() else { return };
+        if let Some(rare) = &mut self.rare {
+            rare.origins = None;
+        }
         if let Some(resting) = Resting::of(&task, self.marks) {
             self.rare.get_or_insert_default().resting = Some(Box::new(resting));
         }
@@ -333,10 +365,9 @@ impl Entry {
                 let mut fields = Given::of(task);
                 let echo = series::fill_in(&mut fields, known, &mut self.marks);
                 if fields != Given::of(task) {
-                    self.version += 1;
+                    // No change of its own: the task is what it would be had the completion been read first.
                     let mut filled = Task::clone(task);
                     fields.lay_on(&mut filled);
-                    filled.version = self.version;
                     after = Some(Arc::new(filled));
                 }
                 echo

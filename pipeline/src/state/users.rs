@@ -1,16 +1,25 @@
-//! Users: what they have set, and which tasks are theirs.
+//! Users: what they have set, when they were erased, and which tasks are theirs.
+//!
+//! Events about a user come from another partition than those of the tasks, and in a rebuild in another order. So what a
+//! user set is kept event by event, and what holds follows from their times; and of erasures the times stay, since an
+//! event that is read later may be of an earlier time.
 
 use std::sync::Arc;
 
 use chrono_tz::Tz;
 use compact_str::CompactString;
 use hashbrown::HashMap;
-use topics::commit::UserRow;
+use topics::commit::{Said, UserRow};
 use topics::event::{Field, UserSettings};
 use topics::ids::{TaskId, UserId};
+use topics::record::{Position, SourceTopic};
 use topics::reminder::{Channel, Offset};
+use topics::time::Timestamp;
 
-use super::Settings;
+use super::{Settings, Since};
+
+/// Events of one user that are kept; beyond these the earliest are taken together.
+const SAID_MAX: usize = 100;
 
 /// Every user seen.
 #[derive(Debug)]
@@ -18,6 +27,8 @@ pub struct Users {
     numbers: HashMap<UserId, u32>,
     users: Vec<User>,
     defaults: Arc<Settings>,
+    /// Somebody was erased.
+    any_erased: bool,
 }
 
 /// One user.
@@ -34,12 +45,24 @@ struct User {
 impl Users {
     /// Nobody yet; `defaults` hold for those who have set nothing.
     pub fn new(defaults: Settings) -> Self {
-        Users { numbers: HashMap::new(), users: Vec::new(), defaults: Arc::new(defaults) }
+        Users { numbers: HashMap::new(), users: Vec::new(), defaults: Arc::new(defaults), any_erased: false }
     }
 
     /// Takes in a stored user.
-    pub fn restore(&mut self, row: UserRow) {
-        let settings = Arc::new(settings_of(&row, &self.defaults));
+    pub fn restore(&mut self, mut row: UserRow) {
+        if row.said.is_empty() && has_settings(&row) {
+            // Stored before the events were kept: all that is known was said before anything else.
+            row.said.push(Said {
+                at: Timestamp::MIN,
+                place: (0, i32::MIN, 0),
+                channels: Some(row.channels.clone()),
+                email: Some(row.email.clone()),
+                reminder_offsets: Some(row.reminder_offsets.clone()),
+                timezone: Some(row.timezone),
+            });
+        }
+        self.any_erased |= row.erased;
+        let settings = Arc::new(settings_of(&mut row, &self.defaults));
         let user = self.user(&row.id);
         user.settings = settings;
         user.row = Some(Box::new(row));
@@ -69,29 +92,69 @@ impl Users {
         self.find(id).map_or(&[], |user| &user.tasks)
     }
 
-    /// Applies a user's settings, and returns what holds now.
-    pub fn update(&mut self, id: &UserId, change: &UserSettings) -> Arc<Settings> {
+    /// Applies an event of a user's settings, and returns what holds now; `None` when an erasure covers the event.
+    pub fn update(
+        &mut self,
+        id: &UserId,
+        at: Timestamp,
+        (topic, position): (SourceTopic, Position),
+        change: &UserSettings,
+    ) -> Option<Arc<Settings>> {
         let defaults = Arc::clone(&self.defaults);
         let user = self.user(id);
         let row = user.row.get_or_insert_with(|| Box::new(UserRow::new(user.id.clone())));
-        set(&mut row.timezone, &change.timezone, |zone: &Tz| *zone);
-        set(&mut row.reminder_offsets, &change.reminder_offsets, |offsets: &Vec<Offset>| {
-            offsets.iter().map(Offset::to_string).collect()
-        });
-        set(&mut row.channels, &change.channels, |channels: &Vec<Channel>| channels.clone());
-        set(&mut row.email, &change.email, |email: &CompactString| email.to_string());
+        if row.erased_at().is_some_and(|erased| at <= erased) {
+            return None;
+        }
+        let said = Said {
+            at,
+            place: (topic as u8, position.partition, position.offset),
+            channels: named(&change.channels, |channels: &Vec<Channel>| channels.clone()),
+            email: named(&change.email, |email: &CompactString| email.to_string()),
+            reminder_offsets: named(&change.reminder_offsets, |offsets: &Vec<Offset>| {
+                offsets.iter().map(Offset::to_string).collect()
+            }),
+            timezone: named(&change.timezone, |zone: &Tz| *zone),
+        };
+        let place = row.said.partition_point(|other| (other.at, other.place) <= (said.at, said.place));
+        row.said.insert(place, said);
+        if row.said.len() > SAID_MAX {
+            take_together(&mut row.said);
+        }
+        user.settings = Arc::new(settings_of(row, &defaults));
+        Some(Arc::clone(&user.settings))
+    }
+
+    /// Forgets all that a user has set up to `at`, and returns what holds now.
+    pub fn erase(&mut self, id: &UserId, at: Timestamp) -> Arc<Settings> {
+        self.any_erased = true;
+        let defaults = Arc::clone(&self.defaults);
+        let user = self.user(id);
+        let row = user.row.get_or_insert_with(|| Box::new(UserRow::new(user.id.clone())));
+        row.erased = true;
+        row.erasures.insert(row.erasures.partition_point(|other| *other <= at), at);
+        let erased = row.erased_at();
+        row.said.retain(|said| Some(said.at) > erased);
         user.settings = Arc::new(settings_of(row, &defaults));
         Arc::clone(&user.settings)
     }
 
-    /// Forgets all that a user has set, and returns what holds now.
-    pub fn erase(&mut self, id: &UserId) -> Arc<Settings> {
-        let defaults = Arc::clone(&self.defaults);
-        let user = self.user(id);
-        let entries = user.row.as_ref().map_or(0, |row| row.entries);
-        user.row = Some(Box::new(UserRow { erased: true, entries, ..UserRow::new(user.id.clone()) }));
-        user.settings = Arc::clone(&defaults);
-        defaults
+    /// Whether an erasure of this user covers what happened at `at`.
+    pub fn covers(&self, id: &UserId, at: Timestamp) -> bool {
+        self.any_erased && self.erasures(id).last().is_some_and(|erased| at <= *erased)
+    }
+
+    /// The times at which a user was erased, in order.
+    pub fn erasures(&self, id: &UserId) -> &[Timestamp] {
+        if !self.any_erased {
+            return &[];
+        }
+        self.find(id).and_then(|user| user.row.as_deref()).map_or(&[], |row| &row.erasures)
+    }
+
+    /// Whether anybody was ever erased.
+    pub fn any_erased(&self) -> bool {
+        self.any_erased
     }
 
     /// The next number in the user's own audit chain.
@@ -130,23 +193,71 @@ impl Users {
     }
 }
 
-fn set<T, V>(slot: &mut Option<T>, field: &Field<V>, make: impl FnOnce(&V) -> T) {
+fn named<T, V>(field: &Field<V>, make: impl FnOnce(&V) -> T) -> Option<Option<T>> {
     match field {
-        Field::Absent => {}
-        Field::Null => *slot = None,
-        Field::Value(value) => *slot = Some(make(value)),
+        Field::Absent => None,
+        Field::Null => Some(None),
+        Field::Value(value) => Some(Some(make(value))),
     }
 }
 
-fn settings_of(row: &UserRow, defaults: &Settings) -> Settings {
-    Settings {
-        zone: row.timezone.unwrap_or(defaults.zone),
-        offsets: row.offsets().unwrap_or_else(|| defaults.offsets.clone()),
-        channels: row
-            .channels
-            .clone()
-            .filter(|channels| !channels.is_empty())
-            .unwrap_or_else(|| defaults.channels.clone()),
-        email: row.email.as_deref().map(CompactString::from),
+/// The first two events as one of the time of the second.
+fn take_together(said: &mut Vec<Said>) {
+    let first = said.remove(0);
+    let second = &mut said[0];
+    second.channels = second.channels.take().or(first.channels);
+    second.email = second.email.take().or(first.email);
+    second.reminder_offsets = second.reminder_offsets.take().or(first.reminder_offsets);
+    second.timezone = second.timezone.take().or(first.timezone);
+}
+
+fn has_settings(row: &UserRow) -> bool {
+    row.channels.is_some() || row.email.is_some() || row.reminder_offsets.is_some() || row.timezone.is_some()
+}
+
+/// What holds after all that was said, and since when; `row` gets the values.
+fn settings_of(row: &mut UserRow, defaults: &Settings) -> Settings {
+    let began = row.erased_at();
+    let mut now = defaults.clone();
+    now.since = Since {
+        told: row.erased || row.said.iter().any(|said| said.reminder_offsets.is_some() || said.timezone.is_some()),
+        erased: row.erased,
+        zone: began,
+        offsets: vec![began; now.offsets.len()],
+        channels: began,
+        zones: Vec::new(),
+    };
+    (row.channels, row.email, row.reminder_offsets, row.timezone) = (None, None, None, None);
+    for said in &row.said {
+        let at = Some(said.at);
+        if let Some(zone) = said.timezone {
+            row.timezone = zone;
+            let zone = zone.unwrap_or(defaults.zone);
+            if zone != now.zone {
+                now.since.zones.push((said.at, now.zone));
+                (now.zone, now.since.zone) = (zone, at);
+            }
+        }
+        if let Some(offsets) = &said.reminder_offsets {
+            row.reminder_offsets.clone_from(offsets);
+            let offsets = row.offsets().unwrap_or_else(|| defaults.offsets.clone());
+            let before = |offset: &Offset| now.offsets.iter().position(|other| other == offset);
+            let since = offsets.iter().map(|offset| before(offset).map_or(at, |place| now.since.offsets[place]));
+            now.since.offsets = since.collect();
+            now.offsets = offsets;
+        }
+        if let Some(channels) = &said.channels {
+            row.channels.clone_from(channels);
+            let channels = channels.clone().filter(|channels| !channels.is_empty());
+            let channels = channels.unwrap_or_else(|| defaults.channels.clone());
+            if channels != now.channels {
+                (now.channels, now.since.channels) = (channels, at);
+            }
+        }
+        if let Some(email) = &said.email {
+            row.email.clone_from(email);
+            now.email = email.as_deref().map(CompactString::from);
+        }
     }
+    now
 }

@@ -25,6 +25,7 @@ pub fn sequence(
     entries: Vec<(u32, AuditEntry)>,
     mut facts: Vec<Fact>,
     before: &HashMap<TaskId, Option<Arc<Task>>>,
+    revised: &[(u32, TaskId, Arc<Task>)],
     tasks: &mut Tasks,
     recorded_at: Timestamp,
 ) -> Vec<AuditEntry> {
@@ -56,10 +57,10 @@ pub fn sequence(
         }
         // Erased tasks have no entry of their own: what is said of them from here on is said without what was theirs.
         if entry.action == AuditAction::Erased {
-            for task in current.values_mut().flatten().filter(|task| task.user_id == entry.user) {
-                let task = Arc::make_mut(task);
-                task.version += 1;
-                task.erase();
+            for (_, task, after) in revised.iter().filter(|(of, ..)| *of == order) {
+                if let Some(state) = current.get_mut(task) {
+                    *state = Some(Arc::clone(after));
+                }
             }
         }
         number(entry, tasks, &mut sequenced);
@@ -129,6 +130,7 @@ fn entry_of(
         gap: false,
         warnings: Vec::new(),
         metadata: Arc::new(metadata),
+        kept: None,
     })
 }
 

@@ -104,6 +104,8 @@ pub struct Reminder {
     pub created_at: Timestamp,
     /// Time of the last event that changed it.
     pub updated_at: Timestamp,
+    /// Whether it hangs on what the user set, if they did; kept by the store, not shown.
+    pub leans: bool,
     /// The event that made it or brought it back; kept by the store, not shown.
     pub origin: Origin,
 }

@@ -247,11 +247,11 @@ fn a_successor_read_before_its_completion_confirms_at_once() {
             create-next-task of 2 CONFIRMED due=2026-03-03T09:00Z index=2
             create-next-task of 3 CONFIRMED due=2026-03-03T09:00Z index=2
             -- task next(1)
-            next(1): v2 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=1 title=Task next(1)
+            next(1): v1 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=1 title=Task next(1)
             -- task 22
-            22: v2 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=2 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=2 title=Task 22
+            22: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=2 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=2 title=Task 22
             -- task 23
-            23: v2 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=3 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=3 title=Task 3
+            23: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=3 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=3 title=Task 3
             -- occurrences successor,occurrenceIndex
             1 successor={state:CONFIRMED,taskId:next(1)} occurrenceIndex=1
             2 successor={state:CONFIRMED,taskId:next(2)} occurrenceIndex=1

@@ -59,7 +59,7 @@ fn a_restart_at_any_place_changes_nothing() {
         1 state=ACTIVE anchor=2026-03-02T09:00Z currentDue=2026-03-02T09:00Z nextDue=2026-03-09T09:00Z occurrenceIndex=1 successor={state:CONFIRMED,taskId:next(1)}
         next(1) state=ACTIVE anchor=2026-03-02T09:00Z currentDue=2026-03-03T09:00Z nextDue=2026-03-04T09:00Z occurrenceIndex=2 successor={state:DELIVERED,taskId:next(next(1))}
         -- reminders
-        1 triggerTime=2026-03-02T08:00Z status=CANCELLED reason=task_completed late=false
+        1 triggerTime=2026-03-02T08:00Z status=EXPIRED reason=trigger_in_past late=false
         2 triggerTime=2026-03-01T09:00Z status=EXPIRED reason=trigger_in_past late=false
         2 triggerTime=2026-03-02T08:00Z status=EXPIRED reason=trigger_in_past late=false
         next(1) triggerTime=2026-03-03T08:00Z status=CANCELLED reason=task_completed late=false
@@ -75,6 +75,7 @@ fn a_restart_at_any_place_changes_nothing() {
         4 REMINDER_CANCELLED v2→v2
         5 UPDATED v2→v2 stale
         6 UPDATED v2→v3 gap
+        7 REMINDER_EXPIRED v3→v3
         -- audit 2
         1 CREATED -→v1
         2 UPDATED v1→v1 stale

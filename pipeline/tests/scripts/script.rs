@@ -6,9 +6,10 @@
 //! - `> KIND TASK field=value …` sends an event. Fields go into the snapshot; `id version seq source corr user time
 //!   partition` where they belong; `~field=value` goes into `changes`; `bare` leaves the snapshot out
 //! - `batch … end` puts the events between into one record
-//! - `user-updated USER field=value …`, `user-erased USER`
+//! - `user-updated USER field=value …`, `user-erased USER`; `time` is that of the event
 //! - `delivered|failed|retry|retry-requested TASK` tells what became of the create for TASK's successor
 //! - `create-arrives TASK [as N] [without FIELD…]` sends the body of the create back as a `CREATED`
+//! - `show VIEW FIELD,… where FIELD!=VALUE` shows these fields of the rows that are so
 //! - `show tasks|task N|occurrences|reminders|actions|audit N|dead-letters|counts`
 
 use expect_test::Expect;
@@ -94,9 +95,11 @@ impl Runner {
             ">" => self.event(&words[1], &words[2], &words[3..]),
             "user-updated" | "user-erased" => {
                 let mut data = Map::from_iter([("userId".to_owned(), json!(words[1]))]);
-                data.extend(words[2..].iter().map(|word| pair(word)));
+                let (attributes, fields): (Map<_, _>, Map<_, _>) =
+                    words[2..].iter().map(|word| pair(word)).partition(|(name, _)| name == "time");
+                data.extend(fields);
                 let kind = words[0].replace('-', ".");
-                let event = self.world().event(&kind, Value::Object(data), Map::new());
+                let event = self.world().event(&kind, Value::Object(data), attributes);
                 self.send(event, SourceTopic::UserEvents, 0);
             }
             "delivered" => self.outcome(&words[1], OutcomeResult::Delivered),

@@ -35,7 +35,7 @@ pub fn show(world: &World, what: &[String]) -> String {
             all.sort();
             all.iter().map(|(key, count)| format!("{key:?} {count}\n")).collect()
         }
-        view => rows(&stored, view, what.get(1).map_or("", String::as_str)),
+        view => rows(&stored, view, what.get(1).map_or("", String::as_str), what.get(3).map_or("", String::as_str)),
     };
     if shown.is_empty() { "(none)\n".to_owned() } else { shown }
 }
@@ -57,13 +57,16 @@ fn task(task: &Task) -> String {
     shown + "\n"
 }
 
-fn rows(stored: &Stored, view: &str, fields: &str) -> String {
+fn rows(stored: &Stored, view: &str, fields: &str, without: &str) -> String {
     let number = VIEWS.iter().position(|v| v.spec.name == view).unwrap_or_else(|| panic!("no view {view}"));
     let mut lines: Vec<String> = Vec::new();
     for ((_, key), row) in stored.rows.iter().filter(|((view, _), _)| *view as usize == number) {
         let mut json = Vec::new();
         row.write_json(&mut json);
         let json: Value = serde_json::from_slice(&json).expect("a row is JSON");
+        if without.split_once("!=").is_some_and(|(name, value)| json[name] == value) {
+            continue;
+        }
         let task = row.task().map(|task| name_of(task.0)).unwrap_or_default();
         let mut line = task;
         let names: Vec<&str> = if fields.is_empty() { default_fields(view) } else { fields.split(',').collect() };

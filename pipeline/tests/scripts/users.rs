@@ -1,8 +1,9 @@
 //! Users: settings and erasure (§1.4, §7).
 
-use expect_test::expect;
+use expect_test::{Expect, expect};
+use pipeline::Config;
 
-use super::script::check;
+use super::script::{check, run};
 
 #[test]
 fn settings_hold_for_all_tasks_of_the_user() {
@@ -94,6 +95,7 @@ fn after_an_erasure_the_next_event_asks_for_reminders_anew() {
         user-erased ann
         show reminders
         restart
+        at 2026-03-01T08:00:01Z
         > updated 1 user=ann due=2026-03-10T09:00:00Z title=Again
         show reminders
         "#,
@@ -103,6 +105,111 @@ fn after_an_erasure_the_next_event_asks_for_reminders_anew() {
             -- reminders
             1 triggerTime=2026-03-09T09:00Z status=CANCELLED reason=user_erased late=false
             1 triggerTime=2026-03-10T08:00Z status=PENDING late=false
+        "#]],
+    );
+}
+
+/// The same records in another order of partitions and topics come to the same.
+#[track_caller]
+fn check_orders(start: &str, orders: &[&str], end: &str, expected: Expect) {
+    let shown: Vec<String> = orders
+        .iter()
+        .map(|order| run(&format!("at 2026-03-02T08:00:00Z\n{start}\n{order}\n{end}"), Config::default()))
+        .collect();
+    for other in &shown[1..] {
+        assert_eq!(&shown[0], other, "the order of reading decided");
+    }
+    expected.assert_eq(&shown[0]);
+}
+
+const ERASED: &str = "user-erased ann time=2026-03-01T10:00:00Z";
+
+#[test]
+fn an_erasure_covers_what_is_read_behind_it() {
+    let created = "> created 1 user=ann due=2026-03-10T09:00:00Z tags=[\"x\"] description=Secret colour=red \
+        time=2026-03-01T09:00:00Z id=c1";
+    check_orders(
+        "",
+        &[&format!("{created}\n{ERASED}"), &format!("{ERASED}\n{created}")],
+        "show tasks\nrestart\nshow tasks",
+        expect![[r#"
+            -- tasks
+            1: v2 description={$erased:true} dueDate=2026-03-10T09:00Z extra={$erased:true} tags={$erased:true} title={$erased:true}
+            -- tasks
+            1: v2 description={$erased:true} dueDate=2026-03-10T09:00Z extra={$erased:true} tags={$erased:true} title={$erased:true}
+        "#]],
+    );
+    // What the user says later is kept, and of what it leaves as it was, nothing.
+    let change = "> updated 1 bare ~description=Later ~size=7 time=2026-03-01T11:00:00Z id=u1";
+    let untitled = "> updated 1 user=ann title=null tags=[\"y\"] time=2026-03-01T12:00:00Z id=u2";
+    let [c, e] = [created, ERASED];
+    let orders = [format!("{c}\n{change}\n{e}"), format!("{c}\n{e}\n{change}"), format!("{e}\n{c}\n{change}")];
+    check_orders(
+        "",
+        &orders.each_ref().map(String::as_str),
+        "show tasks\nshow reminders status where status!=CANCELLED",
+        expect![[r#"
+            -- tasks
+            1: v3 description=Later dueDate=2026-03-10T09:00Z extra={size:7} tags={$erased:true} title={$erased:true}
+            -- reminders status where status!=CANCELLED
+            (none)
+        "#]],
+    );
+    let orders =
+        [format!("{c}\n{untitled}\n{e}"), format!("{c}\n{e}\nrestart\n{untitled}"), format!("{e}\n{c}\n{untitled}")];
+    check_orders(
+        "",
+        &orders.each_ref().map(String::as_str),
+        "show tasks\nshow reminders status where status!=CANCELLED",
+        expect![[r#"
+            -- tasks
+            1: v3 tags=[y] title={$erased:true}
+            -- reminders status where status!=CANCELLED
+            (none)
+        "#]],
+    );
+}
+
+#[test]
+fn settings_hold_by_their_time() {
+    let early = "user-updated ann timezone=America/New_York reminderOffsets=[\"P1D\"] time=2026-03-01T09:00:00Z";
+    let late = "user-updated ann timezone=Europe/Berlin email=a@b.c time=2026-03-01T10:00:00Z";
+    let created = "> created 1 user=ann due=2026-03-10 time=2026-03-01T09:30:00Z id=c1";
+    let orders = [
+        [early, late, created],
+        [late, early, created],
+        [created, late, early],
+        [late, created, early],
+        [created, early, late],
+    ]
+    .map(|order| order.join("\n"));
+    check_orders(
+        "",
+        &orders.each_ref().map(String::as_str),
+        "show tasks\nshow reminders triggerTime,status,createdAt,updatedAt where status!=CANCELLED",
+        expect![[r#"
+            -- tasks
+            1: v1 dueDate=2026-03-10 title=Task 1
+            -- reminders triggerTime,status,createdAt,updatedAt where status!=CANCELLED
+            1 triggerTime=2026-03-09T08:00Z status=PENDING createdAt=2026-03-01T09:30Z updatedAt=2026-03-01T10:00Z
+        "#]],
+    );
+}
+
+/// The trigger is past by the later of both events; one that was expired under other settings does not stay.
+#[test]
+fn what_is_past_is_judged_by_the_later_event() {
+    let created = "> created 1 user=ann due=2026-03-01T10:00:00Z time=2026-03-01T08:30:00Z id=c1";
+    let settings = "user-updated ann reminderOffsets=[\"PT2H\",\"PT5M\"] time=2026-03-01T09:00:00Z";
+    let orders = [[created, settings], [settings, created]].map(|order| order.join("\n"));
+    check_orders(
+        "restart holding",
+        &orders.each_ref().map(String::as_str),
+        "show reminders triggerTime,status,reason,createdAt where status!=CANCELLED",
+        expect![[r#"
+            -- reminders triggerTime,status,reason,createdAt where status!=CANCELLED
+            1 triggerTime=2026-03-01T08:00Z status=EXPIRED reason=trigger_in_past createdAt=2026-03-01T09:00Z
+            1 triggerTime=2026-03-01T09:55Z status=PENDING createdAt=2026-03-01T09:00Z
         "#]],
     );
 }

@@ -53,8 +53,11 @@ pub(crate) struct User {
     pub(crate) id: UserId,
     /// Secret for digests of entries after `erased_to`; `None` until the first such entry.
     pub(crate) key: Option<UserKey>,
-    /// Entries up to this number were erased.
+    /// An erasure was read behind entry `erased_to`: what entries up to this number say of the user is gone as far as it
+    /// comes of events up to `erased_at`, the latest of the erasures' times.
     pub(crate) erased_to: u64,
+    /// See `erased_to`.
+    pub(crate) erased_at: Timestamp,
     /// Secret of the entries up to `erased_to` while they still wait to be rewritten.
     pub(crate) old_key: Option<UserKey>,
     /// Events up to this time are covered by an erasure.

@@ -122,15 +122,22 @@ impl Changes {
 }
 
 impl ActionChange {
-    /// Destroys the action's body if it is of `user`. An erasure cancels every open create: one that is open was
-    /// decided after it, in the same commit, and is still to be sent.
+    /// Destroys the action's body if it is of `user` and not still to be sent.
     pub(crate) fn erase(&mut self, user: &UserId) {
-        let open = matches!(self.progress.state, ActionState::Decided | ActionState::Sent | ActionState::Delivered);
         if let Some(action) = self.decided.as_mut().filter(|action| action.user == *user)
-            && !(open && action.kind == ActionKind::CreateNextTask)
+            && !outlives_erasure(action, self.progress.state)
         {
             *action = Arc::new(erased_action(action));
         }
+    }
+}
+
+/// Whether an action of an erased user keeps its body. An erasure cancels what it covers: what is open in its commit comes
+/// of a later event, and is still to be sent or to be matched.
+pub(crate) fn outlives_erasure(action: &Action, state: ActionState) -> bool {
+    match action.kind {
+        ActionKind::CreateNextTask => state.is_open() || state == ActionState::Delivered,
+        ActionKind::Reminder => state.is_open(),
     }
 }
 

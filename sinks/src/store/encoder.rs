@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashMap};
 use std::hash::BuildHasher;
 use topics::audit::{AuditAction, AuditEntry};
-use topics::commit::Commit;
+use topics::commit::{Commit, Erasure};
 use topics::ids::UserId;
 use topics::task::Task;
 use topics::time::Timestamp;
@@ -17,9 +17,10 @@ use topics::view::ViewSpec;
 use crate::store::block::{After, Block, Codec, Slot};
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{Changes, TaskChange};
+use crate::store::covered::{erase_metadata, erase_state, with_kept};
 use crate::store::delta;
-use crate::store::entry_text::{EntryText, Hash, UserKey, actor_name, erase_actor_name, link, personal_digest};
-use crate::store::erasures::{self, Erasure, RecordRange};
+use crate::store::entry_text::{EntryText, Hash, UserKey, actor_name, link, personal_digest};
+use crate::store::erasures::{self, RecordRange};
 use crate::store::task_text::{Personal, write_task};
 
 /// A block as written: a full one once, the last one again with every group.
@@ -60,7 +61,7 @@ pub(crate) struct Group {
     /// Users whose older entries are to be rewritten without personal fields.
     pub(crate) erased: Vec<u32>,
     /// What is to be remembered of erasures, by the user's number.
-    pub(crate) erasures: Vec<(u32, Erasure)>,
+    pub(crate) erasures: Vec<(u32, erasures::Erasure)>,
     /// Records that earlier erasures cover.
     pub(crate) late: Vec<RecordRange>,
     pub(crate) indexed: Vec<Indexed>,
@@ -172,12 +173,12 @@ impl Encoder {
         let erasures = erasures(&commit);
         let mut waiting = erasures.iter().peekable();
         for (at, entry) in commit.audit.iter().enumerate() {
-            while let Some((_, user)) = waiting.next_if(|(end, _)| *end <= at) {
-                self.erase(user, group);
+            while let Some((_, erasure)) = waiting.next_if(|(end, _)| *end <= at) {
+                self.erase(erasure, group);
             }
             self.add_entry(entry, commit.n, group);
         }
-        waiting.for_each(|(_, user)| self.erase(user, group));
+        waiting.for_each(|(_, erasure)| self.erase(erasure, group));
         let changes = &mut group.changes;
         for row in &commit.tasks {
             let chain = ChainId::Task(row.id);
@@ -206,9 +207,9 @@ impl Encoder {
         changes.entries = self.entries;
         changes.caught_up = commit.caught_up;
         changes.touched.extend_from_slice(&commit.touched);
-        erasures.iter().for_each(|(_, user)| changes.erase(UserId::clone(user)));
+        erasures.iter().for_each(|(_, erasure)| changes.erase(erasure.user.clone()));
         group.late.extend(erasures::late(&commit, &self.chains.users()));
-        erasures.iter().for_each(|(_, user)| self.remember(&commit, user, group));
+        erasures.iter().for_each(|(_, erasure)| self.remember(&commit, erasure, group));
         group.weight += weight(&commit);
         group.commits.push(commit);
     }
@@ -276,9 +277,17 @@ impl Encoder {
                 user.key = Some(key);
                 (no, user.erased_to)
             }
-            None => {
-                (users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None, erased_until: None }), 0)
-            }
+            None => (
+                users.add(User {
+                    id: id.clone(),
+                    key: Some(key),
+                    erased_to: 0,
+                    erased_at: Timestamp::MIN,
+                    old_key: None,
+                    erased_until: None,
+                }),
+                0,
+            ),
         };
         self.changed_users.push(no);
         (no, key, erased_to)
@@ -294,6 +303,9 @@ impl Encoder {
         }
         self.metadata.clear();
         serde_json::to_writer(&mut self.metadata, &*entry.metadata).expect("metadata are JSON");
+        if let Some(kept) = &entry.kept {
+            with_kept(&mut self.metadata, kept);
+        }
         self.warnings.clear();
         if entry.warnings.is_empty() {
             self.warnings.extend_from_slice(b"[]");
@@ -315,7 +327,7 @@ impl Encoder {
             metadata: as_text(&self.metadata),
         };
         let name = entry.metadata.actor.name.as_ref().and_then(|_| actor_name(text.metadata));
-        let plain = name.is_none() && entry.metadata.extensions.is_empty();
+        let plain = name.is_none() && entry.metadata.extensions.is_empty() && entry.kept.is_none();
         let personal = entry.after.as_ref().map(|_| &self.after.personal);
         self.scratch.clear();
         text.write_personal(personal, name, &mut self.scratch);
@@ -395,24 +407,25 @@ impl Encoder {
         after.task = Some(task.clone());
     }
 
-    /// Has the erasure of a user remembered until every copy is rewritten.
-    fn remember(&mut self, commit: &Commit, id: &UserId, group: &mut Group) {
+    /// Has an erasure remembered until every copy is rewritten.
+    fn remember(&mut self, commit: &Commit, erasure: &Erasure, group: &mut Group) {
         let mut users = self.chains.users_mut();
-        let Some(no) = users.no(id) else { return };
-        users.erased(no, erasures::until(commit, id));
-        let until = users.erased_until(id.as_str()).expect("it was set above");
-        let (user, n, committed_at) = (id.clone(), commit.n, commit.committed_at);
-        group.erasures.push((no, Erasure { user, until, n, committed_at }));
+        let Some(no) = users.no(&erasure.user) else { return };
+        users.erased(no, erasure.at);
+        let until = users.erased_until(erasure.user.as_str()).expect("it was set above");
+        let (user, n, committed_at) = (erasure.user.clone(), commit.n, commit.committed_at);
+        group.erasures.push((no, erasures::Erasure { user, until, n, committed_at }));
     }
 
     /// Marks all entries so far of a user as erased, and erases those of the open block.
-    fn erase(&mut self, id: &UserId, group: &mut Group) {
+    fn erase(&mut self, erasure: &Erasure, group: &mut Group) {
         let mut users = self.chains.users_mut();
-        if let Some(no) = users.no(id) {
+        if let Some(no) = users.no(&erasure.user) {
             let user = users.get_mut(no).expect("numbered users are listed");
             if let Some(key) = user.key.take() {
                 debug_assert!(user.old_key.is_none(), "the group with the erasure before is durable");
                 (user.old_key, user.erased_to) = (Some(key), self.entries);
+                user.erased_at = user.erased_at.max(erasure.at);
                 erase_in_block(&mut self.open, no, user);
                 self.changed_users.push(no);
                 group.erased.push(no);
@@ -421,21 +434,22 @@ impl Encoder {
     }
 }
 
-/// The users whom a commit erases, each with the number of its entries that the last erasure takes: what a user does
-/// afterwards is no part of it, even in the same commit.
-fn erasures(commit: &Commit) -> Vec<(usize, &UserId)> {
-    let mut found: Vec<(usize, &UserId)> = Vec::new();
-    for user in &commit.erased {
-        if found.iter().any(|(_, known)| *known == user) {
+/// The erasures of a commit, those of one user as one, each with the number of its entries that were read before: those
+/// that were read behind it are written as it leaves them.
+fn erasures(commit: &Commit) -> Vec<(usize, Erasure)> {
+    let mut found: Vec<(usize, Erasure)> = Vec::new();
+    for erasure in &commit.erased {
+        if let Some((_, known)) = found.iter_mut().find(|(_, known)| known.user == erasure.user) {
+            known.at = known.at.max(erasure.at);
             continue;
         }
-        let is_erasure = |entry: &AuditEntry| entry.action == AuditAction::Erased && entry.user == *user;
+        let is_erasure = |entry: &AuditEntry| entry.action == AuditAction::Erased && entry.user == erasure.user;
         let end = commit.audit.iter().rposition(is_erasure).map_or(commit.audit.len(), |at| {
             let event = &commit.audit[at].metadata.event_id;
             let facts = commit.audit[at + 1..].iter();
             at + 1 + facts.take_while(|fact| fact.metadata.causation_id.as_ref() == Some(event)).count()
         });
-        found.push((end, user));
+        found.push((end, erasure.clone()));
     }
     found.sort_by_key(|(end, _)| *end);
     found
@@ -466,10 +480,10 @@ pub(crate) fn erase_in_block(block: &mut Block, no: u32, user: &User) -> usize {
             count += 1;
             // An entry with the state of another one has had its digest from the start.
             slot.personal.get_or_insert_with(|| digest_of(slot_before, texts.after, texts.metadata, key));
-            if let Some(personal) = Personal::find(&after) {
-                after = personal.erase(&after);
+            if !after.is_empty() {
+                after = erase_state(slot_before, texts.metadata, &after, user.erased_at);
             }
-            if let Some(nameless) = erase_actor_name(&metadata) {
+            if let Some(nameless) = erase_metadata(slot_before, &metadata, user.erased_at) {
                 metadata = nameless;
             }
         }

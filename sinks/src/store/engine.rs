@@ -339,7 +339,7 @@ fn wait_for_erasures(shared: &Engine, commit: &Commit) {
         let users = shared.chains.users();
         users.no(user).and_then(|no| users.get(no)).is_some_and(|user| user.old_key.is_some())
     };
-    while commit.erased.iter().any(is_open) {
+    while commit.erased.iter().any(|erasure| is_open(&erasure.user)) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -14,6 +14,7 @@ use topics::ids::TaskId;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
+use crate::store::covered::without_kept;
 use crate::store::json;
 use crate::store::task_text::{ERASED, Personal, write_canonical};
 
@@ -132,7 +133,7 @@ impl EntryText<'_> {
         if plain {
             to.extend_from_slice(self.metadata.as_bytes());
         } else {
-            write_core_metadata(self.metadata, to);
+            write_core_metadata(&without_kept(self.metadata), to);
         }
         to.extend_from_slice(b",\"personal\":");
         put_hash(digest, to);
@@ -180,7 +181,7 @@ impl EntryText<'_> {
         to.extend_from_slice(b",\"id\":");
         put_uuid(self.id, &mut to);
         to.extend_from_slice(b",\"metadata\":");
-        to.extend_from_slice(self.metadata.as_bytes());
+        to.extend_from_slice(without_kept(self.metadata).as_bytes());
         to.extend_from_slice(b",\"prevHash\":");
         put_hash(prev, &mut to);
         self.write_end(&mut to);

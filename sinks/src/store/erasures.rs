@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use topics::audit::{AuditAction, AuditEntry};
+use topics::audit::AuditAction;
 use topics::commit::Commit;
 use topics::dead_letter::DeadLetter;
 use topics::event::SOURCE;
@@ -84,12 +84,6 @@ impl Open {
     pub(crate) fn set(&self, count: u64) {
         self.0.store(count, Ordering::Release);
     }
-}
-
-/// The latest time of an erasure of `user` in a commit.
-pub(crate) fn until(commit: &Commit, user: &UserId) -> Timestamp {
-    let is_erasure = |entry: &&AuditEntry| entry.action == AuditAction::Erased && entry.user == *user;
-    commit.audit.iter().filter(is_erasure).map(|entry| entry.timestamp).max().unwrap_or(commit.committed_at)
 }
 
 /// Ranges of records of a commit among which erasures before it cover some.

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
-use topics::action::Action;
+use topics::action::{Action, Progress};
 use topics::ids::UserId;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
-use crate::store::changes::{ActionChange, Changes, erased_action};
+use crate::store::changes::{ActionChange, Changes, erased_action, outlives_erasure};
 use crate::store::{ActionQuery, ShownAction, StoreError};
 
 /// The table of actions, as an engine keeps it.
@@ -35,8 +35,9 @@ struct Ahead {
 
 impl Ahead {
     /// The action as it stands in the table, as readers may see it.
-    fn visible(&self, action: Arc<Action>) -> Arc<Action> {
-        match self.erased.iter().any(|(_, user)| *user == action.user) {
+    fn visible(&self, action: Arc<Action>, progress: &Progress) -> Arc<Action> {
+        let erased = self.erased.iter().any(|(_, user)| *user == action.user);
+        match erased && !outlives_erasure(&action, progress.state) {
             true => Arc::new(erased_action(&action)),
             false => action,
         }
@@ -85,7 +86,7 @@ impl Ledger {
         if let Some(ahead) = ahead {
             found.progress = ahead.progress;
         }
-        found.action = self.lock().visible(found.action);
+        found.action = self.lock().visible(found.action, &found.progress);
         Ok(Some(found))
     }
 
@@ -106,7 +107,7 @@ impl Ledger {
         let moved: Vec<Uuid> = ahead.iter().filter(|(_, change)| change.decided.is_none()).map(|(id, _)| *id).collect();
         for shown in table.some(&moved).await? {
             let progress = ahead[&shown.action.id].progress.clone();
-            page.push(ShownAction { action: erased.visible(shown.action), progress });
+            page.push(ShownAction { action: erased.visible(shown.action, &progress), progress });
         }
         for change in ahead.values() {
             if let Some(action) = &change.decided {
@@ -122,7 +123,7 @@ impl Ledger {
             after = rows.last().map(key).or(after);
             for shown in rows.into_iter().filter(|shown| !ahead.contains_key(&shown.action.id)) {
                 from_table += 1;
-                page.push(ShownAction { action: erased.visible(shown.action), ..shown });
+                page.push(ShownAction { action: erased.visible(shown.action, &shown.progress), ..shown });
             }
             if !full {
                 break;

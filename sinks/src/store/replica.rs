@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use topics::action::ActionKind;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
-use topics::commit::{Commit, NextOffset, RowChange, TaskRow};
-use topics::ids::TaskId;
+use topics::commit::{Commit, Erasure, NextOffset, RowChange, TaskRow, UserRow};
+use topics::ids::{TaskId, UserId};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
@@ -204,6 +204,8 @@ impl ReplicaProgress {
 
 /// What a group of commits changed, as one commit.
 pub(crate) fn commit_of(changes: Changes) -> Commit {
+    let at = |user: &UserId| changes.users.get(user).and_then(UserRow::erased_at).unwrap_or(Timestamp::MAX);
+    let erased = changes.erased.iter().map(|user| Erasure { user: user.clone(), at: at(user) }).collect();
     let tasks = changes.tasks.into_values();
     let rows = changes.rows.into_iter();
     let positions = changes.positions.into_iter();
@@ -218,7 +220,7 @@ pub(crate) fn commit_of(changes: Changes) -> Commit {
             .collect(),
         rows: rows.map(|((view, key), after)| RowChange { view, key, after }).collect(),
         users: changes.users.into_values().collect(),
-        erased: changes.erased,
+        erased,
         touched: changes.touched,
         caught_up: true,
         ..Commit::default()

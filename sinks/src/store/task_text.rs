@@ -58,14 +58,18 @@ impl Personal {
 
     /// The text with every personal value replaced by [`ERASED`].
     pub(crate) fn erase(&self, text: &str) -> String {
+        self.replace(text, |_, _| Some(ERASED.to_owned()))
+    }
+
+    /// The text with other personal values, by name and value; `None` leaves one as it is.
+    pub(crate) fn replace(&self, text: &str, other: impl Fn(&str, &str) -> Option<String>) -> String {
         let mut erased = String::with_capacity(text.len());
         let mut at = 0;
         for (place, name) in self.0.iter().zip(PERSONAL) {
-            erased.push_str(&text[at..place.start]);
-            erased.push('"');
-            erased.push_str(name);
-            erased.push_str("\":");
-            erased.push_str(ERASED);
+            let begin = place.start + name.len() + "\"\":".len();
+            let Some(value) = other(name, &text[begin..place.end]) else { continue };
+            erased.push_str(&text[at..begin]);
+            erased.push_str(&value);
             at = place.end;
         }
         erased.push_str(&text[at..]);

@@ -10,9 +10,9 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 use topics::action::{Action, ActionKind, ActionState, OutboxChange, Progress};
 use topics::audit::{AuditAction, AuditEntry, AuditKey, Metadata};
-use topics::commit::{Commit, NextOffset, RowChange, TaskRow, UserRow};
+use topics::commit::{Commit, Erasure, NextOffset, RowChange, TaskRow, UserRow};
 use topics::dead_letter::{DeadLetter, Reason};
-use topics::event::Actor;
+use topics::event::{Actor, ActorName};
 use topics::ids::{TaskId, UserId, audit_entry, successor};
 use topics::record::{Position, SourceTopic};
 use topics::task::{Extra, Priority, Task, Warning};
@@ -209,7 +209,7 @@ impl History {
         if !self.plain && self.rng.random_ratio(1, 5) {
             extensions.insert("topic".to_owned(), Self::raw(r#"{"b": 1.0,"a":"x"}"#));
         }
-        let name = (!self.plain && self.rng.random_ratio(1, 5)).then(|| self.words(1).into());
+        let name = (!self.plain && self.rng.random_ratio(1, 5)).then(|| ActorName::Given(self.words(1).into()));
         Metadata {
             action_id: None,
             actor: Actor { id: user.as_str().into(), name, kind: "user".into() },
@@ -288,6 +288,7 @@ impl History {
                 Vec::new()
             },
             metadata,
+            kept: None,
         });
     }
 
@@ -468,11 +469,16 @@ impl History {
             self.note(id, user.clone(), after.as_deref(), &mut commit);
             commit.tasks.push(TaskRow { id, before: Some(before), after, memory });
         }
-        for (action, _) in self.actions.values_mut().filter(|(action, _)| &action.user == user) {
+        let stays = |action: &Action, state: ActionState| {
+            state.is_open() || (action.kind == ActionKind::CreateNextTask && state == ActionState::Delivered)
+        };
+        let of_user =
+            |(action, progress): &&mut (Arc<Action>, Progress)| &action.user == user && !stays(action, progress.state);
+        for (action, _) in self.actions.values_mut().filter(of_user) {
             let body = r#"{"$erased":true}"#.into();
             *action = Arc::new(Action { body, ..(**action).clone() });
         }
-        commit.erased.push(user.clone());
+        commit.erased.push(Erasure { user: user.clone(), at: Timestamp::MAX });
         self.entries.extend(commit.audit.iter().cloned());
         Arc::new(commit)
     }

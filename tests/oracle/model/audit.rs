@@ -1,5 +1,7 @@
 //! Audit entries (contract §7, §13): one an accepted event, one a fact; all but the hashes.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use topics::event::TaskEvent;
 use topics::{TaskId, Timestamp, ids};
@@ -37,7 +39,7 @@ impl Entry<'_> {
             Some(actor) => {
                 let mut shown = json!({"id": actor.id.as_str(), "type": actor.kind.as_str()});
                 if let Some(name) = &actor.name {
-                    shown["name"] = json!(name.as_str());
+                    shown["name"] = json!(name);
                 }
                 shown
             }
@@ -107,18 +109,37 @@ impl Fact<'_> {
     }
 }
 
-/// Destroys what an entry says of a user.
-pub fn erase(entry: &mut Value, user: &str) {
-    let compared = entry["changes"] != json!([]);
-    for state in ["beforeState", "afterState"] {
-        if entry[state]["userId"] == user {
+/// Destroys what an entry says of a user, as far as that was stated up to `at`; all that a fact says. `stated` tells of
+/// the states before and after.
+pub fn erase(entry: &mut Value, user: &str, stated: Option<&[BTreeMap<String, Timestamp>; 2]>, at: Timestamp) {
+    let of_task = matches!(entry["action"].as_str(), Some("CREATED" | "UPDATED" | "COMPLETED" | "DELETED"));
+    let compared = of_task && entry["stale"] == false;
+    for (number, state) in ["beforeState", "afterState"].into_iter().enumerate() {
+        if entry[state]["userId"] != user {
+            continue;
+        }
+        let Some(stated) = stated.map(|stated| &stated[number]) else {
             PERSONAL.iter().for_each(|name| entry[state][*name] = erased());
+            continue;
+        };
+        let covered = |name: &str| stated.get(name).is_some_and(|stated| *stated <= at);
+        for name in ["title", "description", "tags"].into_iter().filter(|name| covered(name)) {
+            entry[state][name] = erased();
+        }
+        if entry[state]["extra"] != erased()
+            && let Some(extra) = entry[state]["extra"].as_object_mut()
+        {
+            extra.retain(|key, _| !covered(&format!("extra.{key}")));
+            if extra.is_empty() && covered("extra") {
+                entry[state]["extra"] = erased();
+            }
         }
     }
     if compared {
         entry["changes"] = changes(&entry["beforeState"], &entry["afterState"]);
     }
-    if entry["userId"] == user && entry["metadata"]["actor"].get("name").is_some() {
+    let time = entry["timestamp"].as_str().and_then(Timestamp::parse_rfc3339);
+    if entry["userId"] == user && time <= Some(at) && entry["metadata"]["actor"].get("name").is_some() {
         entry["metadata"]["actor"]["name"] = erased();
     }
 }

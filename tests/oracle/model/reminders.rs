@@ -58,15 +58,46 @@ pub struct Reminder {
     pub due_left: bool,
     /// The contract does not say what a row shows of a series that began after it.
     pub series_moved: bool,
+    /// It hangs on what the user set, if they did.
+    pub leans: bool,
 }
 
 /// What a user's settings or the configuration leave to a task's reminders.
 #[derive(Clone, Debug)]
 pub struct Defaults {
     pub zone: Tz,
-    pub offsets: Vec<Offset>,
+    /// Since when, if it is the user's.
+    pub zone_since: Option<Timestamp>,
+    /// Each with since when.
+    pub offsets: Vec<(Offset, Option<Timestamp>)>,
     pub channels: Vec<Channel>,
+    pub channels_since: Option<Timestamp>,
+    /// Whether the user said anything of these.
+    pub told: bool,
+    /// Whether the user was erased.
+    pub erased: bool,
     pub all_day: NaiveTime,
+}
+
+impl Defaults {
+    /// Whether a row follows from task and settings as they are, whatever it was before.
+    fn follows(&self, leans: bool) -> bool {
+        self.told && (leans || self.erased)
+    }
+}
+
+/// What brings the rows of a task in line.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion {
+    /// Time of the event.
+    pub time: Timestamp,
+    /// Time of the event since which the task asks for what it asks for.
+    pub asked_at: Timestamp,
+    /// All that says so is erased.
+    pub covered: bool,
+    /// It is an erasure: up to when.
+    pub erased: Option<Timestamp>,
+    pub deleted: bool,
 }
 
 /// A reminder that a task asks for.
@@ -76,6 +107,11 @@ pub struct Wanted {
     pub when: When,
     pub trigger: Timestamp,
     pub channels: Vec<Channel>,
+    pub leans: bool,
+    /// Since when the user's settings say so: that it is there, when it triggers, and what it shows.
+    pub made: Option<Timestamp>,
+    pub judged: Option<Timestamp>,
+    pub shown: Option<Timestamp>,
 }
 
 /// The wall time or instant that offsets are counted from.
@@ -104,12 +140,12 @@ pub fn trigger(due: Due, offset: &Offset, zone: Tz, all_day: NaiveTime) -> Times
 /// Every reminder that the task asks for, the first of equal ones.
 pub fn wanted(task: Option<&TaskState>, defaults: &Defaults) -> Vec<Wanted> {
     let Some(task) = task.filter(|task| !task.completed) else { return Vec::new() };
-    let entries: Vec<(When, Vec<Channel>)> = match &task.reminders {
-        Some(entries) => entries.iter().filter_map(|entry| Some((entry.when()?, channels_of(entry)))).collect(),
-        None => defaults.offsets.iter().map(|offset| (When::Offset(*offset), Vec::new())).collect(),
+    let entries: Vec<(When, Vec<Channel>, Option<Timestamp>)> = match &task.reminders {
+        Some(entries) => entries.iter().filter_map(|entry| Some((entry.when()?, channels_of(entry), None))).collect(),
+        None => defaults.offsets.iter().map(|(offset, at)| (When::Offset(*offset), Vec::new(), *at)).collect(),
     };
     let mut found: Vec<Wanted> = Vec::new();
-    for (when, own) in entries {
+    for (when, own, made) in entries {
         let (id, trigger) = match (&when, task.due) {
             (When::Offset(offset), Some(due)) => (
                 ids::relative_reminder(task.id, offset, Some(due)),
@@ -122,8 +158,16 @@ pub fn wanted(task: Option<&TaskState>, defaults: &Defaults) -> Vec<Wanted> {
             }
         };
         if found.iter().all(|known| known.id != id) {
+            let by_wall = match when {
+                When::Offset(offset) => offset.days > 0 || !matches!(task.due, Some(Due::Instant(_))),
+                When::At(at) => !matches!(at, Due::Instant(_)),
+            };
+            let zoned = by_wall && task.zone.is_none();
+            let judged = made.max(defaults.zone_since.filter(|_| zoned));
+            let shown = judged.max(defaults.channels_since.filter(|_| own.is_empty()));
+            let leans = zoned || task.reminders.is_none();
             let channels = if own.is_empty() { defaults.channels.clone() } else { own };
-            found.push(Wanted { id, when, trigger, channels });
+            found.push(Wanted { id, when, trigger, channels, leans, made, judged, shown });
         }
     }
     found
@@ -136,77 +180,90 @@ fn channels_of(entry: &ReminderEntry) -> Vec<Channel> {
 /// A fact to be written: action and reminder.
 pub type Fact = (&'static str, Uuid);
 
-/// Brings the rows of a task in line with an event at `time`. `rows` are those of the task alone.
+fn later(at: Timestamp, other: Option<Timestamp>) -> Timestamp {
+    other.unwrap_or(at).max(at)
+}
+
+/// Brings the rows of a task in line with an event. `rows` are those of the task alone.
 pub fn align(
     rows: &mut std::collections::BTreeMap<Uuid, Reminder>,
     id: TaskId,
     task: Option<&TaskState>,
-    deleted: bool,
     defaults: &Defaults,
-    time: Timestamp,
+    on: Occasion,
 ) -> Vec<Fact> {
-    let wanted = wanted(task, defaults);
-    let earliest = time.plus_millis(-GRACE_MS);
+    let asking = task.filter(|task| !task.completed && !on.covered);
+    let wanted = wanted(asking, defaults);
+    let past = |asked: &Wanted| asked.trigger < later(on.asked_at, asked.judged).plus_millis(-GRACE_MS);
     let mut facts = Vec::new();
     for row in rows.values_mut().filter(|row| row.task == id) {
         let asked = wanted.iter().find(|wanted| wanted.id == row.id);
-        let open_task = task.filter(|task| !task.completed);
-        if open_task.is_some_and(|task| task.due_key() != row.due_key) {
+        if asking.is_some_and(|task| task.due_key() != row.due_key) {
             row.due_left = true;
         }
         if task.is_some_and(|task| task.series != row.series) {
             row.series = task.and_then(|task| task.series);
             row.series_moved = true;
         }
-        match (row.status, asked) {
-            (Status::Pending, _) if row.kind == Kind::Snooze => {
-                let reason = match task {
-                    _ if deleted => Some("task_deleted"),
-                    Some(task) if task.completed => Some("task_completed"),
-                    Some(task) if task.due_key() != row.due_key => {
-                        Some(if task.due.is_none() { "due_cleared" } else { "rescheduled" })
-                    }
-                    _ => None,
-                };
-                if let Some(reason) = reason {
-                    row.cancel(reason, time);
+        let of_covered = on.erased.is_some_and(|at| row.created_at <= at);
+        let holds = match row.kind {
+            Kind::Snooze => asking.is_some_and(|task| task.due_key() == row.due_key) && !of_covered,
+            _ => asked.is_some(),
+        };
+        row.leans = asked.map_or(row.leans, |asked| asked.leans);
+        let follows = asked.filter(|asked| defaults.follows(asked.leans));
+        let judge = match (row.status, row.reason) {
+            (Status::Pending, _) => {
+                if !holds {
+                    row.cancel(row.why_unwanted(task, on), on.time);
                     facts.push(("REMINDER_CANCELLED", row.id));
-                }
-            }
-            (Status::Pending, Some(asked)) => {
-                if row.channels != asked.channels {
-                    row.channels = asked.channels.clone();
-                    row.updated_at = time;
-                }
-                if row.trigger != asked.trigger {
-                    row.trigger = asked.trigger;
-                    row.updated_at = time;
-                    if row.trigger < earliest {
+                } else if let Some(asked) = asked {
+                    if row.follow(asked, on, defaults.follows(asked.leans)) && past(asked) {
                         row.status = Status::Expired;
                         row.reason = Some("trigger_in_past");
                         facts.push(("REMINDER_EXPIRED", row.id));
                     }
                 }
+                None
             }
-            (Status::Pending, None) => {
-                row.cancel(row.why_unwanted(task, deleted), time);
-                facts.push(("REMINDER_CANCELLED", row.id));
-            }
-            (Status::Cancelled, Some(asked)) if row.kind != Kind::Snooze && !row.wanted => {
-                if row.reason == Some("user_erased") {
-                    continue;
+            (Status::Expired, Some("trigger_in_past")) if !holds => {
+                if on.covered || of_covered || defaults.follows(row.leans) {
+                    row.cancel(row.why_unwanted(task, on), on.time);
+                    facts.push(("REMINDER_CANCELLED", row.id));
                 }
-                let silenced = matches!(row.reason, Some("dismissed" | "snoozed"));
-                if (!silenced || (row.due_left && row.kind == Kind::Relative)) && asked.trigger >= earliest {
-                    row.status = Status::Pending;
-                    row.reason = None;
-                    row.trigger = asked.trigger;
-                    row.channels = asked.channels.clone();
-                    row.updated_at = time;
-                    row.due_left = false;
+                None
+            }
+            (Status::Expired, Some("trigger_in_past")) => follows,
+            (Status::Cancelled, Some("user_erased")) => asked,
+            (Status::Cancelled, reason) if row.kind != Kind::Snooze => {
+                let silenced = matches!(reason, Some("dismissed" | "snoozed"));
+                let earliest = on.time.plus_millis(-GRACE_MS);
+                match asked {
+                    Some(asked) if follows.is_none() || silenced => {
+                        let moved = !silenced || (row.due_left && row.kind == Kind::Relative);
+                        if !row.wanted && moved && asked.trigger >= earliest {
+                            row.restart(asked, on.time);
+                        }
+                        None
+                    }
+                    _ => follows,
                 }
             }
-            _ => {}
+            _ => None,
+        };
+        if let Some(asked) = judge {
+            row.created_at = later(row.created_at, asked.made);
+            let same = row.status == Status::Expired && row.trigger == asked.trigger;
+            if same && past(asked) {
+                row.updated_at = later(on.asked_at, asked.shown);
+            } else {
+                row.restart(asked, later(on.asked_at, asked.shown));
+                if past(asked) {
+                    row.status = Status::Expired;
+                    row.reason = Some("trigger_in_past");
+                    facts.push(("REMINDER_EXPIRED", row.id));
+                }
+            }
         }
         row.wanted = asked.is_some();
     }
@@ -215,7 +272,7 @@ pub fn align(
         if rows.contains_key(&asked.id) {
             continue;
         }
-        let past = asked.trigger < earliest;
+        let past = past(&asked);
         if past {
             facts.push(("REMINDER_EXPIRED", asked.id));
         }
@@ -238,11 +295,12 @@ pub fn align(
                 reason: past.then_some("trigger_in_past"),
                 late: false,
                 sent_at: None,
-                created_at: time,
-                updated_at: time,
+                created_at: later(on.asked_at, asked.made),
+                updated_at: later(on.asked_at, asked.shown),
                 wanted: true,
                 due_left: false,
                 series_moved: false,
+                leans: asked.leans,
             },
         );
     }
@@ -257,15 +315,45 @@ impl Reminder {
         self.updated_at = time;
     }
 
-    /// Why a pending reminder is not wanted any more; the first that holds.
-    fn why_unwanted(&self, task: Option<&TaskState>, deleted: bool) -> &'static str {
-        let Some(task) = task.filter(|_| !deleted) else { return "task_deleted" };
+    /// Takes over what a row that stays wanted shows; whether its trigger has to be looked at again.
+    fn follow(&mut self, asked: &Wanted, on: Occasion, follows: bool) -> bool {
+        let touched = later(on.asked_at, asked.shown);
+        let moved = self.trigger != asked.trigger;
+        if moved || self.channels != asked.channels {
+            (self.trigger, self.updated_at) = (asked.trigger, touched);
+            self.channels = asked.channels.clone();
+        }
+        if !moved && !follows {
+            return false;
+        }
+        self.leans = asked.leans;
+        self.created_at = later(self.created_at, asked.made);
+        self.updated_at = later(self.updated_at, asked.shown);
+        true
+    }
+
+    /// Is wanted again.
+    fn restart(&mut self, asked: &Wanted, updated_at: Timestamp) {
+        self.status = Status::Pending;
+        self.reason = None;
+        self.trigger = asked.trigger;
+        self.channels = asked.channels.clone();
+        self.updated_at = updated_at;
+        self.due_left = false;
+    }
+
+    /// Why a reminder is not wanted any more; the first that holds.
+    fn why_unwanted(&self, task: Option<&TaskState>, on: Occasion) -> &'static str {
+        let Some(task) = task.filter(|_| !on.deleted) else { return "task_deleted" };
+        if on.covered || on.erased.is_some() {
+            return "user_erased";
+        }
         if task.completed {
             return "task_completed";
         }
         match self.when {
-            Some(When::Offset(_)) if task.due.is_none() => "due_cleared",
-            Some(When::Offset(_)) if task.due_key() != self.due_key => "rescheduled",
+            Some(When::Offset(_)) | None if task.due.is_none() => "due_cleared",
+            Some(When::Offset(_)) | None if task.due_key() != self.due_key => "rescheduled",
             // The same floating time in another zone is another instant.
             Some(when @ When::At(_)) if task.reminders.iter().flatten().any(|entry| entry.when() == Some(when)) => {
                 "rescheduled"

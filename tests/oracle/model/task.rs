@@ -42,6 +42,8 @@ pub struct TaskState {
     pub version: u64,
     /// Names of the fields that were destroyed and have no value since.
     pub erased: BTreeSet<&'static str>,
+    /// When each personal field, each member of `extra` (as `extra.name`) and what the task asks for was stated.
+    pub stated: BTreeMap<String, Timestamp>,
 }
 
 /// The fields that are destroyed with a user.
@@ -80,6 +82,9 @@ pub fn after(change: &TaskChange, meeting: &Meeting<'_>) -> (TaskState, Firsts) 
         (None, changes) => {
             let (stored, _) = meeting.stored.expect("checked before: snapshot_missing");
             let mut task = stored.clone();
+            if change.action == TaskAction::Completed {
+                task.stated.insert("asks".into(), meeting.time);
+            }
             task.user = meeting.user.to_owned();
             task.updated_at = meeting.time;
             if let Some(fields) = changes {
@@ -152,6 +157,15 @@ fn from_snapshot(fields: &Fields, meeting: &Meeting<'_>, firsts: &Firsts) -> Tas
         extra: fields.extra.iter().map(|(key, raw)| (key.clone(), json_of(raw.get()))).collect(),
         warnings: Vec::new(),
         version: stored.map_or(0, |task| task.version),
+        stated: {
+            let mut stated: BTreeMap<String, Timestamp> =
+                PERSONAL.iter().chain(&["asks"]).map(|name| ((*name).to_owned(), meeting.time)).collect();
+            stated.extend(fields.extra.keys().map(|key| (format!("extra.{key}"), meeting.time)));
+            if let Some(stored) = stored.filter(|_| !matches!(fields.title, Field::Value(_))) {
+                stated.insert("title".into(), stored.stated["title"]);
+            }
+            stated
+        },
         // A title that a snapshot does not name stays as it is.
         erased: stored
             .iter()
@@ -163,6 +177,26 @@ fn from_snapshot(fields: &Fields, meeting: &Meeting<'_>, firsts: &Firsts) -> Tas
 }
 
 fn lay_over(task: &mut TaskState, fields: &Fields, meeting: &Meeting<'_>, firsts: &Firsts) {
+    let mut state = |name: &str| task.stated.insert(name.to_owned(), meeting.time);
+    if !fields.title.is_absent() {
+        state("title");
+    }
+    if !fields.description.is_absent() {
+        state("description");
+    }
+    if !fields.tags.is_absent() {
+        state("tags");
+    }
+    if !fields.completed.is_absent()
+        || !fields.due_date.is_absent()
+        || !fields.timezone.is_absent()
+        || !fields.reminders.is_absent()
+    {
+        state("asks");
+    }
+    for key in fields.extra.keys() {
+        state(&format!("extra.{key}"));
+    }
     if let Field::Value(title) = &fields.title {
         task.title = title.to_string();
         task.erased.remove("title");
@@ -256,10 +290,28 @@ impl TaskState {
         shown
     }
 
-    /// Personal values are destroyed.
-    pub fn erase(&mut self) {
-        (self.title, self.description, self.tags, self.extra) = Default::default();
-        self.erased = PERSONAL.into();
+    /// Personal values that were stated while `covers` says so are destroyed.
+    pub fn erase(&mut self, covers: impl Fn(Timestamp) -> bool) {
+        let covered = |name: &str| self.stated.get(name).is_some_and(|at| covers(*at));
+        if covered("title") {
+            self.title = String::new();
+            self.erased.insert("title");
+        }
+        if covered("description") {
+            self.description = None;
+            self.erased.insert("description");
+        }
+        if covered("tags") {
+            self.tags = Vec::new();
+            self.erased.insert("tags");
+        }
+        self.extra.retain(|key, _| !covered(&format!("extra.{key}")));
+        let rest = covered("extra");
+        if !self.extra.is_empty() {
+            self.erased.remove("extra");
+        } else if rest {
+            self.erased.insert("extra");
+        }
     }
 
     /// The due as part of a reminder's id.

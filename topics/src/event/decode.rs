@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::fields;
 use super::json::{self, Object};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::{Actor, EventBody, TaskAction, TaskChange, TaskEvent};
+use crate::event::{Actor, ActorName, EventBody, TaskAction, TaskChange, TaskEvent};
 use crate::ids::{self, TaskId, UserId};
 use crate::record::Record;
 use crate::task::Warning;
@@ -496,7 +496,7 @@ fn read_actor(data: &Object<'_>, invalid: &mut bool) -> Option<Arc<Actor>> {
     let actor = json::object(raw).and_then(|object| {
         Some(Actor {
             id: object.text("id").filter(|id| !id.is_empty())?.into(),
-            name: object.text("name").map(CompactString::from),
+            name: object.text("name").map(|name| ActorName::Given(name.into())),
             kind: object.text("type").filter(|kind| !kind.is_empty()).map_or("user".into(), CompactString::from),
         })
     });

@@ -29,10 +29,15 @@ impl<T: Serialize> Serialize for Written<'_, T> {
         if !self.1 {
             return self.0.serialize(serializer);
         }
-        let mut mark = serializer.serialize_map(Some(1))?;
-        mark.serialize_entry(MARK, &true)?;
-        mark.end()
+        mark(serializer)
     }
+}
+
+/// Writes what stands in the place of a destroyed value.
+pub(crate) fn mark<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    let mut mark = serializer.serialize_map(Some(1))?;
+    mark.serialize_entry(MARK, &true)?;
+    mark.end()
 }
 
 impl Serialize for Task {

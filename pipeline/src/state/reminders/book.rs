@@ -64,8 +64,13 @@ impl Book {
             .filter(|(action, progress)| action.kind == ActionKind::Reminder && progress.state.is_open())
             .filter_map(|(action, _)| action.reminder)
             .collect();
-        let nobody =
-            Arc::new(Settings { zone: chrono_tz::UTC, offsets: Vec::new(), channels: Vec::new(), email: None });
+        let nobody = Arc::new(Settings {
+            zone: chrono_tz::UTC,
+            offsets: Vec::new(),
+            channels: Vec::new(),
+            email: None,
+            since: Default::default(),
+        });
         for row in rows {
             let slot = self.tasks.find(row.task).unwrap_or_else(|| {
                 let settings = known(row.task).map_or_else(|| nobody.clone(), |(_, settings)| settings);

@@ -22,10 +22,9 @@ impl Book {
         let effects = &mut Effects { view, out };
         match &delta.change {
             Change::Task if !concerns_reminders(delta) => self.refresh(delta),
-            Change::Task | Change::Settings => self.reconsider(delta, effects),
+            Change::Task | Change::Settings | Change::Erased { .. } => self.reconsider(delta, effects),
             Change::Snoozed { reminder, until } => self.snooze(delta, *reminder, *until, effects),
             Change::Dismissed { reminder } => self.dismiss(delta, *reminder, effects),
-            Change::Erased => self.erase(delta, effects),
         }
     }
 
@@ -44,7 +43,7 @@ impl Book {
     fn reconsider(&mut self, delta: &Delta, effects: &mut Effects<'_>) {
         let mut asked = std::mem::take(&mut self.wanted);
         asked.clear();
-        let task = open(&delta.after);
+        let task = asking(delta);
         if let Some(task) = task {
             wanted(task, &delta.settings, &self.config, &mut asked);
         }
@@ -76,8 +75,9 @@ impl Book {
 
     /// Takes the rows that there are through a change.
     fn revise(&mut self, slot: u32, delta: &Delta, asked: &[Wanted], effects: &mut Effects<'_>) {
-        let task = open(&delta.after);
+        let task = asking(delta);
         let due = task.and_then(|task| task.due_date);
+        let since = &delta.settings.since;
         // What was asked for before is needed for few rows.
         let mut was: Option<Vec<Wanted>> = None;
         for row in 0..self.tasks.get(slot).rows.len() as u32 {
@@ -91,40 +91,85 @@ impl Book {
                 }
             }
             let asking = asked.iter().find(|wanted| wanted.is_of(&row, due));
-            let holds = held(&row, task, asked);
-            match row.status {
-                Status::Pending if !holds => {
+            let holds = held(&row, task, asked) && !takes_snooze(&row, delta);
+            let follows = asking.filter(|wanted| since.follows(wanted.leans));
+            row.leans = asking.map_or(row.leans, |wanted| wanted.leans);
+            match (row.status, row.reason) {
+                (Status::Pending, _) if !holds => {
                     let reason = reason(&row, delta, asked, || {
                         was.get_or_insert_with(|| self.asked_before(slot, delta)).as_slice()
                     });
                     self.cancel(ticket, &mut row, reason, delta, effects);
                 }
-                Status::Pending => {
+                (Status::Pending, _) => {
+                    if takes_text(delta) && self.handed.contains(&ticket) {
+                        self.withdraw(ticket, &mut row, effects);
+                        row.deliveries = afresh(&row, row.channels());
+                        self.schedule(row.trigger, ticket);
+                    }
                     if let Some(wanted) = asking {
                         self.follow(ticket, &mut row, wanted, delta, effects);
                     }
                 }
-                Status::Cancelled => {
-                    if let Some(wanted) = asking.filter(|wanted| may_come_back(&row, wanted.trigger, delta)) {
+                // Of what follows from settings only that is promised which the task asks for now: in another order of
+                // reading, what it asked for before was never known.
+                (Status::Expired, Some(Reason::TriggerInPast)) if !holds && goes(&row, delta) => {
+                    let reason = reason(&row, delta, asked, || {
+                        was.get_or_insert_with(|| self.asked_before(slot, delta)).as_slice()
+                    });
+                    self.cancel(ticket, &mut row, reason, delta, effects);
+                }
+                (Status::Expired, Some(Reason::TriggerInPast)) => {
+                    if let Some(wanted) = follows {
+                        self.judge(ticket, &mut row, wanted, delta, effects);
+                    }
+                }
+                (Status::Cancelled, Some(Reason::UserErased)) => {
+                    if let Some(wanted) = asking {
+                        self.judge(ticket, &mut row, wanted, delta, effects);
+                    }
+                }
+                (Status::Cancelled, reason) => {
+                    let silenced = matches!(reason, Some(Reason::Dismissed | Reason::Snoozed));
+                    if let Some(wanted) = follows.filter(|_| !silenced) {
+                        self.judge(ticket, &mut row, wanted, delta, effects);
+                    } else if let Some(wanted) = asking.filter(|wanted| may_come_back(&row, wanted.trigger, delta)) {
                         let was = was.get_or_insert_with(|| self.asked_before(slot, delta));
-                        if follows_erasure(delta) || !held(&row, open(&delta.before), was) {
+                        if !held(&row, open(&delta.before), was) {
                             self.bring_back(ticket, &mut row, wanted.trigger, wanted.channels, delta);
                         }
                     }
                 }
                 // Other channels are still tried: of a task that is done or moved nobody wants to hear. What an operator
                 // asks for after that is sent.
-                Status::Failed if !holds && self.handed.contains(&ticket) => {
+                (Status::Failed, _) if !holds && self.handed.contains(&ticket) => {
                     let was = was.get_or_insert_with(|| self.asked_before(slot, delta));
-                    if held(&row, open(&delta.before), was) {
+                    if held(&row, open(&delta.before), was) || matches!(delta.change, Change::Erased { .. }) {
                         self.withdraw(ticket, &mut row, effects);
                     }
                 }
-                Status::Failed | Status::Sent | Status::Expired => {}
+                (Status::Failed | Status::Sent | Status::Expired, _) => {}
             }
             if row != *old {
                 self.set(ticket, row, effects);
             }
+        }
+    }
+
+    /// Where a row stands that is wanted, and was not or may not have been: that follows from the task and the settings
+    /// as they are.
+    fn judge(&mut self, ticket: Ticket, row: &mut Reminder, to: &Wanted, delta: &Delta, effects: &mut Effects<'_>) {
+        let past = to.trigger < earliest(to, delta);
+        row.created_at = later(row.created_at, to.made);
+        if row.trigger == to.trigger && past && row.status == Status::Expired {
+            row.updated_at = later(delta.asked_at, to.shown);
+            return;
+        }
+        self.bring_back(ticket, row, to.trigger, to.channels, delta);
+        row.leans = to.leans;
+        row.updated_at = later(delta.asked_at, to.shown);
+        if past {
+            expire(row, delta, effects);
         }
     }
 
@@ -156,7 +201,7 @@ impl Book {
         delta: &Delta,
         effects: &mut Effects<'_>,
     ) -> Ticket {
-        let cause = &delta.cause;
+        let asked_at = if wanted.kind == Kind::Snooze { delta.cause.time } else { delta.asked_at };
         let mut row = Reminder {
             id,
             task: task.id,
@@ -169,15 +214,16 @@ impl Book {
             status: Status::Pending,
             reason: None,
             late: false,
-            created_at: cause.time,
-            updated_at: cause.time,
+            created_at: later(asked_at, wanted.made),
+            updated_at: later(asked_at, wanted.shown),
+            leans: wanted.leans,
             origin: self.origin(slot, delta),
         };
         self.settle_sent_before(&mut row);
         if all_delivered(&row) {
             row.status = Status::Sent;
-            effects.came(AuditAction::ReminderSent, &row, row.sent_at().unwrap_or(cause.time));
-        } else if is_past(row.trigger, delta) {
+            effects.came(AuditAction::ReminderSent, &row, row.sent_at().unwrap_or(asked_at));
+        } else if row.trigger < later(asked_at, wanted.judged).plus_millis(-GRACE_MS) {
             expire(&mut row, delta, effects);
         }
         let (status, trigger) = (row.status, row.trigger);
@@ -200,20 +246,30 @@ impl Book {
 
     /// A row that stays wanted follows its trigger (zone changed) and its channels.
     fn follow(&mut self, ticket: Ticket, row: &mut Reminder, to: &Wanted, delta: &Delta, effects: &mut Effects<'_>) {
-        if row.trigger != to.trigger {
+        let touched = later(delta.asked_at, to.shown);
+        let follows = delta.settings.since.follows(to.leans);
+        let moved = row.trigger != to.trigger;
+        if moved {
             self.withdraw(ticket, row, effects);
             row.trigger = to.trigger;
             row.late = false;
             row.deliveries = afresh(row, to.channels);
-            row.updated_at = delta.cause.time;
-            if is_past(row.trigger, delta) {
-                expire(row, delta, effects);
-            } else {
-                self.schedule(row.trigger, ticket);
-            }
-        } else if row.channels() != to.channels && !self.handed.contains(&ticket) {
+            row.updated_at = touched;
+            self.schedule(row.trigger, ticket);
+        } else if self.handed.contains(&ticket) {
+            return;
+        } else if row.channels() != to.channels {
             row.deliveries = afresh(row, to.channels);
-            row.updated_at = delta.cause.time;
+            row.updated_at = touched;
+        }
+        if !moved && !follows {
+            return;
+        }
+        row.leans = to.leans;
+        row.created_at = later(row.created_at, to.made);
+        row.updated_at = later(row.updated_at, to.shown);
+        if row.trigger < earliest(to, delta) {
+            expire(row, delta, effects);
         }
     }
 
@@ -251,7 +307,16 @@ impl Book {
             return;
         }
         let mut row = (**self.tasks.row(ticket)).clone();
-        let again = Wanted { kind: Kind::Snooze, trigger: until, channels: row.channels(), wall: None };
+        let again = Wanted {
+            kind: Kind::Snooze,
+            trigger: until,
+            channels: row.channels(),
+            wall: None,
+            leans: false,
+            made: None,
+            judged: None,
+            shown: None,
+        };
         if row.status == Status::Pending {
             self.cancel(ticket, &mut row, Reason::Snoozed, delta, effects);
             self.set(ticket, row, effects);
@@ -281,23 +346,36 @@ impl Book {
             self.remember(ticket.slot, delta);
         }
     }
+}
 
-    fn erase(&mut self, delta: &Delta, effects: &mut Effects<'_>) {
-        let Some(slot) = self.tasks.find(delta.task) else { return };
-        for row in 0..self.tasks.get(slot).rows.len() as u32 {
-            let ticket = Ticket { slot, row };
-            let old = self.tasks.row(ticket).clone();
-            let mut row = (*old).clone();
-            match row.status {
-                Status::Pending => self.cancel(ticket, &mut row, Reason::UserErased, delta, effects),
-                _ => self.withdraw(ticket, &mut row, effects),
-            }
-            if row != *old {
-                self.set(ticket, row, effects);
-            }
-        }
-        self.remember(slot, delta);
-    }
+/// The open task that asks for reminders: not one of which an erasure covers all that asks.
+fn asking(delta: &Delta) -> Option<&Arc<Task>> {
+    open(&delta.after).filter(|_| !delta.covered)
+}
+
+fn later(at: Timestamp, other: Option<Timestamp>) -> Timestamp {
+    other.map_or(at, |other| other.max(at))
+}
+
+/// A trigger before this is past: judged by the later of the events that make the row, of the task and of the settings.
+fn earliest(wanted: &Wanted, delta: &Delta) -> Timestamp {
+    later(delta.asked_at, wanted.judged).plus_millis(-GRACE_MS)
+}
+
+/// Whether a snoozed row goes with an erasure that covers the snoozing.
+fn takes_snooze(row: &Reminder, delta: &Delta) -> bool {
+    matches!(delta.change, Change::Erased { at } if row.kind == Kind::Snooze && row.created_at <= at)
+}
+
+/// Whether an expired row that is not wanted any more goes, although it had its end.
+fn goes(row: &Reminder, delta: &Delta) -> bool {
+    let erased = matches!(delta.change, Change::Erased { at } if row.created_at <= at);
+    erased || delta.covered || delta.settings.since.follows(row.leans)
+}
+
+/// Whether what was handed over may say what was destroyed now.
+fn takes_text(delta: &Delta) -> bool {
+    matches!(delta.change, Change::Erased { .. }) && delta.before != delta.after
 }
 
 /// Whether a change of a task may change which reminders it has, or what its rows say. Most do not.
@@ -311,6 +389,7 @@ fn concerns_reminders(delta: &Delta) -> bool {
                 || before.reminders != after.reminders
                 || before.user_id != after.user_id
                 || follows_erasure(delta)
+                || delta.settings.since.told
         }
         (None, None) => false,
         _ => true,
@@ -364,7 +443,6 @@ fn may_come_back(row: &Reminder, trigger: Timestamp, delta: &Delta) -> bool {
     };
     let allowed = match row.reason {
         Some(Reason::Dismissed | Reason::Snoozed) => due_moved,
-        Some(Reason::UserErased) => false,
         _ => true,
     };
     allowed && !is_past(trigger, delta)
@@ -373,6 +451,9 @@ fn may_come_back(row: &Reminder, trigger: Timestamp, delta: &Delta) -> bool {
 /// Why a row is no longer wanted; the first that holds (§13).
 fn reason<'a>(row: &Reminder, delta: &Delta, asked: &[Wanted], was: impl FnOnce() -> &'a [Wanted]) -> Reason {
     let Some(task) = &delta.after else { return Reason::TaskDeleted };
+    if delta.covered || matches!(delta.change, Change::Erased { .. }) {
+        return Reason::UserErased;
+    }
     if task.completed {
         return Reason::TaskCompleted;
     }

@@ -169,6 +169,7 @@ mod tests {
             offsets: Vec::new(),
             channels: Vec::new(),
             email: None,
+            since: Default::default(),
         });
         // Spread over all bits, as ids are.
         let id = |n: u128| TaskId(Uuid::from_u128(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)));

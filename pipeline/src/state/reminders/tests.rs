@@ -60,6 +60,7 @@ pub(super) fn settings(zone: &str) -> Settings {
         offsets: vec![Offset::parse("PT1H").unwrap()],
         channels: vec![Channel::InApp],
         email: Some("ann@example.org".into()),
+        since: Default::default(),
     }
 }
 
@@ -105,7 +106,9 @@ impl Story {
             before,
             after: self.task.clone(),
             settings: self.settings.clone(),
+            covered: matches!(change, Change::Erased { .. }),
             change,
+            asked_at: march(at),
             cause: Arc::new(Cause {
                 source: "/services/chat-api".into(),
                 event_id: compact_str::format_compact!("e{}", self.events),

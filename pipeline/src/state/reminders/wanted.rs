@@ -23,6 +23,14 @@ pub(super) struct Wanted {
     pub(super) channels: ChannelList,
     /// The wall time of an entry that named one instead of an instant.
     pub(super) wall: Option<NaiveDateTime>,
+    /// It hangs on what the user set, if they did: the default reminders, or the zone.
+    pub(super) leans: bool,
+    /// Since when the user has it among the default reminders; `None` when nobody said so.
+    pub(super) made: Option<Timestamp>,
+    /// The latest of that and the zone that its trigger hangs on.
+    pub(super) judged: Option<Timestamp>,
+    /// The latest of that and the channels.
+    pub(super) shown: Option<Timestamp>,
 }
 
 impl Wanted {
@@ -48,7 +56,9 @@ impl Wanted {
 /// Collects what `task`, taken as open, asks for: equal entries once, at most [`ENTRIES_MAX`].
 pub(super) fn wanted(task: &Task, settings: &Settings, config: &BookConfig, into: &mut Vec<Wanted>) {
     let zone = settings.zone_of(task);
-    let mut add = |when: When, channels: &[Channel]| {
+    let since = &settings.since;
+    // `default`: since when it is one of the user's default reminders, if it is.
+    let mut add = |when: When, channels: &[Channel], default: Option<Option<Timestamp>>| {
         let (kind, trigger, wall) = match (when, task.due_date) {
             (When::Offset(_), None) => return,
             (When::Offset(offset), Some(due)) => (Kind::Relative(offset), trigger(due, zone, offset, config), None),
@@ -62,16 +72,31 @@ pub(super) fn wanted(task: &Task, settings: &Settings, config: &BookConfig, into
             // The first one counts; that a wall time stands for the same instant now is remembered.
             known.wall = known.wall.or(wall);
         } else if into.len() < ENTRIES_MAX {
-            into.push(Wanted { kind, trigger, channels: channels_or_default(channels, settings), wall });
+            let zoned = task.timezone.is_none() && leans_on_zone(when, task.due_date);
+            let made = default.flatten();
+            let judged = made.max(since.zone.filter(|_| zoned));
+            let shown = judged.max(since.channels.filter(|_| channels.is_empty()));
+            let (leans, channels) = (zoned || default.is_some(), channels_or_default(channels, settings));
+            into.push(Wanted { kind, trigger, channels, wall, leans, made, judged, shown });
         }
     };
     match &task.reminders {
         Some(entries) => entries.iter().for_each(|entry| {
             if let Some(when) = entry.when() {
-                add(when, entry.channels());
+                add(when, entry.channels(), None);
             }
         }),
-        None => settings.offsets.iter().for_each(|offset| add(When::Offset(*offset), &[])),
+        None => settings.offsets.iter().enumerate().for_each(|(place, offset)| {
+            add(When::Offset(*offset), &[], Some(since.offsets.get(place).copied().flatten()));
+        }),
+    }
+}
+
+/// Whether the trigger of an entry hangs on the task's zone.
+fn leans_on_zone(when: When, due: Option<Due>) -> bool {
+    match when {
+        When::Offset(offset) => offset.days != 0 || !matches!(due, Some(Due::Instant(_))),
+        When::At(at) => !matches!(at, Due::Instant(_)),
     }
 }
 

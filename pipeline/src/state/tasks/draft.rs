@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use topics::Task;
-use topics::audit::{AuditAction, AuditEntry, Metadata};
-use topics::event::{Actor, TaskAction, TaskEvent};
+use topics::audit::{AuditAction, AuditEntry, Kept, Metadata};
+use topics::event::{Actor, ActorName, TaskAction, TaskEvent};
 use topics::ids::{TaskId, UserId};
 use topics::task::Warning;
 
@@ -51,6 +51,9 @@ pub(super) struct Said<'a> {
     pub(super) warnings: Vec<Warning>,
     pub(super) implicit: bool,
     pub(super) duplicate_successor: bool,
+    pub(super) kept: Option<Box<Kept>>,
+    /// An erasure that was read before covers the event: what is personal in it is gone from the start.
+    pub(super) covered: bool,
 }
 
 impl Default for Said<'_> {
@@ -64,6 +67,8 @@ impl Default for Said<'_> {
             warnings: Vec::new(),
             implicit: false,
             duplicate_successor: false,
+            kept: None,
+            covered: false,
         }
     }
 }
@@ -79,9 +84,13 @@ impl Drafts {
         user: UserId,
         said: Said<'_>,
     ) {
+        let mut actor = actor_of(event, &user);
+        if said.covered && actor.name.is_some() {
+            actor.name = Some(ActorName::Erased);
+        }
         let metadata = Arc::new(Metadata {
             action_id: None,
-            actor: actor_of(event, &user),
+            actor,
             causation_id: event.causation_id.clone(),
             correlation_id: event.correlation_id.clone(),
             dataschema: event.dataschema.clone(),
@@ -111,6 +120,7 @@ impl Drafts {
             gap: said.gap,
             warnings: said.warnings,
             metadata,
+            kept: said.kept,
         };
         self.entries.push((order, entry));
     }

@@ -1,19 +1,23 @@
 //! What a restart needs of a task besides the task: a few bytes in its stored row.
 //!
-//! `format, flags, chain, version, taskVersion, partition, offset`, all but the first two as variable-length
-//! integers; then, by flags, the last sequence with its source, the owner of a tombstone, the marks of the series fields,
-//! and the rare parts.
+//! `format, flags, chain, version, taskVersion, partition, offset, base, askedAt, first`, all but the first two as
+//! variable-length integers, the last two from `base` on; then, by flags, the last sequence with its source, the owner
+//! of a tombstone, the marks of the series fields, and the rare parts.
 
 use std::sync::Arc;
 
 use compact_str::CompactString;
+use topics::Task;
 use topics::ids::UserId;
 use topics::record::Position;
+use topics::time::Timestamp;
 
 use super::order::Order;
 use super::{Entry, Marks, Rare};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// The one before, without the three times.
+const FORMAT_1: u8 = 1;
 const HAS_SEQUENCE: u8 = 1;
 const HAS_OWNER: u8 = 2;
 const HAS_RARE: u8 = 4;
@@ -36,6 +40,9 @@ pub fn encode(entry: &Entry, to: &mut Vec<u8>) {
     put(to, entry.order.version);
     put(to, zigzag(i64::from(entry.order.position.partition)));
     put(to, zigzag(entry.order.position.offset));
+    put(to, zigzag(entry.base.millis()));
+    put(to, zigzag(entry.asked_at.millis().wrapping_sub(entry.base.millis())));
+    put(to, zigzag(entry.first.millis().wrapping_sub(entry.base.millis())));
     if let Some(last) = &entry.order.sequence {
         put_text(to, &last.0);
         put_text(to, &last.1);
@@ -51,15 +58,23 @@ pub fn encode(entry: &Entry, to: &mut Vec<u8>) {
     }
 }
 
-/// Reads what [`encode`] wrote. `owner` is that of the task, for a task that is not deleted.
-pub fn decode(bytes: &[u8], owner: Option<&UserId>) -> Option<Entry> {
-    let [FORMAT, flags, rest @ ..] = bytes else { return None };
-    let mut rest = rest;
+/// Reads what [`encode`] wrote. `task` is the task, if it is not deleted.
+pub fn decode(bytes: &[u8], task: Option<&Task>) -> Option<Entry> {
+    let [format @ (FORMAT | FORMAT_1), flags, rest @ ..] = bytes else { return None };
+    let (mut rest, owner) = (rest, task.map(|task| &task.user_id));
     let chain = u32::try_from(take(&mut rest)?).ok()?;
     let version = take(&mut rest)?;
     let task_version = take(&mut rest)?;
     let partition = i32::try_from(unzigzag(take(&mut rest)?)).ok()?;
     let offset = unzigzag(take(&mut rest)?);
+    let (base, asked_at, first) = if *format == FORMAT {
+        let base = unzigzag(take(&mut rest)?);
+        let mut later = || Some(Timestamp::from_millis(base.wrapping_add(unzigzag(take(&mut rest)?))));
+        (Timestamp::from_millis(base), later()?, later()?)
+    } else {
+        let updated = task.map_or_else(Timestamp::default, |task| task.updated_at);
+        (updated, updated, updated)
+    };
     let sequence = if flags & HAS_SEQUENCE != 0 {
         let source: Arc<str> = take_text(&mut rest)?.into();
         Some(Box::new((source, CompactString::from(take_text(&mut rest)?))))
@@ -77,7 +92,7 @@ pub fn decode(bytes: &[u8], owner: Option<&UserId>) -> Option<Entry> {
     };
     let rare: Option<Box<Rare>> = if flags & HAS_RARE != 0 { Some(serde_json::from_slice(rest).ok()?) } else { None };
     let order = Order { version: task_version, position: Position { partition, offset }, sequence };
-    Some(Entry { task: None, owner, version, order, chain, marks, rare })
+    Some(Entry { task: None, owner, version, base, asked_at, first, order, chain, marks, rare })
 }
 
 fn put(to: &mut Vec<u8>, mut value: u64) {
@@ -129,10 +144,10 @@ mod tests {
     use crate::state::tasks::Echo;
 
     #[track_caller]
-    fn check(entry: &Entry, owner: Option<&UserId>, bytes: usize) {
+    fn check(entry: &Entry, bytes: usize) {
         let mut written = Vec::new();
         encode(entry, &mut written);
-        let read = decode(&written, owner).expect("what was written can be read");
+        let read = decode(&written, None).expect("what was written can be read");
         assert_eq!(format!("{read:?}"), format!("{entry:?}"));
         assert_eq!(written.len(), bytes);
         for cut in 0..written.len() {
@@ -147,16 +162,19 @@ mod tests {
             task: None,
             owner: owner.clone(),
             version: 3,
+            base: Timestamp::from_millis(1_772_352_000_000),
+            asked_at: Timestamp::from_millis(1_772_351_999_990),
+            first: Timestamp::from_millis(1_772_000_000_000),
             order: Order { version: 300, position: Position { partition: -1, offset: 1_000_000 }, sequence: None },
             chain: 7,
             marks: Marks::default(),
             rare: None,
         };
-        check(&entry, None, 2 + 1 + 1 + 2 + 1 + 3 + 4);
+        check(&entry, 2 + 1 + 1 + 2 + 1 + 3 + (6 + 1 + 5) + 4);
         entry.order.sequence = Some(Box::new(("/s".into(), "0042".into())));
         let echo = Echo { start: Due::parse("2026-03-01"), id: None, index: Some(2) };
         entry.marks = Marks(21);
-        let rare = Rare { echoes: vec![echo.clone(), Echo::default()], content: Some(u64::MAX), resting: None };
+        let rare = Rare { echoes: vec![echo.clone(), Echo::default()], content: Some(u64::MAX), ..Rare::default() };
         entry.rare = Some(Box::new(rare));
         let mut written = Vec::new();
         encode(&entry, &mut written);

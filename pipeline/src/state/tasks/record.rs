@@ -1,10 +1,13 @@
 //! One record: its events are applied all or none (§1.1), so what hangs on the stored tasks is checked for all first.
 
+use bytes::Bytes;
 use hashbrown::HashSet;
+use serde_json::Value;
 use topics::dead_letter::{DeadLetter, Reason};
 use topics::event::{Decoded, EventBody, SkipReason, TaskAction, TaskEvent};
-use topics::ids::TaskId;
+use topics::ids::{TaskId, UserId};
 use topics::record::Record;
+use topics::time::Timestamp;
 
 use super::{Drafts, Tasks};
 
@@ -15,7 +18,7 @@ impl Tasks {
         match decoded {
             Decoded::Skipped(SkipReason::Tombstone) => drafts.counts.skipped_tombstones += 1,
             Decoded::Skipped(SkipReason::UnknownType) => drafts.counts.skipped_unknown += 1,
-            Decoded::Dead(letter) => drafts.bury(letter),
+            Decoded::Dead(letter) => drafts.bury(self.seen(letter)),
             Decoded::Events(events) => match self.check(&events) {
                 Ok(()) => {
                     let count = events.len();
@@ -24,7 +27,7 @@ impl Tasks {
                     }
                     return count;
                 }
-                Err((reason, detail)) => drafts.bury(DeadLetter {
+                Err((reason, detail)) => drafts.bury(self.seen(DeadLetter {
                     reason,
                     detail,
                     topic: record.topic,
@@ -33,10 +36,44 @@ impl Tasks {
                     key: record.key,
                     headers: record.headers,
                     value: record.value.unwrap_or_default(),
-                }),
+                })),
             },
         }
         0
+    }
+
+    /// The dead letter without what it says, if an erasure covers it. What cannot be read so far that it names its user
+    /// is nobody's.
+    fn seen(&self, mut letter: DeadLetter) -> DeadLetter {
+        if !self.users.any_erased() {
+            return letter;
+        }
+        let Ok(value) = serde_json::from_slice::<Value>(&letter.value) else { return letter };
+        let events = value.as_array().map_or(std::slice::from_ref(&value), Vec::as_slice);
+        let covered = events.iter().any(|event| {
+            let time = event["time"].as_str().and_then(Timestamp::parse_rfc3339).unwrap_or(letter.time);
+            self.user_of(event).is_some_and(|user| self.users.covers(&user, time.min(letter.time)))
+        });
+        if covered {
+            letter.value = Bytes::from_static(br#"{"$erased":true}"#);
+            letter.headers = Vec::new();
+            letter.detail = String::new();
+        }
+        letter
+    }
+
+    /// Whose an event is that cannot be applied.
+    fn user_of(&self, event: &Value) -> Option<UserId> {
+        let data = &event["data"];
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let named = [data, &data["task"], &data["data"], event]
+            .iter()
+            .find_map(|part| text(&part["userId"]).or_else(|| text(&part["user_id"])));
+        let task = || {
+            let id = text(&data["taskId"]).or_else(|| text(&data["task_id"])).or_else(|| text(&event["subject"]))?;
+            Some(self.entries.get(TaskId::parse(&id)?.0)?.owner.clone())
+        };
+        named.and_then(|user| UserId::parse(&user)).or_else(task)
     }
 
     /// The first reason why an event of the record cannot be applied to the stored tasks.

@@ -57,6 +57,8 @@ struct ShownCause<'a> {
     correlation_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leans: bool,
 }
 
 struct Text<T>(T);
@@ -101,7 +103,9 @@ impl Serialize for Channels<'_> {
 /// Appends the resource, with its cause for the store.
 pub(super) fn write(row: &Reminder, with_cause: bool, to: &mut Vec<u8>) {
     let origin = if with_cause { row.origin.unpack() } else { Default::default() };
-    let cause = (origin != Default::default()).then_some(ShownCause {
+    let leans = with_cause && row.leans;
+    let cause = (leans || origin != Default::default()).then_some(ShownCause {
+        leans,
         event_id: origin.event_id.as_deref(),
         correlation_id: origin.correlation_id.as_deref(),
         traceparent: origin.traceparent.as_deref(),
@@ -164,6 +168,7 @@ struct StoredCause {
     event_id: Option<String>,
     correlation_id: Option<String>,
     traceparent: Option<String>,
+    leans: bool,
 }
 
 /// Reads a row back.
@@ -206,6 +211,7 @@ fn read(json: &[u8]) -> Result<Reminder, serde_json::Error> {
         late: stored.late,
         created_at: stored.created_at,
         updated_at: stored.updated_at,
+        leans: origin.leans,
         origin: Origin::pack(
             origin.event_id.as_deref(),
             origin.correlation_id.as_deref(),
@@ -257,6 +263,7 @@ mod tests {
             late: false,
             created_at: at("2026-03-01T08:00:00Z"),
             updated_at: at("2026-03-02T08:00:00Z"),
+            leans: kind == Kind::Absolute,
             origin: Origin::pack(Some("0b9f4c2e-0000-4000-8000-000000000001"), Some("Corr \"1\""), None),
         }
     }
@@ -269,7 +276,7 @@ mod tests {
         let mut stored = Vec::new();
         row.write_stored(&mut stored);
         assert_eq!(read(&stored).unwrap(), row, "the stored form gives the row back");
-        let shown_only = Reminder { origin: Origin::default(), ..row };
+        let shown_only = Reminder { origin: Origin::default(), leans: false, ..row };
         assert_eq!(read(&json).unwrap(), shown_only, "the shown form gives all but the cause back");
     }
 

@@ -18,14 +18,14 @@ use uuid::Uuid;
 use crate::store::block::{After, Slot};
 use crate::store::chain_check::{Ends, holds};
 use crate::store::chains::{Chains, Head};
+use crate::store::covered::{erase_metadata, erase_state};
 use crate::store::cut::Cut;
-use crate::store::entry_text::{EntryText, NO_HASH, erase_actor_name};
+use crate::store::entry_text::{EntryText, NO_HASH};
 use crate::store::page::Wanted;
 use crate::store::postgres::cuts;
 use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::load;
-use crate::store::task_text::erase_state;
 use crate::store::{StoreError, Verification};
 
 /// Entries read at a time where not every one of them matches.
@@ -161,8 +161,10 @@ impl Audit {
                 (n, None) => begins.with_state(slot, n).ok_or_else(|| missing(n))?.visible_state(&self.chains),
             };
             let after = match slot.after_kind {
-                After::Same if self.is_erased(entry) => prev_state.as_deref().map(erase_state),
-                After::Same => prev_state.clone(),
+                After::Same => match (self.erased_at(entry), &prev_state) {
+                    (Some(at), Some(state)) => Some(erase_state(slot, entry.texts().metadata, state, at)),
+                    _ => prev_state.clone(),
+                },
                 _ => self.state(entry),
             };
             let before = if slot.applied { prev_state } else { after.clone() };
@@ -174,8 +176,8 @@ impl Audit {
             let user = self.user_id(slot.user)?;
             let texts = entry.texts();
             let mut metadata = Cow::Borrowed(texts.metadata);
-            if self.is_erased(entry) {
-                metadata = erase_actor_name(&metadata).map_or(metadata, Cow::Owned);
+            if let Some(at) = self.erased_at(entry) {
+                metadata = erase_metadata(slot, &metadata, at).map_or(metadata, Cow::Owned);
             }
             let text = EntryText {
                 id: slot.id,
@@ -199,15 +201,16 @@ impl Audit {
 
     /// The state that an entry itself has, as readers may see it.
     fn state(&self, entry: &Entry) -> Option<String> {
-        (entry.slot.after_kind == After::Here).then(|| match self.is_erased(entry) {
-            true => erase_state(&entry.after),
-            false => entry.after.clone(),
+        (entry.slot.after_kind == After::Here).then(|| match self.erased_at(entry) {
+            Some(at) => erase_state(&entry.slot, entry.texts().metadata, &entry.after, at),
+            None => entry.after.clone(),
         })
     }
 
-    /// Whether an entry's personal fields are destroyed; its row may still be waiting to be rewritten.
-    fn is_erased(&self, entry: &Entry) -> bool {
-        self.chains.users().get(entry.slot.user).is_some_and(|user| entry.n <= user.erased_to)
+    /// Up to what time an entry's personal fields are destroyed; its row may still be waiting to be rewritten.
+    fn erased_at(&self, entry: &Entry) -> Option<Timestamp> {
+        let users = self.chains.users();
+        users.get(entry.slot.user).filter(|user| entry.n <= user.erased_to).map(|user| user.erased_at)
     }
 
     fn user_id(&self, no: u32) -> Result<UserId, StoreError> {

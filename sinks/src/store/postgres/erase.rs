@@ -13,15 +13,14 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::store::StoreError;
 use crate::store::block::{After, Texts};
 use crate::store::chains::User;
+use crate::store::covered::{erase_metadata, erase_state};
 use crate::store::encoder::digest_of;
 use crate::store::engine::{PASS_SHARE, lower_priority};
-use crate::store::entry_text::erase_actor_name;
 use crate::store::postgres::db::{Db, Role, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::{Shared, cuts};
 use crate::store::queue::Popped;
-use crate::store::task_text::Personal;
 
 /// Entries rewritten in one transaction.
 const ENTRIES: i64 = 2000;
@@ -152,8 +151,8 @@ fn erased(entry: &Entry, user: &User) -> (Vec<u8>, Option<String>, String) {
         let key = user.old_key.expect("only users with a key to destroy are erased");
         digest_of(&entry.slot, after, metadata, &key)
     });
-    let state = (entry.slot.after_kind == After::Here)
-        .then(|| Personal::find(after).map_or_else(|| after.to_owned(), |personal| personal.erase(after)));
-    let metadata = erase_actor_name(metadata).unwrap_or_else(|| metadata.to_owned());
+    let state =
+        (entry.slot.after_kind == After::Here).then(|| erase_state(&entry.slot, metadata, after, user.erased_at));
+    let metadata = erase_metadata(&entry.slot, metadata, user.erased_at).unwrap_or_else(|| metadata.to_owned());
     (digest.to_vec(), state, metadata)
 }

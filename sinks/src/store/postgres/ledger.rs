@@ -8,7 +8,7 @@ use topics::action::{Action, ActionState, Progress};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
-use crate::store::changes::{Changes, erased_action};
+use crate::store::changes::{Changes, erased_action, outlives_erasure};
 use crate::store::ledger::ActionTable;
 use crate::store::postgres::copy::Rows;
 use crate::store::postgres::db::{At, Db, from_sql, to_sql};
@@ -79,7 +79,7 @@ pub(crate) fn read_action(row: &PgRow, db: &Db) -> Result<ShownAction, StoreErro
 pub(crate) async fn put_actions(conn: &mut PgConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
     // First: what is put below was erased in memory, or was decided after the erasure.
     for user in &dirty.erased {
-        erase_user(conn, user.as_str()).await?;
+        erase_user(conn, user.as_str(), dirty).await?;
     }
     let (mut decided, mut moved) = (Rows::new(), Rows::new());
     let mut actions: Vec<_> = dirty.actions.iter().collect();
@@ -138,11 +138,16 @@ pub(crate) async fn put_actions(conn: &mut PgConnection, dirty: &Changes) -> Res
     Ok(())
 }
 
-async fn erase_user(conn: &mut PgConnection, user: &str) -> Result<(), sqlx::Error> {
-    let rows = sqlx::query("SELECT id, body FROM actions WHERE user_id = $1").bind(to_sql(user).into_owned());
+async fn erase_user(conn: &mut PgConnection, user: &str, dirty: &Changes) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query("SELECT id, body, state FROM actions WHERE user_id = $1").bind(to_sql(user).into_owned());
     for row in rows.fetch_all(&mut *conn).await? {
         let (id, body): (Uuid, &str) = (row.get(0), row.get(1));
         let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let state = ActionState::ALL.into_iter().find(|state| state.name() == row.get::<&str, _>(2));
+        let state = dirty.actions.get(&action.id).map(|change| change.progress.state).or(state);
+        if state.is_some_and(|state| outlives_erasure(&action, state)) {
+            continue;
+        }
         sqlx::query("UPDATE actions SET body = $1 WHERE id = $2")
             .bind(serde_json::to_string(&erased_action(&action)).expect("an action is JSON"))
             .bind(id)

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use hashbrown::{HashMap, HashSet};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Row};
-use topics::action::{Action, ActionKind, Progress};
+use topics::action::{Action, ActionKind, ActionState, Progress};
 use topics::commit::{NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::ids::{TaskId, UserId};
 use topics::record::SourceTopic;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::store::StoreError;
 use crate::store::block::Slot;
 use crate::store::chains::{ChainId, Chains, Head, User};
-use crate::store::changes::{ActionChange, Changes, erased_action};
+use crate::store::changes::{ActionChange, Changes, erased_action, outlives_erasure};
 use crate::store::delta;
 use crate::store::postgres::db::{At, Db, from_sql};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
@@ -157,13 +157,13 @@ async fn view_table(
 
 /// Adds the users from number `from` on to those known.
 pub(crate) async fn users(conn: &mut PgConnection, db: &Db, chains: &Chains, from: u32) -> Result<(), StoreError> {
-    let sql = "SELECT no, user_id, key, erased_to, old_key FROM user_key WHERE no >= $1 ORDER BY no";
+    let sql = "SELECT no, user_id, key, erased_to, old_key, erased_at FROM user_key WHERE no >= $1 ORDER BY no";
     let mut rows = sqlx::query(sql).bind(i64::from(from)).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let key = |at: usize| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         let id = UserId::parse(&from_sql(row.get(1))).ok_or_else(|| db.damaged("a user has an impossible id"))?;
-        let user =
-            User { id, key: key(2), erased_to: row.get::<i64, _>(3) as u64, old_key: key(4), erased_until: None };
+        let (erased_to, erased_at) = (row.get::<i64, _>(3) as u64, Timestamp::from_millis(row.get(5)));
+        let user = User { id, key: key(2), erased_to, erased_at, old_key: key(4), erased_until: None };
         let mut users = chains.users_mut();
         let no = row.get::<i64, _>(0);
         if users.get(no as u32).is_some() {
@@ -179,11 +179,13 @@ pub(crate) async fn users(conn: &mut PgConnection, db: &Db, chains: &Chains, fro
 
 /// Learns up to where users were erased, and what their secrets are since.
 pub(crate) async fn refresh_users(conn: &mut PgConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
-    let rows = sqlx::query("SELECT no, key, erased_to, old_key FROM user_key WHERE erased_to > 0").fetch_all(conn);
+    let rows =
+        sqlx::query("SELECT no, key, erased_to, old_key, erased_at FROM user_key WHERE erased_to > 0").fetch_all(conn);
     for row in rows.await.map_err(db.failed("read users"))? {
         let key = |at: usize| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {
             (user.key, user.erased_to, user.old_key) = (key(1), row.get::<i64, _>(2) as u64, key(3));
+            user.erased_at = Timestamp::from_millis(row.get(4));
         }
     }
     Ok(())
@@ -483,7 +485,13 @@ async fn actions(
     newer: &Changes,
 ) -> Result<Vec<(Arc<Action>, Progress)>, StoreError> {
     // What the table still has of users that were erased since.
-    let visible = |action: Arc<Action>| match newer.erased.contains(&action.user) {
+    let state = |action: &Action, stored: ActionState| {
+        newer.actions.get(&action.id).map_or(stored, |change| change.progress.state)
+    };
+    let gone = |action: &Action, stored| {
+        newer.erased.contains(&action.user) && !outlives_erasure(action, state(action, stored))
+    };
+    let visible = |action: Arc<Action>, stored: ActionState| match gone(&action, stored) {
         true => Arc::new(erased_action(&action)),
         false => action,
     };
@@ -496,7 +504,7 @@ async fn actions(
     let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(moved).fetch(&mut *conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read actions"))? {
         let shown = read_action(&row, db)?;
-        found.insert(shown.action.id, (visible(shown.action), shown.progress));
+        found.insert(shown.action.id, (visible(shown.action, shown.progress.state), shown.progress));
     }
     drop(rows);
     for (id, ActionChange { decided, progress }) in &newer.actions {

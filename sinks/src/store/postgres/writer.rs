@@ -196,11 +196,13 @@ async fn write_users(conn: &mut PgConnection, users: &[(u32, User)]) -> Result<(
     let ids: Vec<String> = last.values().map(|user| to_sql(user.id.as_str()).into_owned()).collect();
     let keys: Vec<Option<Vec<u8>>> = last.values().map(|user| user.key.map(Vec::from)).collect();
     let erased: Vec<i64> = last.values().map(|user| user.erased_to as i64).collect();
+    let at: Vec<i64> = last.values().map(|user| user.erased_at.millis()).collect();
     let old: Vec<Option<Vec<u8>>> = last.values().map(|user| user.old_key.map(Vec::from)).collect();
     sqlx::query(
-        "INSERT INTO user_key (no, user_id, key, erased_to, old_key) \
-         SELECT * FROM unnest($1::int8[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[]) \
+        "INSERT INTO user_key (no, user_id, key, erased_to, old_key, erased_at) \
+         SELECT * FROM unnest($1::int8[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[]) \
          ON CONFLICT (no) DO UPDATE SET key = excluded.key, erased_to = excluded.erased_to, \
+         erased_at = excluded.erased_at, \
          old_key = CASE WHEN excluded.erased_to > user_key.erased_to THEN excluded.old_key ELSE user_key.old_key END",
     )
     .bind(numbers)
@@ -208,6 +210,7 @@ async fn write_users(conn: &mut PgConnection, users: &[(u32, User)]) -> Result<(
     .bind(keys)
     .bind(erased)
     .bind(old)
+    .bind(at)
     .execute(conn)
     .await?;
     Ok(())

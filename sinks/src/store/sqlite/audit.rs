@@ -17,15 +17,15 @@ use uuid::Uuid;
 use crate::store::StoreError;
 use crate::store::block::{After, BLOCK, Block, Slot, Texts, block_of, decode, ids};
 use crate::store::chains::{ChainId, Chains};
+use crate::store::covered::{erase_metadata, erase_state};
 use crate::store::cut::Cut;
 use crate::store::encoder::id_key;
-use crate::store::entry_text::{EntryText, Hash, NO_HASH, erase_actor_name};
+use crate::store::entry_text::{EntryText, Hash, NO_HASH};
 use crate::store::page::{Best, Wanted};
 use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::cuts;
 use crate::store::sqlite::db::{Db, parts, placeholders};
 use crate::store::sqlite::runs::{Index, Key, Kind};
-use crate::store::task_text::erase_state;
 
 /// Decoded blocks that were read lately; about 60 KB each.
 const CACHED_BLOCKS: usize = 512;
@@ -528,15 +528,17 @@ impl Audit {
         let after = match slot.after_kind {
             After::Null => None,
             After::Here => Some(self.visible(&found)),
-            After::Same if self.is_erased(&found) => prev_state.as_deref().map(erase_state),
-            After::Same => prev_state.clone(),
+            After::Same => match (self.erased_at(&found), &prev_state) {
+                (Some(at), Some(state)) => Some(erase_state(slot, found.texts().metadata, state, at)),
+                _ => prev_state.clone(),
+            },
         };
         let before = if slot.applied { prev_state } else { after.clone() };
         let prev = origins.hash_of(slot.prev);
         let user = self.user_id(slot.user)?;
         let mut metadata = Cow::Borrowed(found.texts().metadata);
-        if self.is_erased(&found) {
-            metadata = erase_actor_name(&metadata).map_or(metadata, Cow::Owned);
+        if let Some(at) = self.erased_at(&found) {
+            metadata = erase_metadata(slot, &metadata, at).map_or(metadata, Cow::Owned);
         }
         let text = EntryText {
             id: slot.id,
@@ -557,13 +559,17 @@ impl Audit {
     }
 
     fn visible(&self, found: &Found) -> String {
-        let text = found.texts().after;
-        if self.is_erased(found) { erase_state(text) } else { text.to_owned() }
+        let (text, metadata) = (found.texts().after, found.texts().metadata);
+        match self.erased_at(found) {
+            Some(at) => erase_state(found.slot(), metadata, text, at),
+            None => text.to_owned(),
+        }
     }
 
-    /// Whether an entry's personal fields are destroyed; its block may still be waiting to be rewritten.
-    fn is_erased(&self, found: &Found) -> bool {
-        self.chains.users().get(found.slot().user).is_some_and(|user| found.n <= user.erased_to)
+    /// Up to what time an entry's personal fields are destroyed; its block may still be waiting to be rewritten.
+    fn erased_at(&self, found: &Found) -> Option<Timestamp> {
+        let users = self.chains.users();
+        users.get(found.slot().user).filter(|user| found.n <= user.erased_to).map(|user| user.erased_at)
     }
 
     pub(crate) fn user_id(&self, no: u32) -> Result<topics::UserId, StoreError> {

@@ -142,9 +142,10 @@ async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Resu
     for part in parts(users, 512) {
         // A key that was destroyed meanwhile stays so.
         let sql = format!(
-            "INSERT INTO user_key VALUES {} ON CONFLICT (no) DO UPDATE SET key = excluded.key, erased_to = \
-             excluded.erased_to, old_key = CASE WHEN excluded.erased_to > erased_to THEN excluded.old_key ELSE old_key END",
-            placeholders(5, part.len())
+            "INSERT INTO user_key VALUES {} ON CONFLICT (no) DO UPDATE SET key = excluded.key, \
+             erased_to = excluded.erased_to, erased_at = excluded.erased_at, \
+             old_key = CASE WHEN excluded.erased_to > erased_to THEN excluded.old_key ELSE old_key END",
+            placeholders(6, part.len())
         );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for (no, user) in part {
@@ -153,7 +154,8 @@ async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Resu
                 .bind(user.id.as_str())
                 .bind(user.key.map(Vec::from))
                 .bind(user.erased_to as i64)
-                .bind(user.old_key.map(Vec::from));
+                .bind(user.old_key.map(Vec::from))
+                .bind(user.erased_at.millis());
         }
         query.execute(&mut *conn).await?;
     }

@@ -8,7 +8,7 @@ use topics::action::{Action, ActionState, Progress};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
-use crate::store::changes::{Changes, erased_action};
+use crate::store::changes::{Changes, erased_action, outlives_erasure};
 use crate::store::ledger::ActionTable;
 use crate::store::sqlite::db::{Db, parts, placeholders};
 use crate::store::sqlite::views::put_all;
@@ -101,7 +101,7 @@ pub(crate) fn read_action(row: &SqliteRow, db: &Db) -> Result<ShownAction, Store
 pub(crate) async fn put_actions(conn: &mut SqliteConnection, dirty: &Changes) -> Result<(), sqlx::Error> {
     // First: what is put below was erased in memory, or was decided after the erasure.
     for user in &dirty.erased {
-        erase_user(conn, user.as_str()).await?;
+        erase_user(conn, user.as_str(), dirty).await?;
     }
     let mut decided = Vec::new();
     let mut moved = Vec::new();
@@ -149,12 +149,18 @@ pub(crate) async fn put_actions(conn: &mut SqliteConnection, dirty: &Changes) ->
     Ok(())
 }
 
-async fn erase_user(conn: &mut SqliteConnection, user: &str) -> Result<(), sqlx::Error> {
-    let rows =
-        sqlx::query("SELECT id, body FROM actions WHERE user_id = ?").bind(user.to_owned()).fetch_all(&mut *conn);
+async fn erase_user(conn: &mut SqliteConnection, user: &str, dirty: &Changes) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query("SELECT id, body, state FROM actions WHERE user_id = ?")
+        .bind(user.to_owned())
+        .fetch_all(&mut *conn);
     for row in rows.await? {
         let (id, body): (Vec<u8>, &str) = (row.get(0), row.get(1));
         let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let state = ActionState::ALL.into_iter().find(|state| state.name() == row.get::<&str, _>(2));
+        let state = dirty.actions.get(&action.id).map(|change| change.progress.state).or(state);
+        if state.is_some_and(|state| outlives_erasure(&action, state)) {
+            continue;
+        }
         sqlx::query("UPDATE actions SET body = ? WHERE id = ?")
             .bind(serde_json::to_string(&erased_action(&action)).expect("an action is JSON"))
             .bind(id)

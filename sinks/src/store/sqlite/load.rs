@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use hashbrown::{HashMap, HashSet};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
-use topics::action::{Action, ActionKind, Progress};
+use topics::action::{Action, ActionKind, ActionState, Progress};
 use topics::commit::{NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::ids::{TaskId, UserId};
 use topics::record::SourceTopic;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::store::block::{BLOCK, Block, Slot, block_of};
 use crate::store::chains::{ChainId, Chains, Head, User};
-use crate::store::changes::{ActionChange, Changes, erased_action};
+use crate::store::changes::{ActionChange, Changes, erased_action, outlives_erasure};
 use crate::store::delta::{self, DeltaError};
 use crate::store::encoder::{Indexed, Resume, id_key};
 use crate::store::sqlite::audit::{BLOCK_COLUMNS, Removed, block_from};
@@ -144,19 +144,15 @@ fn uuid_at(row: &SqliteRow, at: usize, db: &Db) -> Result<Uuid, StoreError> {
 
 /// Users and their keys, from number `from` on.
 pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains, from: u32) -> Result<(), StoreError> {
-    let sql = "SELECT no, user_id, key, erased_to, old_key FROM user_key WHERE no >= ? ORDER BY no";
+    let sql = "SELECT no, user_id, key, erased_to, old_key, erased_at FROM user_key WHERE no >= ? ORDER BY no";
     let mut rows = sqlx::query(sql).bind(i64::from(from)).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         let id = UserId::parse(row.get(1)).ok_or_else(|| db.damaged("a user in it has no id"))?;
         let erased_to: i64 = row.get(3);
-        let no = chains.users_mut().add(User {
-            id,
-            key: key(2),
-            erased_to: erased_to as u64,
-            old_key: key(4),
-            erased_until: None,
-        });
+        let erased_at = Timestamp::from_millis(row.get(5));
+        let (erased_to, old_key) = (erased_to as u64, key(4));
+        let no = chains.users_mut().add(User { id, key: key(2), erased_to, erased_at, old_key, erased_until: None });
         if i64::from(no) != row.get::<i64, _>(0) {
             return Err(db.damaged(format!("user number {no} is missing")));
         }
@@ -166,11 +162,13 @@ pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains,
 
 /// Learns up to where users were erased, and what their secrets are since.
 pub(crate) async fn refresh_users(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
-    let rows = sqlx::query("SELECT no, key, erased_to, old_key FROM user_key WHERE erased_to > 0").fetch_all(conn);
+    let rows =
+        sqlx::query("SELECT no, key, erased_to, old_key, erased_at FROM user_key WHERE erased_to > 0").fetch_all(conn);
     for row in rows.await.map_err(db.failed("read users"))? {
         let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
         if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {
             (user.key, user.erased_to, user.old_key) = (key(1), row.get::<i64, _>(2) as u64, key(3));
+            user.erased_at = Timestamp::from_millis(row.get(4));
         }
     }
     Ok(())
@@ -556,7 +554,13 @@ async fn actions(
     let sql =
         format!("SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE {wanted}");
     // What the table still has of users that were erased since.
-    let visible = |action: Arc<Action>| match newer.erased.contains(&action.user) {
+    let state = |action: &Action, stored: ActionState| {
+        newer.actions.get(&action.id).map_or(stored, |change| change.progress.state)
+    };
+    let gone = |action: &Action, stored| {
+        newer.erased.contains(&action.user) && !outlives_erasure(action, state(action, stored))
+    };
+    let visible = |action: Arc<Action>, stored: ActionState| match gone(&action, stored) {
         true => Arc::new(erased_action(&action)),
         false => action,
     };
@@ -564,7 +568,7 @@ async fn actions(
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read actions"))? {
         let shown = read_action(&row, db)?;
-        found.insert(shown.action.id, (visible(shown.action), shown.progress));
+        found.insert(shown.action.id, (visible(shown.action, shown.progress.state), shown.progress));
     }
     drop(rows);
     for (id, ActionChange { decided, progress }) in &newer.actions {
@@ -577,7 +581,10 @@ async fn actions(
                     "SELECT body, state, attempts, last_error, next_attempt_at, delivered_at FROM actions WHERE id = ?";
                 let row = sqlx::query(sql).bind(id.as_bytes().to_vec()).fetch_optional(&mut *conn).await;
                 match row.map_err(db.failed("read actions"))? {
-                    Some(row) => visible(read_action(&row, db)?.action),
+                    Some(row) => {
+                        let shown = read_action(&row, db)?;
+                        visible(shown.action, shown.progress.state)
+                    }
                     None => continue,
                 }
             }

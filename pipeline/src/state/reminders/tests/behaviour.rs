@@ -515,23 +515,25 @@ fn dismissed_comes_back_only_with_another_due_and_back() {
 }
 
 #[test]
-fn erasing_the_user_cancels_for_good() {
+fn erasing_the_user_cancels_until_a_later_event_asks_anew() {
     check(
         |s| {
             s.set("01 08:00", Some(task(DUE, Some(r#"["PT1H","PT2H"]"#))))
                 .clock("05 10:00")
-                .said("05 10:01", Change::Erased)
+                .said("05 10:01", Change::Erased { at: march("05 10:01") })
                 .completed("05 10:02", true)
                 .completed("05 10:03", false)
                 .clock("05 11:00");
         },
         expect![[r#"
-            05 10:00:00 PT2H CANCELLED user_erased (in-app CANCELLED) made 01 08:00:00 changed 05 10:01:00
-            05 11:00:00 PT1H CANCELLED user_erased (in-app CANCELLED) made 01 08:00:00 changed 05 10:01:00
+            05 10:00:00 PT2H EXPIRED trigger_in_past (in-app CANCELLED) made 01 08:00:00 changed 05 10:03:00
+            05 11:00:00 PT1H PENDING (in-app PENDING) made 01 08:00:00 changed 05 10:03:00
             send in-app of 05 10:00:00 at 05 10:00:00
             REMINDER_CANCELLED|#|e2 at 05 10:01:00
             action CANCELLED
             REMINDER_CANCELLED|#|e2 at 05 10:01:00
+            REMINDER_EXPIRED|#|e4 at 05 10:03:00
+            send in-app of 05 11:00:00 at 05 11:00:00
         "#]],
     );
 }

@@ -144,10 +144,17 @@ impl Model {
                     row.end(Status::Cancelled, reason);
                     row.updated_at = time;
                 }
+                (Status::Cancelled, Some(wanted)) if row.reason == Some(Reason::UserErased) => {
+                    row.start(wanted);
+                    row.updated_at = time;
+                    if past(row.trigger) {
+                        row.end(Status::Expired, Reason::TriggerInPast);
+                    }
+                }
                 (Status::Cancelled, Some(wanted)) if !was.contains_key(id) && !past(wanted.trigger) => {
                     let moved = task_before.zip(after.0).is_some_and(|(a, b)| a.due_date != b.due_date);
                     let only_moved = matches!(row.reason, Some(Reason::Dismissed | Reason::Snoozed));
-                    if row.reason != Some(Reason::UserErased) && (moved || !only_moved) {
+                    if moved || !only_moved {
                         row.start(wanted);
                         row.updated_at = time;
                     }
@@ -192,11 +199,28 @@ impl Model {
         }
     }
 
+    fn end_expired(&mut self, number: usize, id: Uuid, time: Timestamp) {
+        let past = Some(Reason::TriggerInPast);
+        if let Some(row) = self.rows.get_mut(&(number, id)).filter(|row| row.reason == past) {
+            row.end(Status::Cancelled, Reason::UserErased);
+            row.updated_at = time;
+        }
+    }
+
     fn snooze(&mut self, number: usize, id: Uuid, until: Timestamp, task: &Task, time: Timestamp) {
         let new = topics::ids::snoozed_reminder(task.id, until);
         let Some(row) = self.rows.get(&(number, id)).filter(|_| !task.completed && new != id) else { return };
         let channels = row.channels.iter().map(|d| d.channel).collect();
-        let again = Wanted { kind: Kind::Snooze, trigger: until, channels, wall: None };
+        let again = Wanted {
+            kind: Kind::Snooze,
+            trigger: until,
+            channels,
+            wall: None,
+            leans: false,
+            made: None,
+            judged: None,
+            shown: None,
+        };
         self.end(number, id, Reason::Snoozed, time);
         self.make(number, new, &again, task.due_date, time);
         let row = self.rows.get_mut(&(number, new)).unwrap();
@@ -334,7 +358,9 @@ impl World {
             before,
             after: self.tasks[number].clone(),
             settings: self.settings.clone(),
+            covered: matches!(change, Change::Erased { .. }),
             change,
+            asked_at: time,
             cause: Arc::new(Cause {
                 source: "/services/chat-api".into(),
                 event_id: compact_str::format_compact!("e{}", self.events),
@@ -380,10 +406,16 @@ impl World {
         if self.dice.roll(2) == 0 {
             self.replace(number, None, time);
         } else if self.tasks[number].is_some() {
-            self.tell(number, self.tasks[number].clone(), Change::Erased, time);
+            // What follows asks anew, since not everything is said again.
+            let before = self.tasks[number].clone();
+            if let Some(task) = &mut self.tasks[number] {
+                Arc::make_mut(task).erase();
+            }
+            self.tell(number, before, Change::Erased { at: time }, time);
             let ids: Vec<(usize, Uuid)> = self.model.rows.keys().filter(|(n, _)| *n == number).copied().collect();
             for (number, id) in ids {
                 self.model.end(number, id, Reason::UserErased, time);
+                self.model.end_expired(number, id, time);
                 let row = self.model.rows.get_mut(&(number, id)).unwrap();
                 if row.handed {
                     row.end(row.status, Reason::DeliveryFailed);
