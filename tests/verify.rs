@@ -83,24 +83,33 @@ async fn append_at(running: &Running, topic: &'static str, partition: i32, value
 /// What a user does on several partitions around settings and erasures that come on others: in another order all of
 /// it would come out differently.
 async fn a_user_who_is_erased_twice(running: &Running, user_topic: &'static str) {
+    // A minute apart: of two at one time neither comes first.
+    let mut minutes = 0;
+    let mut at = || {
+        minutes += 1;
+        Timestamp::from_millis(1_772_352_000_000 + minutes * 60_000)
+    };
     let task = |n: u32, id: &str, kind: &str, more: Value| event(id, kind, &task_id(n), more);
     let all_day = json!({"title": "Water the plants", "dueDate": "2027-04-01", "reminders": ["P1D"]});
-    append(running, "task-events", 2, task(1, "u1", "created", all_day.clone())).await;
-    append(
+    append_at(running, "task-events", 2, task(1, "u1", "created", all_day.clone()), at()).await;
+    let offsets = json!({"timezone": "Asia/Tokyo", "reminderOffsets": ["P2D"]});
+    append_at(running, user_topic, 0, user_event("u2", "updated", offsets), at()).await;
+    append_at(
         running,
-        user_topic,
-        0,
-        user_event("u2", "updated", json!({"timezone": "Asia/Tokyo", "reminderOffsets": ["P2D"]})),
+        "task-events",
+        5,
+        task(2, "u3", "created", json!({"dueDate": "2027-04-01", "tags": ["a"]})),
+        at(),
     )
     .await;
-    append(running, "task-events", 5, task(2, "u3", "created", json!({"dueDate": "2027-04-01", "tags": ["a"]}))).await;
-    append(running, user_topic, 0, user_event("u4", "erased", json!({}))).await;
-    append(running, "task-events", 2, task(1, "u5", "updated", json!({"title": "Water them again"}))).await;
-    append(running, "task-events", 2, task(1, "u6", "updated", json!({"description": "all", "tags": ["b"]}))).await;
-    append(running, user_topic, 0, user_event("u7", "erased", json!({}))).await;
-    append(running, "task-events", 1, task(3, "u8", "created", json!({"title": "Begin again"}))).await;
-    append(running, "task-events", 5, task(2, "u9", "updated", all_day)).await;
-    append(running, user_topic, 0, user_event("u10", "updated", json!({"timezone": "Europe/Berlin"}))).await;
+    append_at(running, user_topic, 0, user_event("u4", "erased", json!({})), at()).await;
+    append_at(running, "task-events", 2, task(1, "u5", "updated", json!({"title": "Water them again"})), at()).await;
+    append_at(running, "task-events", 2, task(1, "u6", "updated", json!({"description": "all", "tags": ["b"]})), at())
+        .await;
+    append_at(running, user_topic, 0, user_event("u7", "erased", json!({})), at()).await;
+    append_at(running, "task-events", 1, task(3, "u8", "created", json!({"title": "Begin again"})), at()).await;
+    append_at(running, "task-events", 5, task(2, "u9", "updated", all_day), at()).await;
+    append_at(running, user_topic, 0, user_event("u10", "updated", json!({"timezone": "Europe/Berlin"})), at()).await;
     let tasks = all(running, "/v1/tasks?userId=ann&status=all").await;
     assert!(tasks.iter().any(|task| task["title"] == json!({"$erased": true})), "{tasks:?}");
 }

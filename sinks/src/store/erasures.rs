@@ -105,7 +105,7 @@ pub(crate) fn late(commit: &Commit, users: &Users) -> Vec<RecordRange> {
         }
     }
     for letter in &commit.dead_letters {
-        if covered_by(letter, &covers) {
+        if letter.is_erased() || covered_by(letter, &covers) {
             found.insert(one(letter.topic, letter.position));
         }
     }

@@ -1,6 +1,5 @@
 //! One record: its events are applied all or none (§1.1), so what hangs on the stored tasks is checked for all first.
 
-use bytes::Bytes;
 use hashbrown::HashSet;
 use serde_json::Value;
 use topics::dead_letter::{DeadLetter, Reason};
@@ -55,9 +54,7 @@ impl Tasks {
             self.user_of(event).is_some_and(|user| self.users.covers(&user, time.min(letter.time)))
         });
         if covered {
-            letter.value = Bytes::from_static(br#"{"$erased":true}"#);
-            letter.headers = Vec::new();
-            letter.detail = String::new();
+            letter.erase();
         }
         letter
     }
