@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,7 +19,7 @@ use query_api::auth::{Caller, Scope};
 use query_api::index::{Index, RowKey, RowQuery};
 use query_api::params::{Kind, Param, Params, pairs, param};
 use query_api::problem::{Code, Problem};
-use query_api::routes::Resource;
+use query_api::routes::{Resource, Right};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sinks::state_mirror::Pages;
@@ -51,6 +51,7 @@ pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
             "Tries a failed action again.",
             post(retry_action).with_state(parts()),
         )
+        .is_for(Right::Scope(Scope::Ops))
         .succeeds(202),
         Resource::new(
             "get",
@@ -65,11 +66,19 @@ pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
             "Puts a dead letter back, corrected or as it was.",
             post(replay_dead_letter).with_state(parts()),
         )
-        .reads(JSON)
+        .is_for(Right::Scope(Scope::Ops))
+        .may_read(JSON)
+        .up_to(BODY_BYTES_MAX)
         .succeeds(202),
-        Resource::new("post", "/v1/ops/clock", "Moves a manual clock forward.", post(set_clock).with_state(parts()))
-            .reads(JSON),
     ];
+    if parts().clock.is_manual() {
+        let clock = post(set_clock).with_state(parts());
+        resources.push(
+            Resource::new("post", "/v1/ops/clock", "Moves a manual clock forward.", clock)
+                .is_for(Right::Scope(Scope::Ops))
+                .reads(JSON),
+        );
+    }
     if parts().mirror.is_some() {
         resources.push(
             Resource::new(
@@ -78,17 +87,20 @@ pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
                 "Writes the mirror in the state store anew.",
                 post(rebuild_mirror).with_state(parts()),
             )
+            .is_for(Right::Scope(Scope::Ops))
             .succeeds(202),
         );
     }
     // On a broker it is the broker that takes events.
     if parts().log.is_some() {
-        let events = post(append_events).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts());
+        let events = post(append_events).with_state(parts());
         let about = "Appends events to the embedded log; answers once they are durable.";
         resources.push(
             Resource::new("post", "/v1/events", about, events)
                 .takes(EVENTS)
-                .reads(&["application/cloudevents+json", "application/cloudevents-batch+json", "application/x-ndjson"])
+                .is_for(Right::Scope(Scope::EventsWrite))
+                .reads(EVENT_TYPES)
+                .up_to(BODY_BYTES_MAX)
                 .succeeds(202),
         );
     }
@@ -96,6 +108,8 @@ pub fn resources(parts: &Arc<Parts>) -> Vec<Resource> {
 }
 
 const JSON: &[&str] = &["application/json"];
+const EVENT_TYPES: &[&str] =
+    &["application/cloudevents+json", "application/cloudevents-batch+json", "application/x-ndjson", "application/json"];
 
 type Answer = Result<Response, Problem>;
 
@@ -111,12 +125,10 @@ const EVENTS: &[Param] = &[param(
 
 async fn append_events(
     State(parts): State<Arc<Parts>>,
-    caller: Caller,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
-    caller.require(Scope::EventsWrite)?;
     let mut params = read_params(query.as_deref(), EVENTS)?;
     let partition = params.has("partition").then(|| params.integer(&EVENTS[0]) as i32);
     params.finish()?;
@@ -226,8 +238,7 @@ fn shown_action(shown: &ShownAction) -> Value {
     })
 }
 
-async fn retry_action(State(parts): State<Arc<Parts>>, caller: Caller, Path(id): Path<String>) -> Answer {
-    caller.require(Scope::Ops)?;
+async fn retry_action(State(parts): State<Arc<Parts>>, Path(id): Path<String>) -> Answer {
     let id = Uuid::try_parse(&id).map_err(|_| Problem::not_found("action"))?;
     let shown = parts.store.action(id).await.map_err(store_trouble)?.ok_or_else(|| Problem::not_found("action"))?;
     if shown.progress.state != ActionState::Failed {
@@ -291,13 +302,7 @@ struct Replay {
     value: Option<Value>,
 }
 
-async fn replay_dead_letter(
-    State(parts): State<Arc<Parts>>,
-    caller: Caller,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    caller.require(Scope::Ops)?;
+async fn replay_dead_letter(State(parts): State<Arc<Parts>>, Path(id): Path<String>, body: Bytes) -> Answer {
     let no = id.parse().map_err(|_| Problem::not_found("dead letter"))?;
     let kept =
         parts.store.dead_letter(no).await.map_err(store_trouble)?.ok_or_else(|| Problem::not_found("dead letter"))?;
@@ -340,8 +345,7 @@ async fn replay_dead_letter(
 }
 
 /// Has every row that is mirrored written again.
-async fn rebuild_mirror(State(parts): State<Arc<Parts>>, caller: Caller) -> Answer {
-    caller.require(Scope::Ops)?;
+async fn rebuild_mirror(State(parts): State<Arc<Parts>>) -> Answer {
     let Some(mirror) = &parts.mirror else { return Err(Problem::not_found("state mirror")) };
     let views: Vec<u8> = (0..parts.index.views().len() as u8).filter(|view| mirror.mirrors(*view)).collect();
     let counts = parts.index.counts().1;
@@ -377,8 +381,7 @@ struct SetClock {
 }
 
 /// Moves a manual clock, and answers once everything due by then is committed.
-async fn set_clock(State(parts): State<Arc<Parts>>, caller: Caller, body: Bytes) -> Answer {
-    caller.require(Scope::Ops)?;
+async fn set_clock(State(parts): State<Arc<Parts>>, body: Bytes) -> Answer {
     let asked: SetClock = serde_json::from_slice(&body)
         .map_err(|_| Problem::parameter("now", "must be given as {\"now\": \"2026-03-01T08:00:00Z\"}"))?;
     let to =

@@ -22,7 +22,7 @@ use pipeline::state::reminders::AlreadySent;
 use pipeline::{CountKey, Input, InputSender};
 use query_api::Api;
 use query_api::auth::jwt::Jwt;
-use query_api::auth::{Auth, Tokens};
+use query_api::auth::{Auth, TokenFile};
 use query_api::index::Index;
 use query_api::metrics::{KafkaNumbers, Metrics};
 use query_api::stream::{Hub, StreamConfig};
@@ -41,15 +41,17 @@ use topics::view::{ViewRow, ViewSpec};
 use tracing::{error, info};
 
 mod dead_letters;
+mod doors;
 mod rate;
 mod rebuild;
 pub mod store;
 mod targets;
 mod updates;
 
+pub use doors::Doors;
 pub use rate::Rate;
 
-use crate::cli::{ClockOption, RunOptions, SourceMode};
+use crate::cli::{Actions, ClockOption, RunOptions, SourceMode};
 use crate::run::targets::Outcomes;
 use crate::run::updates::Publisher;
 use crate::settings::auth::AuthSettings;
@@ -243,6 +245,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     if mode != SourceMode::Kafka && settings.kafka.partitions.is_some() {
         anyhow::bail!("source.partitions is for source.mode=kafka: every other source is read whole");
     }
+    let doors = Doors::judge(options.listen, &settings, mode == SourceMode::Dapr)?;
     std::fs::create_dir_all(dir).with_context(|| format!("could not make --data-dir {}", dir.display()))?;
     let listener = TcpListener::bind(options.listen)
         .await
@@ -255,7 +258,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
         SourceMode::Log | SourceMode::Dapr => Ok(()),
     };
-    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener, fits).await?;
+    let (store, restored) =
+        store::open(options.store.as_ref(), &settings, &held, &views, (&listener, &doors), fits).await?;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
@@ -359,18 +363,18 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         metrics,
         views,
         preview: reading::preview(),
-        config: query_api::Config {
-            auth,
-            zone: settings.pipeline.timezone,
-            query_timeout: settings.query_timeout,
-            ..Default::default()
-        },
+        config: doors.config(auth, &settings),
     });
     let mut resources = ops::resources(&parts);
-    resources.extend(sidecar::resources(&parts, settings.app_api_token.as_ref().map(|token| token.0.as_str())));
+    let token = settings.app_api_token.as_ref().map(|token| token.0.as_str());
+    let has_sidecar = mode == SourceMode::Dapr || options.actions == Actions::Dapr || settings.state_mirror;
+    if has_sidecar || token.is_some() {
+        resources.extend(sidecar::resources(&parts, token));
+    }
     let router = query_api::router_with(api, resources);
     let shutdown = CancellationToken::new();
-    let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
+    let http =
+        tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
 }
 
@@ -378,11 +382,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
 pub async fn read_auth(settings: &Settings) -> anyhow::Result<Auth> {
     match &settings.auth {
         AuthSettings::None => Ok(Auth::None),
-        AuthSettings::Token(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("could not read auth.token_file {}", path.display()))?;
-            Ok(Auth::Token(Tokens::parse(&text)?))
-        }
+        AuthSettings::Token(path) => Ok(Auth::Token(TokenFile::open(path)?)),
         AuthSettings::Jwt(jwt) => Ok(Auth::Jwt(Jwt::open(jwt.clone()).await?)),
     }
 }

@@ -4,6 +4,7 @@
 //! the freshness that is wanted, answer from one commit, and leave headers and errors to the [`edge`].
 
 mod edge;
+mod door;
 mod answer;
 mod tasks;
 mod views;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::from_fn_with_state;
@@ -38,12 +39,19 @@ use crate::index::{Index, Lookup};
 use crate::metrics::Metrics;
 use crate::params::{Kind, Param, Params, pairs, param};
 use crate::problem::{Code, Problem};
+use crate::serve::BodyLimits;
 use crate::status::StatusSource;
 use crate::stream::Hub;
 
+use door::{Doors, Takes};
+
 pub use answer::{ListBody, json_bytes, json_text, list};
 pub use audit::cursor_problem;
+pub use door::{Hosts, Right};
 pub use operate::metrics;
+
+/// Largest body of a resource that says nothing else.
+const BODY_BYTES_MAX: usize = 2 << 20;
 
 /// Settings of the query API.
 #[derive(Clone, Debug)]
@@ -60,6 +68,10 @@ pub struct Config {
     pub metrics_here: bool,
     /// Whether the page at `/` is served.
     pub console: bool,
+    /// Under which names requests come.
+    pub hosts: Hosts,
+    /// What bodies of requests may take.
+    pub bodies: BodyLimits,
 }
 
 impl Default for Config {
@@ -71,6 +83,8 @@ impl Default for Config {
             exports_max: 4,
             metrics_here: true,
             console: true,
+            hosts: Hosts::default(),
+            bodies: BodyLimits::default(),
         }
     }
 }
@@ -140,6 +154,9 @@ pub struct Resource {
     pub(crate) schema: &'static str,
     pub(crate) body: Option<&'static [&'static str]>,
     pub(crate) success: u16,
+    pub(crate) right: Right,
+    pub(crate) takes: Takes,
+    pub(crate) bytes_max: usize,
     pub(crate) handler: MethodRouter<Arc<Api>>,
 }
 
@@ -171,6 +188,9 @@ impl Resource {
             schema: "Object",
             body: None,
             success: 200,
+            right: Right::default(),
+            takes: Takes::Nothing,
+            bytes_max: BODY_BYTES_MAX,
             handler,
         }
     }
@@ -196,6 +216,33 @@ impl Resource {
     /// Takes a body of these media types.
     pub fn reads(mut self, media_types: &'static [&'static str]) -> Resource {
         self.body = Some(media_types);
+        self.takes = Takes::These { media_types, optional: false };
+        self
+    }
+
+    /// Takes one of these media types, or none.
+    pub fn may_read(mut self, media_types: &'static [&'static str]) -> Resource {
+        self.body = Some(media_types);
+        self.takes = Takes::These { media_types, optional: true };
+        self
+    }
+
+    /// Takes a body of whatever kind no form can send; these are the usual ones.
+    pub fn reads_all(mut self, usual: &'static [&'static str]) -> Resource {
+        self.body = Some(usual);
+        self.takes = Takes::NoForm;
+        self
+    }
+
+    /// Takes a body of at most so many bytes.
+    pub fn up_to(mut self, bytes: usize) -> Resource {
+        self.bytes_max = bytes;
+        self
+    }
+
+    /// For these only. It is judged before the body is read.
+    pub fn is_for(mut self, right: Right) -> Resource {
+        self.right = right;
         self
     }
 
@@ -267,6 +314,7 @@ pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
     resources.extend(operate::resources(&api.config));
     resources.extend(beside);
     let description = openapi::describe(&resources, &api);
+    let edge = Arc::new(edge::Edge { doors: Doors::of(&resources, &api.config), api: api.clone() });
     let mut router: Router<Arc<Api>> =
         Router::new().route("/openapi.json", get(|| async move { answer::json_text(description) }));
     for resource in resources {
@@ -278,7 +326,9 @@ pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(api.clone(), edge::edge))
+        // Bodies have been read within their limits by then.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(edge, edge::edge))
         .layer(CompressionLayer::new().gzip(true))
         .with_state(api)
 }

@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use crate::cli::QueryApiOptions;
 use crate::reading;
-use crate::run::{Rate, read_auth, stop_signal, store};
+use crate::run::{Doors, Rate, read_auth, stop_signal, store};
 use crate::settings::Settings;
 
 /// The database is called away when it has not answered for this long.
@@ -42,6 +42,8 @@ const SILENT_MAX: Duration = Duration::from_secs(5);
 /// Runs the command.
 pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(options.config.as_deref()).await?;
+    let doors = Doors::judge(options.listen, &settings, false)?;
+    let auth = read_auth(&settings).await?;
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
@@ -73,12 +75,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         metrics: metrics.clone(),
         views,
         preview: reading::preview(),
-        config: query_api::Config {
-            auth: read_auth(&settings).await?,
-            zone: settings.pipeline.timezone,
-            query_timeout: settings.query_timeout,
-            ..Default::default()
-        },
+        config: doors.config(auth, &settings),
     });
     metrics.on_scrape({
         let (status, index) = (status.clone(), index.clone());
@@ -89,7 +86,8 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     });
     let shutdown = CancellationToken::new();
     let router = query_api::router(api);
-    let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
+    let http =
+        tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     announce(addr);
     let following = async {
         loop {

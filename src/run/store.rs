@@ -20,19 +20,20 @@ use topics::commit::{NextOffset, Restored};
 use topics::view::ViewSpec;
 use tracing::{info, warn};
 
+use crate::run::Doors;
 use crate::settings::{Secret, Settings, is_postgres};
 
 /// Longest time for one statement that answers a reader, beyond the query's own limit.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 
 /// Opens the store: the database at `url`, else the embedded one. While another process has the database, health and
-/// readiness are served on `listener`. An error where `fits` refuses the committed positions.
+/// readiness are served on the listener `at` these doors. An error where `fits` refuses the committed positions.
 pub(super) async fn open(
     url: Option<&Secret>,
     settings: &Settings,
     held: &DataDir,
     views: &[ViewSpec],
-    listener: &TcpListener,
+    at: (&TcpListener, &Doors),
     fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
 ) -> anyhow::Result<(Arc<dyn Store>, Restored)> {
     let (store, restored): (Arc<dyn Store>, Restored) = match url.or(settings.store.url.as_ref()) {
@@ -42,7 +43,7 @@ pub(super) async fn open(
         }
         Some(url) => {
             let database = database(url, settings)?;
-            let lease = wait_for_lease(&database, settings, listener, &fits).await?;
+            let lease = wait_for_lease(&database, settings, at, &fits).await?;
             let (store, restored) = Postgres::open(&database, lease, views, Options::default()).await?;
             (store, restored)
         }
@@ -75,7 +76,7 @@ pub fn holder() -> String {
 async fn wait_for_lease(
     database: &Database,
     settings: &Settings,
-    listener: &TcpListener,
+    (listener, doors): (&TcpListener, &Doors),
     fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
 ) -> anyhow::Result<Lease> {
     let (tell, waiting) = watch::channel(None);
@@ -94,7 +95,8 @@ async fn wait_for_lease(
             match listen_too(listener) {
                 Ok(listener) => {
                     let router = standby(waiting.clone());
-                    serving = Some(tokio::spawn(query_api::serve(listener, router, ended.clone().cancelled_owned())));
+                    let ended = ended.clone().cancelled_owned();
+                    serving = Some(tokio::spawn(query_api::serve(listener, router, doors.connections_max, ended)));
                 }
                 Err(error) => failed = Some(error),
             }

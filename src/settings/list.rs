@@ -220,21 +220,18 @@ fn is_of_a_service(name: &str) -> bool {
 
 /// The table of the page.
 pub fn markdown() -> String {
-    let mut text = "| setting | default | |\n|---|---|---|\n".to_owned();
+    let mut text = "| setting | value | default | example | |\n|---|---|---|---|---|\n".to_owned();
     for setting in SETTINGS {
         let default = match setting.default {
             Value(value) => format!("`{value}`"),
             Unset(words) => words.to_owned(),
         };
-        let secret = if setting.secret { " (never shown)" } else { "" };
-        let about = format!("{}: {}; such as `{}`{secret}", setting.kind, setting.about, setting.example);
-        text += &format!("| `{}` | {} | {} |\n", setting.name, cell(&default), cell(&about));
+        let kind = format!("{}{}", setting.kind, if setting.secret { " (never shown)" } else { "" });
+        let cells =
+            [format!("`{}`", setting.name), kind, default, format!("`{}`", setting.example), setting.about.into()];
+        text += &format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     }
     text
-}
-
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::openssl::is_usable;
+use super::private;
 
 /// Least time between two readings.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -65,7 +66,7 @@ impl Place {
 
     async fn read(&self, client: &reqwest::Client) -> Result<String, String> {
         let text = match self {
-            Place::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{self:?}: {e}"))?,
+            Place::File(path) => private::read_trusted(path).map_err(|e| format!("{self:?}: {e}"))?,
             Place::Url(url) => fetch(client, url).await.map_err(|e| format!("{self:?}: {e}"))?,
         };
         String::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())

@@ -11,9 +11,11 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::Api;
+use super::door::Doors;
 use crate::freshness;
 use crate::index::Freshness;
 use crate::problem::{Code, PROBLEM_JSON, Problem};
+use crate::serve::bodies::Share;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is echoed.
@@ -23,18 +25,25 @@ const URI_MAX: usize = 8 * 1024;
 /// Most bytes of header names and values together.
 const HEADERS_MAX: usize = 32 * 1024;
 
+/// What every request passes.
+pub(super) struct Edge {
+    pub(super) api: Arc<Api>,
+    pub(super) doors: Doors,
+}
+
 /// The layer around everything.
-pub(super) async fn edge(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
+    let api = &edge.api;
     let started = Instant::now();
     let id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned());
     let route = route.unwrap_or_else(|| "unmatched".to_owned());
     let path = request.uri().path();
     let versioned = path == "/v1" || path.starts_with("/v1/");
-    let let_in = if versioned { admit(&api, &mut request).await } else { within_limits(&request) };
-    let mut response = match let_in {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    // What a body takes of the budget for all is given back with the answer.
+    let (mut response, _share) = match edge.admit(&mut request, versioned).await {
+        Ok(share) => (next.run(request).await, share),
+        Err(problem) => (problem.into_response(), None),
     };
     shape_errors(&mut response, &id);
     if versioned {
@@ -48,9 +57,20 @@ pub(super) async fn edge(State(api): State<Arc<Api>>, mut request: Request, next
     response
 }
 
-/// Lets a request under `/v1` in: within limits, from a known caller, in a form that we speak.
+impl Edge {
+    /// Lets a request in, by its head; then reads its body.
+    async fn admit(&self, request: &mut Request, versioned: bool) -> Result<Option<Share>, Problem> {
+        within_limits(request)?;
+        self.doors.is_for_us(request)?;
+        if versioned {
+            admit(&self.api, request).await?;
+        }
+        self.doors.admit(request).await
+    }
+}
+
+/// Lets a request under `/v1` in: from a known caller, in a form that we speak.
 async fn admit(api: &Api, request: &mut Request) -> Result<(), Problem> {
-    within_limits(request)?;
     let caller = api.config.auth.caller(request.headers()).await?;
     request.extensions_mut().insert(caller);
     if !api.status.is_serving() {

@@ -195,8 +195,9 @@ async fn what_the_binary_adds_has_the_same_edge_and_description() {
         .takes(&[param("partition", Kind::Integer { min: 0, max: 99, default: 0 }, "Which partition.")])
         .reads(&["application/cloudevents+json"])
         .succeeds(202);
-    let auth =
-        Auth::Token(Tokens::parse("token-of-the-app-01 - events:write\ntoken-of-ann-000001 ann tasks:read").unwrap());
+    let auth = Auth::Token(
+        Tokens::parse("token-of-the-app-01 - events:write\ntoken-of-ann-000001 ann tasks:read").unwrap().into(),
+    );
     let world = World::with(Setup { auth, beside: vec![events], ..Setup::default() }).await;
     let send = async |who: &str, body: &str| {
         let length = body.len().to_string();

@@ -320,7 +320,7 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
         let router = query_api::router_with(api.clone(), setup.beside);
-        let server = tokio::spawn(query_api::serve(listener, router, stop.clone().cancelled_owned()));
+        let server = tokio::spawn(query_api::serve(listener, router, 1000, stop.clone().cancelled_owned()));
         World { address, api, audit, process, stop, server, commits: Mutex::new(0) }
     }
 

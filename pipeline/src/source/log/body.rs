@@ -52,7 +52,7 @@ pub fn records_of_body(
 }
 
 fn form_of(content_type: Option<&str>) -> Result<Form, BodyError> {
-    let Some(full) = content_type else { return Ok(Form::Single) };
+    let full = content_type.unwrap_or_default();
     let media = full.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         "application/cloudevents+json" | "application/json" => Ok(Form::Single),
