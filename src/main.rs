@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 
-use clap::Parser;
 use tasktide::cli::{Cli, Command};
 use tasktide::{commands, demo, run, verify};
 
@@ -19,7 +18,7 @@ fn main() -> std::process::ExitCode {
         }
         std::process::abort();
     }));
-    let cli = Cli::parse();
+    let cli = Cli::read();
     commands::start_logging();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     let result = runtime.block_on(async {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::NaiveTime;
 use pipeline::recurrence::Missed;
+use query_api::auth::private;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
@@ -26,7 +27,7 @@ mod store;
 pub use given::SettingError;
 pub use kafka::Kafka;
 pub use retention::Retention;
-pub use store::{StoreSettings, is_postgres, store_url};
+pub use store::{StoreSettings, store_url};
 
 use crate::cli::SourceMode;
 use given::Given;
@@ -102,9 +103,13 @@ impl Settings {
         let mut given = BTreeMap::new();
         if let Some(path) = file {
             let unreadable = |detail: String| SettingError::File { path: path.to_owned(), detail };
-            let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+            let text = String::from_utf8(private::read_trusted(path).map_err(unreadable)?);
+            let text = text.map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
             let table: Value = toml::from_str(&text).map_err(|error| unreadable(place_of(&error, &text)))?;
             flatten(String::new(), table, &mut given);
+            if given.iter().any(|(key, value)| secrets::is_one(key, value)) {
+                secrets::only_ours("the settings file, which holds secrets,", path)?;
+            }
         }
         for (variable, value) in std::env::vars_os() {
             let Some(key) = variable.to_str().and_then(list::key_of) else { continue };
@@ -116,7 +121,9 @@ impl Settings {
             return Err(SettingError::Unknown { key: key.clone() });
         }
         let secret = secrets::resolve(&mut given, &secrets::Sidecar::from_environment()).await?;
-        Settings::of(Given::new(given, secret))
+        let settings = Settings::of(Given::new(given, secret))?;
+        settings.kafka.are_files_ours()?;
+        Ok(settings)
     }
 
     /// Reads settings from their dotted names.
@@ -257,7 +264,7 @@ mod tests {
             "reminders.default_offsets",
             "PT1H",
             Some(
-                "setting \"reminders.default_offsets\" is \"PT1H\", which is not a list of durations; for example reminders.default_offsets=[\"PT1H\",\"P1D\"]",
+                "setting \"reminders.default_offsets\" is \"PT1H\", which is not a list of durations; for example reminders.default_offsets=[\"PT1H\"]",
             ),
         );
         check("max_late", "P7D", Some("there is no setting \"max_late\"; did you mean \"reminders.max_late\"?"));

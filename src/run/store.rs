@@ -21,7 +21,7 @@ use topics::view::ViewSpec;
 use tracing::{info, warn};
 
 use crate::run::Doors;
-use crate::settings::{Secret, Settings, is_postgres};
+use crate::settings::{Secret, Settings};
 
 /// Longest time for one statement that answers a reader, beyond the query's own limit.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
@@ -59,10 +59,6 @@ pub(super) async fn open(
 /// The database at `url`.
 pub fn database(url: &Secret, settings: &Settings) -> anyhow::Result<Database> {
     let patience = settings.query_timeout + STATEMENT_GRACE;
-    anyhow::ensure!(
-        is_postgres(&url.0),
-        "--store is no address of a PostgreSQL database, such as postgres://user:password@db.example:5432/tasktide"
-    );
     Database::at(&url.0, patience).context("store.url (--store) cannot be read")
 }
 

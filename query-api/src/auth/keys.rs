@@ -101,8 +101,11 @@ pub(super) fn parse(text: &str, algorithm: Algorithm) -> Result<Vec<Named>, Stri
     struct Set {
         keys: Vec<Value>,
     }
-    let set: Set =
-        serde_json::from_str(text).map_err(|e| format!("it is not a JWKS, such as {{\"keys\":[…]}}: {e}"))?;
+    let unreadable = |e: serde_json::Error| {
+        let (line, column) = (e.line(), e.column());
+        format!("it is not a JWKS, such as {{\"keys\":[…]}}, at line {line} column {column}")
+    };
+    let set: Set = serde_json::from_str(text).map_err(unreadable)?;
     let keys: Vec<Named> = set
         .keys
         .into_iter()
