@@ -302,6 +302,33 @@ mod tests {
     }
 
     #[test]
+    fn no_secret_is_shown_for_debugging() {
+        let secret = "canary7c3f".repeat(4);
+        let address = format!("https://ann:{secret}@example.org/{secret}?key={secret}");
+        let access = [("kafka.brokers", "a:9092"), ("kafka.sasl_username", "ann"), ("kafka.sasl_mechanism", "SHA-512")];
+        let jwt = [("auth.mode", "jwt"), ("auth.jwt.issuer", "i"), ("auth.jwt.audience", "a")];
+        for more in [
+            [("auth.jwt.algorithm", "HS256"), ("kafka.auth_type", "password")],
+            [("auth.jwt.algorithm", "RS256"), ("kafka.auth_type", "password")],
+        ] {
+            let plain = [&access[..], &jwt, &more].concat();
+            let mut given: BTreeMap<String, Value> =
+                plain.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+            for setting in list::SETTINGS.iter().filter(|setting| setting.secret) {
+                let value = match setting.name {
+                    "store.url" => format!("postgres://ann:{secret}@db/tasks"),
+                    "auth.jwt.jwks" | "otel.endpoint" => address.clone(),
+                    "kafka.client_cert" | "kafka.client_key" => format!("-----BEGIN {secret}"),
+                    _ => secret.clone(),
+                };
+                given.insert(setting.name.to_owned(), Value::String(value));
+            }
+            let shown = format!("{:?}", Settings::read(given).unwrap());
+            assert!(!shown.contains("canary7c3f"), "{shown}");
+        }
+    }
+
+    #[test]
     fn durations() {
         for (text, millis) in
             [("5s", 5000), ("PT10S", 10_000), ("P7D", 604_800_000), ("250ms", 250), ("24h", 86_400_000)]

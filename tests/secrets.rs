@@ -7,6 +7,7 @@ mod process;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use process::{Process, env_of, output};
 use tasktide::settings::list::SETTINGS;
@@ -152,6 +153,47 @@ async fn no_secret_is_in_the_log() {
     assert!(well);
     let log = std::fs::read_to_string(log).unwrap();
     assert!(log.contains("auth.jwt.jwks cannot be read yet"), "{log}");
+    let shown = log.lines().find(|line| line.contains(CANARY));
+    assert_eq!(shown, None);
+}
+
+/// Calls that fail, and traces that nobody takes.
+#[tokio::test]
+async fn no_secret_of_an_address_is_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let address = format!("http://ann:{CANARY}@{closed}");
+    let env = env_of(&[("otel.endpoint", &format!("{address}/{CANARY}"))]);
+    let mut env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
+    env.push(("TASKTIDE_LOG", "debug"));
+    let mut args = run(dir.path());
+    args.extend(["--actions".to_owned(), format!("chat-api={address}")]);
+    let tasktide = Process::logged(&args.iter().map(String::as_str).collect::<Vec<_>>(), &env, &log);
+    let event = |id: &str, kind: &str, completed: bool| {
+        serde_json::json!({
+            "specversion": "1.0", "id": id, "source": "/chat", "type": format!("com.todo.task.{kind}"),
+            "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "data": {"taskId": "6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c11", "userId": "ann", "task": {
+                "title": "water", "completed": completed, "dueDate": "2027-04-01T09:00:00Z",
+                "recurrenceRule": "FREQ=DAILY",
+            }},
+        })
+    };
+    tasktide.post_events(&[event("1", "created", false), event("2", "completed", true)]).await;
+    let failed = process::until("the call fails", Duration::from_secs(60), || async {
+        let actions = tasktide.get("/v1/ops/actions").await;
+        let action = actions["items"].get(0)?.clone();
+        action["lastError"].is_string().then_some(action)
+    })
+    .await;
+    assert!(!failed.to_string().contains(CANARY), "{failed}");
+    // At its end it sends the last traces.
+    assert!(tasktide.terminate().0);
+    let log = std::fs::read_to_string(log).unwrap();
     let shown = log.lines().find(|line| line.contains(CANARY));
     assert_eq!(shown, None);
 }
