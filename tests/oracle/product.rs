@@ -453,12 +453,14 @@ impl Program {
     }
 
     fn up(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tasktide"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tasktide"));
+        // Settings of whoever runs the tests, and those of the tests themselves (TASKTIDE_SEED), are none of its own.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TASKTIDE_")) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(["run", "--listen", "127.0.0.1:0", "--clock", &format!("manual:{}", self.start), "--data-dir"])
             .arg(self.dir.path())
-            .env_remove("TASKTIDE_SEEDS")
-            .env_remove("TASKTIDE_SEED")
-            .env_remove("TASKTIDE_KILL_SEEDS")
             .envs(self.given.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

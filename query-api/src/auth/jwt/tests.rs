@@ -224,6 +224,10 @@ async fn forged_tokens_are_refused() {
             ("an end twice", twice(r#""exp":9999999999"#)),
             ("an issuer twice", twice(r#""iss":"https://login.example.org""#)),
             ("scopes twice", twice(r#""scope":"ops""#)),
+            ("an algorithm twice", {
+                let header = format!(r#"{{"alg":"none","alg":"{}","kid":"k1"}}"#, issuer.algorithm);
+                signed_parts(&header, &claims(json!({})).to_string(), &issuer.sign)
+            }),
             ("of another type", with("typ", json!("dpop+jwt"))),
             ("of a refresh token's type", with("typ", json!("rt+jwt"))),
             ("a type that is no text", with("typ", json!(["JWT"]))),
