@@ -15,6 +15,7 @@ use pipeline::source::clock::Clock;
 use query_api::Api;
 use query_api::filter::Include;
 use query_api::index::{Index, Lookup};
+use query_api::limits::Limits;
 use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
@@ -75,6 +76,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         metrics: metrics.clone(),
         views,
         preview: reading::preview(),
+        limits: Limits::default(),
         config: query_api::Config {
             auth: read_auth(&settings).await?,
             zone: settings.pipeline.timezone,
@@ -216,10 +218,6 @@ impl StatusSource for Status {
     }
 
     async fn report(&self) -> Report {
-        let actions = self.replica.open_actions().await.unwrap_or_else(|error| {
-            tracing::warn!(error = %topics::chain::chain(&error), "the outbox cannot be counted now");
-            Vec::new()
-        });
         let seen = self.index.freshness();
         let partitions = seen.positions.split(',').filter_map(|shown| {
             let (partition, offset) = shown.split_once(':')?;
@@ -234,9 +232,7 @@ impl StatusSource for Status {
             table_lag_ms: self.replica.progress().tables_late().as_millis() as u64,
             last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),
-            outbox_pending: actions.iter().map(|kind| (kind.kind, kind.open)).collect(),
-            outbox_oldest: actions.iter().filter_map(|kind| kind.oldest).min(),
-            outbox_failed: actions.iter().map(|kind| kind.failed).sum(),
+            outbox: reading::outbox_of(&self.replica.open_actions()),
             dead_letters: self.replica.dead_letters().await.ok(),
         }
     }
