@@ -475,7 +475,7 @@ impl Product for InProcess {
         self.down();
         for file in std::fs::read_dir(self.dir.path()).expect("it is a directory") {
             let file = file.expect("an entry");
-            if !file.file_name().to_string_lossy().starts_with("log.db") {
+            if file.path().is_file() && !file.file_name().to_string_lossy().starts_with("log.db") {
                 std::fs::remove_file(file.path()).expect("it can be removed");
             }
         }
