@@ -18,6 +18,8 @@ fn main() -> std::process::ExitCode {
         }
         std::process::abort();
     }));
+    // What the program writes is other people's data: only its own user may read it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::read();
     commands::start_logging();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");

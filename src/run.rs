@@ -24,6 +24,7 @@ use query_api::Api;
 use query_api::auth::jwt::Jwt;
 use query_api::auth::{Auth, TokenFile};
 use query_api::index::Index;
+use query_api::limits::Limits;
 use query_api::metrics::{KafkaNumbers, Metrics};
 use query_api::stream::{Hub, StreamConfig};
 use sinks::relay::Relay;
@@ -32,7 +33,6 @@ use sinks::store::{DataDir, Durable, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
-use topics::action::ActionKind;
 use topics::audit::ShownEntry;
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
@@ -42,6 +42,7 @@ use tracing::{error, info};
 
 mod dead_letters;
 mod doors;
+pub mod porch;
 mod rate;
 mod rebuild;
 pub mod store;
@@ -52,6 +53,7 @@ pub use doors::Doors;
 pub use rate::Rate;
 
 use crate::cli::{Actions, ClockOption, RunOptions, SourceMode};
+use crate::run::porch::Porch;
 use crate::run::targets::Outcomes;
 use crate::run::updates::Publisher;
 use crate::settings::auth::AuthSettings;
@@ -251,6 +253,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
+    let porch = Porch::open(&listener, &doors)?;
     let auth = read_auth(&settings).await?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
@@ -258,8 +261,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
         SourceMode::Log | SourceMode::Dapr => Ok(()),
     };
-    let (store, restored) =
-        store::open(options.store.as_ref(), &settings, &held, &views, (&listener, &doors), fits).await?;
+    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &porch, fits).await?;
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
@@ -274,6 +276,9 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let hub = Hub::new(stream, restored.n, &metrics);
     let Feed { source, topics, log, push, kafka } =
         Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
+    if !*source.handed_over_start().borrow() {
+        index.await_start();
+    }
     let rebuilds = !restored.rebuilt;
     let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();
@@ -363,6 +368,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         metrics,
         views,
         preview: reading::preview(),
+        limits: Limits::default(),
         config: doors.config(auth, &settings),
     });
     let mut resources = ops::resources(&parts);
@@ -373,6 +379,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     }
     let router = query_api::router_with(api, resources);
     let shutdown = CancellationToken::new();
+    porch.leave().await;
     let http =
         tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
@@ -439,9 +446,10 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
             if let Some(mirror) = &parts.mirror {
                 mirror.offer(commit);
             }
-            hub.publish(commit, visible.take(commit.n), &shown);
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);
+            // Last: who waits for this sees all of the above.
+            hub.publish(commit, visible.take(commit.n), &shown);
         }
         if let Some(publisher) = &parts.publisher {
             publisher.wake();
@@ -581,10 +589,11 @@ fn watch_numbers(parts: &Arc<Parts>) {
         let now = parts.clock.now();
         let age = |at: Timestamp| Duration::from_millis((now.millis() - at.millis()).max(0) as u64);
         metrics.set_frontier_age(Duration::from_millis(parts.lag_ms()));
-        let numbers = parts.relay.numbers();
-        metrics.set_outbox_pending(ActionKind::CreateNextTask, numbers.pending_creates as i64);
-        metrics.set_outbox_pending(ActionKind::Reminder, numbers.pending_reminders as i64);
-        metrics.set_outbox_oldest(numbers.oldest_decided_at.map_or(Duration::ZERO, age));
+        let outbox = reading::outbox_of(&parts.store.open_actions());
+        for (kind, number) in outbox.pending {
+            metrics.set_outbox_pending(kind, number as i64);
+        }
+        metrics.set_outbox_oldest(outbox.oldest.map_or(Duration::ZERO, age));
         for priority in Priority::ALL {
             metrics.set_open_tasks(priority.name(), parts.counts.get(&CountKey::Priority(priority)));
         }

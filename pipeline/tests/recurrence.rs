@@ -117,6 +117,8 @@ fn completions_from_public_reports() {
     let cases: Vec<Value> = fixtures("public/cases.jsonl")
         .into_iter()
         .filter(|case| case["kind"] == "recurrence" && case["expect"].get("successors").is_some())
+        // What goes on over several steps is run on the whole product only.
+        .filter(|case| case.get("events").is_some())
         .collect();
     assert!(!cases.is_empty());
     check_all(&cases, |case| {

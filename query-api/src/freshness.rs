@@ -72,7 +72,7 @@ fn behind() -> Problem {
 }
 
 impl Api {
-    /// Returns once the index covers what is wanted.
+    /// Returns once the index covers what is wanted, and with it the log end seen at the start.
     pub async fn catch_up(&self, wanted: &Wanted) -> Result<(), Problem> {
         if wanted.positions.is_empty() {
             return Ok(());
@@ -84,7 +84,7 @@ impl Api {
     }
 
     /// Returns once the store, too, has every commit that readers of the index can see: the audit is read from there.
-    pub(crate) async fn catch_up_stored(&self, wanted: &Wanted) -> Result<Arc<Freshness>, Problem> {
+    pub async fn catch_up_stored(&self, wanted: &Wanted) -> Result<Arc<Freshness>, Problem> {
         self.catch_up(wanted).await?;
         let seen = self.index.freshness();
         let wait = wanted.wait.max(Duration::from_millis(100));

@@ -22,30 +22,31 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
-use axum::middleware::from_fn_with_state;
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get, post};
 use chrono_tz::Tz;
-use tokio::sync::Semaphore;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::view::ViewSpec;
 use topics::{Due, Task, TaskId, Timestamp};
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate};
 use uuid::Uuid;
 
 use crate::auth::{Auth, Caller, Subject};
 use crate::filter::Include;
 use crate::index::{Index, Lookup};
+use crate::limits::{Limits, Who};
 use crate::metrics::Metrics;
 use crate::params::{Kind, Param, Params, pairs, param};
 use crate::problem::{Code, Problem};
-use crate::serve::BodyLimits;
+use crate::serve::{BodyLimits, Connection};
 use crate::status::StatusSource;
 use crate::stream::Hub;
 
 use door::{Doors, Takes};
 
-pub use answer::{ListBody, json_bytes, json_text, list};
+pub use answer::{Hold, LIST_BEGIN, ListBody, ListEnd, json_bytes, json_text, list};
 pub use audit::cursor_problem;
 pub use door::{Hosts, Right};
 pub use operate::metrics;
@@ -62,8 +63,6 @@ pub struct Config {
     pub zone: Tz,
     /// Longest time for one query (`query.timeout`).
     pub query_timeout: Duration,
-    /// Exports of the audit at once; more are refused with 429.
-    pub exports_max: usize,
     /// Whether `/metrics` is served here, or on a port of its own.
     pub metrics_here: bool,
     /// Whether the page at `/` is served.
@@ -80,7 +79,6 @@ impl Default for Config {
             auth: Auth::None,
             zone: Tz::UTC,
             query_timeout: Duration::from_secs(5),
-            exports_max: 4,
             metrics_here: true,
             console: true,
             hosts: Hosts::default(),
@@ -124,6 +122,8 @@ pub struct Api {
     pub views: Vec<ViewSpec>,
     /// Computes occurrences that are not stored.
     pub preview: Preview,
+    /// What is shared out among callers.
+    pub limits: Limits,
     /// Settings.
     pub config: Config,
 }
@@ -266,9 +266,16 @@ pub struct Ask {
     pub pairs: Vec<(String, String)>,
     /// The header fields.
     pub headers: HeaderMap,
+    /// What it came by; `None` without a server around the router.
+    pub connection: Option<Connection>,
 }
 
 impl Ask {
+    /// Who asks, for sharing out.
+    pub fn who(&self) -> Who {
+        Who::of(&self.caller, self.connection.as_ref().and_then(Connection::peer))
+    }
+
     /// The parameters, sorted to the declared ones; unknown ones are noted.
     pub fn read(&self, declared: &[&[Param]]) -> Params {
         Params::read(&self.pairs, declared.iter().copied().flatten())
@@ -281,7 +288,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Ask {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, state).await?;
         let pairs = pairs(parts.uri.query().unwrap_or_default())?;
-        Ok(Ask { caller, pairs, headers: parts.headers.clone() })
+        let connection = parts.extensions.get::<Connection>().cloned();
+        Ok(Ask { caller, pairs, headers: parts.headers.clone(), connection })
     }
 }
 
@@ -303,13 +311,12 @@ pub fn router(api: Arc<Api>) -> Router {
 
 /// The router of everything in this crate and of what the binary adds: the same edge, errors and description for all.
 pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
-    let exports = Arc::new(Semaphore::new(api.config.exports_max));
     let mut resources = tasks::resources();
     for (number, spec) in api.views.iter().enumerate() {
         resources.extend(views::resources(number, *spec));
     }
     resources.extend(audit::resources());
-    resources.push(export::resource(exports));
+    resources.push(export::resource());
     resources.push(stream::resource(&api.views));
     resources.extend(operate::resources(&api.config));
     resources.extend(beside);
@@ -329,8 +336,13 @@ pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
         // Bodies have been read within their limits by then.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(edge, edge::edge))
-        .layer(CompressionLayer::new().gzip(true))
+        .layer(CompressionLayer::new().gzip(true).compress_when(DefaultPredicate::new().and(may_be_compressed)))
+        .layer(from_fn(edge::weaken_tag))
         .with_state(api)
+}
+
+fn may_be_compressed(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
+    extensions.get::<answer::Uncompressed>().is_none()
 }
 
 async fn no_such_path() -> Result<Infallible, Problem> {

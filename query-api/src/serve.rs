@@ -10,6 +10,7 @@ mod places;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -64,6 +65,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The address at its other end; of IPv6 the network.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.seat.as_ref().map(|seat| seat.peer)
+    }
+
     /// Closes the connection at once, whatever is still to be written.
     pub fn abandon(&self) {
         self.abandoned.cancel();

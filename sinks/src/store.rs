@@ -33,6 +33,7 @@ mod encoder;
 mod queue;
 mod pace;
 mod pending;
+mod tally;
 mod ledger;
 mod engine;
 mod page;
@@ -46,8 +47,9 @@ pub use data_dir::DataDir;
 pub use engine::Options;
 pub use entry_text::Hash;
 pub use postgres::{Database, Lease, Postgres, PostgresReplica, Waiting};
-pub use replica::{Followed, OpenActions, Replica, ReplicaProgress};
+pub use replica::{Followed, Replica, ReplicaProgress};
 pub use sqlite::{Sqlite, SqliteReplica};
+pub use tally::OpenActions;
 
 /// Commits that are now on the disk, in order.
 #[derive(Clone, Debug)]
@@ -114,11 +116,20 @@ pub trait Store: Send + Sync {
     /// A page of outbox and ledger.
     async fn actions(&self, query: &ActionQuery) -> Result<Vec<ShownAction>, StoreError>;
 
+    /// Outbox and ledger in numbers. Never less than [`Store::actions`] shows afterwards.
+    fn open_actions(&self) -> Vec<OpenActions>;
+
     /// One action.
     async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError>;
 
     /// Dead letters, newest first; `before` continues after the one with this number.
     async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError>;
+
+    /// Numbers and lengths of the values of [`Store::dead_letters`], which are as long as a body may be.
+    async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError>;
+
+    /// How many dead letters are kept.
+    async fn dead_letters_kept(&self) -> Result<u64, StoreError>;
 
     /// One dead letter.
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError>;
@@ -202,6 +213,8 @@ pub struct ActionQuery {
     pub after: Option<(Timestamp, Uuid)>,
     /// At most this many.
     pub limit: usize,
+    /// A page ends with the action that comes after this many bytes of bodies; 0 for no such bound.
+    pub bytes: usize,
 }
 
 /// An action and where it stands.
@@ -280,6 +293,22 @@ pub enum StoreError {
         source: sqlx::Error,
     },
 
+    /// The database cannot hold a store: its version or its settings do not allow it.
+    #[error("{file} cannot be used: {what}")]
+    Unsuitable {
+        /// The database.
+        file: PathBuf,
+        /// What is in the way.
+        what: String,
+    },
+
+    /// A pipeline has yet to make the tables, or to bring those of an older version up to date.
+    #[error("the tables in {file} are not made yet")]
+    NotMade {
+        /// The database.
+        file: PathBuf,
+    },
+
     /// The database is the store of another pipeline, with which this one must not go on.
     #[error("{file} is the store of another pipeline")]
     OfAnother {
@@ -293,6 +322,17 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the same may succeed later without anybody's help: a server that is away, a connection that broke.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            StoreError::Database { source, .. } => postgres::is_passing(source),
+            StoreError::NotMade { .. } | StoreError::Closed => true,
+            _ => false,
+        }
+    }
 }
 
 /// How to have everything made again from the log.

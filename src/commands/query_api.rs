@@ -15,6 +15,7 @@ use pipeline::source::clock::Clock;
 use query_api::Api;
 use query_api::filter::Include;
 use query_api::index::{Index, Lookup};
+use query_api::limits::Limits;
 use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
@@ -28,11 +29,12 @@ use topics::record::SourceTopic;
 use topics::topic_list;
 use topics::view::ViewSpec;
 use topics::{TaskId, Timestamp};
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::cli::QueryApiOptions;
 use crate::reading;
+use crate::run::porch::Porch;
 use crate::run::{Doors, Rate, read_auth, stop_signal, store};
 use crate::settings::Settings;
 
@@ -49,8 +51,9 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
+    let porch = Porch::open(&listener, &doors)?;
     let (replica, restored) = tokio::select! {
-        opened = open(&options, &settings, &views) => opened?,
+        opened = open(&options, &settings, &views, &porch) => opened?,
         () = stop_signal() => return Ok(ExitCode::SUCCESS),
     };
     let metrics = Arc::new(Metrics::new());
@@ -75,6 +78,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         metrics: metrics.clone(),
         views,
         preview: reading::preview(),
+        limits: Limits::default(),
         config: doors.config(auth, &settings),
     });
     metrics.on_scrape({
@@ -86,6 +90,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     });
     let shutdown = CancellationToken::new();
     let router = query_api::router(api);
+    porch.leave().await;
     let http =
         tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     announce(addr);
@@ -115,15 +120,20 @@ async fn open(
     options: &QueryApiOptions,
     settings: &Settings,
     views: &[ViewSpec],
+    porch: &Porch,
 ) -> anyhow::Result<(Arc<dyn Replica>, Restored)> {
+    let waiting = |why: &str| {
+        warn!(why, "the store cannot be read yet; will try again");
+        porch.waits_for(Waiting::Database, why);
+    };
     if let Some(url) = options.store.as_ref().or(settings.store.url.as_ref()) {
-        let (replica, restored) = PostgresReplica::open(&store::database(url, settings)?, views).await?;
+        let (replica, restored) = PostgresReplica::open(&store::database(url, settings)?, views, waiting).await?;
         return Ok((replica, restored));
     }
     let dir = options.data_dir.as_ref().context(
         "give what the pipeline has: --store postgres://user:password@host/database, or --data-dir DIR on its machine",
     )?;
-    let (replica, restored) = SqliteReplica::open(dir, views).await?;
+    let (replica, restored) = SqliteReplica::open(dir, views, waiting).await?;
     Ok((replica, restored))
 }
 
@@ -206,10 +216,6 @@ impl StatusSource for Status {
     }
 
     async fn report(&self) -> Report {
-        let actions = self.replica.open_actions().await.unwrap_or_else(|error| {
-            tracing::warn!(error = %topics::chain::chain(&error), "the outbox cannot be counted now");
-            Vec::new()
-        });
         let seen = self.index.freshness();
         let partitions = seen.positions.split(',').filter_map(|shown| {
             let (partition, offset) = shown.split_once(':')?;
@@ -224,9 +230,7 @@ impl StatusSource for Status {
             table_lag_ms: self.replica.progress().tables_late().as_millis() as u64,
             last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),
-            outbox_pending: actions.iter().map(|kind| (kind.kind, kind.open)).collect(),
-            outbox_oldest: actions.iter().filter_map(|kind| kind.oldest).min(),
-            outbox_failed: actions.iter().map(|kind| kind.failed).sum(),
+            outbox: reading::outbox_of(&self.replica.open_actions()),
             dead_letters: self.replica.dead_letters().await.ok(),
         }
     }

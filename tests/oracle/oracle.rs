@@ -547,7 +547,7 @@ impl State {
         ] {
             body.insert(name.to_owned(), shown[name].clone());
         }
-        body.values_mut().for_each(exact_numbers);
+        body.values_mut().for_each(as_it_travels);
         let correlation = event.correlation_id.as_ref().map(|id| id.to_string());
         body.insert("correlationId".to_owned(), json!(correlation));
         body.insert("causationId".to_owned(), json!(event.id.as_str()));
@@ -813,17 +813,18 @@ fn action_name(action: TaskAction) -> &'static str {
     }
 }
 
-/// Integers that a double cannot hold travel as strings.
-fn exact_numbers(value: &mut Value) {
+/// Integers that a double cannot hold travel as strings, texts without control characters but tabs and line ends.
+fn as_it_travels(value: &mut Value) {
     const EXACT: u64 = 1 << 53;
     match value {
+        Value::String(text) => text.retain(|c| !c.is_control() || "\t\n\r".contains(c)),
         Value::Number(number)
             if number.as_u64().is_some_and(|n| n > EXACT) || number.as_i64().is_some_and(|n| n < -(EXACT as i64)) =>
         {
             *value = Value::String(number.to_string());
         }
-        Value::Array(list) => list.iter_mut().for_each(exact_numbers),
-        Value::Object(fields) => fields.values_mut().for_each(exact_numbers),
+        Value::Array(list) => list.iter_mut().for_each(as_it_travels),
+        Value::Object(fields) => fields.values_mut().for_each(as_it_travels),
         _ => {}
     }
 }

@@ -5,6 +5,7 @@
 //! rows of every view ([`task::Task`] and [`view::ViewRow`]s), audit entries, actions and positions.
 
 pub mod time;
+pub mod json;
 pub mod ids;
 pub mod record;
 pub mod topic_list;
@@ -13,6 +14,7 @@ pub mod event;
 pub mod task;
 pub mod reminder;
 pub mod audit;
+pub mod page;
 pub mod action;
 pub mod dead_letter;
 pub mod view;

@@ -57,6 +57,32 @@ pub(super) async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, ne
     response
 }
 
+/// Makes an entity tag weak where the answer may be compressed: it names what is said, whatever the coding of its bytes.
+/// Asked of the request, so that a `304` and the answer to `HEAD` have the same one.
+pub(super) async fn weaken_tag(request: Request, next: Next) -> Response {
+    let may_be_gzip = takes_gzip(request.headers());
+    let mut response = next.run(request).await;
+    if let Some(tag) = response.headers_mut().get_mut(header::ETAG).filter(|_| may_be_gzip)
+        && tag.as_bytes().starts_with(b"\"")
+    {
+        let weak = [b"W/", tag.as_bytes()].concat();
+        *tag = HeaderValue::from_bytes(&weak).expect("a prefix of visible ASCII");
+    }
+    response
+}
+
+/// Whether `Accept-Encoding` allows gzip.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    codings.flat_map(|v| v.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
+        let refused = weight.is_some_and(|weight| weight.parse::<f32>().is_ok_and(|weight| weight <= 0.0));
+        (name == "*" || name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip")) && !refused
+    })
+}
+
 impl Edge {
     /// Lets a request in, by its head; then reads its body.
     async fn admit(&self, request: &mut Request, versioned: bool) -> Result<Option<Share>, Problem> {

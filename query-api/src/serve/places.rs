@@ -56,7 +56,7 @@ struct Taken {
 #[derive(Debug)]
 pub(super) struct Seat {
     number: u64,
-    peer: IpAddr,
+    pub(super) peer: IpAddr,
     /// Whether health is all that is told here.
     pub(super) kept: bool,
     began: Instant,

@@ -50,6 +50,7 @@ async fn status_has_every_part() {
         body,
         json!({
             "asOf": "2026-03-30T07:30:00.000Z",
+            "position": "0:1",
             "source": {"mode": "log", "partitions": [{"partition": 0, "committed": 4, "end": 5, "lag": 1}]},
             "views": [view("tasks", 4), view("occurrences", 0), view("reminders", 2), view("audit", 3)],
             "commits": {"last": "2026-03-30T07:30:00.000Z", "perMinute": 0.0},

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use query_api::auth::Auth;
 use query_api::index::Index;
+use query_api::limits::{Bounds, Limits};
 use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, ReadError, Resource};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource};
@@ -157,9 +158,9 @@ impl AuditReader for Audit {
         self.works()?;
         let place = |e: &ShownEntry| {
             if query.task.is_some() {
-                (0, e.key.seq, Uuid::nil())
+                AuditKey { timestamp: Timestamp::default(), id: Uuid::nil(), ..e.key }.place(query.ascending)
             } else {
-                (e.key.timestamp.millis(), e.key.seq, e.key.id)
+                e.key.place(query.ascending)
             }
         };
         let mut found = self.entries.lock().unwrap().clone();
@@ -172,9 +173,6 @@ impl AuditReader for Audit {
                 && query.to.is_none_or(|to| e.key.timestamp < to)
         });
         found.sort_by_key(place);
-        if !query.ascending {
-            found.reverse();
-        }
         if let Some(after) = query.after {
             let passed = found.iter().position(|e| e.key == after).map_or(0, |at| at + 1);
             found.drain(..passed);
@@ -247,13 +245,15 @@ pub struct Setup {
     pub stream: StreamConfig,
     /// What the binary adds to the router.
     pub beside: Vec<Resource>,
+    /// What is shared out.
+    pub bounds: Bounds,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         // A test that waits for a slow reader has no patience; the others never fill a buffer.
         let stream = StreamConfig { patience: std::time::Duration::from_millis(20), ..StreamConfig::default() };
-        Setup { auth: Auth::None, stream, beside: Vec::new() }
+        Setup { auth: Auth::None, stream, beside: Vec::new(), bounds: Bounds::default() }
     }
 }
 
@@ -314,6 +314,7 @@ impl World {
                 let given = days.filter(|at| from.is_none_or(|from| from <= *at)).map(|at| (due(at), at, 2));
                 if task.recurrence_rule.is_some() { given.collect() } else { Vec::new() }
             }),
+            limits: Limits::new(&setup.bounds),
             config: Config { auth: setup.auth, ..Config::default() },
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -28,7 +28,9 @@ use crate::store::chains::{ChainId, Chains, write};
 use crate::store::encoder::{Encoder, Resume};
 use crate::store::engine::{Engine, Options, Start, encode, thread, thread_of};
 use crate::store::ledger::Ledger;
-use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
+use crate::store::{
+    ActionQuery, KeptDeadLetter, OnDurable, OpenActions, ShownAction, Store, StoreError, StoreStatus, Verification,
+};
 
 mod db;
 mod copy;
@@ -52,6 +54,7 @@ pub use follow::PostgresReplica;
 pub use lease::{Lease, Waiting};
 
 use audit::Audit;
+pub(crate) use db::is_passing;
 use db::{Db, Role, close};
 use ledger::Table;
 use partitions::Partitions;
@@ -184,7 +187,7 @@ impl Postgres {
             return Err(db.damaged(what));
         }
         load::check_entries(conn_ref, db, mark).await?;
-        load::shape_views(conn_ref, db, views, applied.n).await?;
+        load::shape_views(conn_ref, db, views, applied.n, lease).await?;
         let chains = Arc::new(Chains::new());
         load::users(conn_ref, db, &chains, 0).await?;
         let mut newer = load::newer(conn_ref, db, views, applied, mark).await?;
@@ -196,6 +199,7 @@ impl Postgres {
             .fetch_one(&mut *conn_ref)
             .await
             .map_err(db.failed("read dead letters"))?;
+        let ledger = Ledger::new(ledger::tally(conn_ref, db).await?);
         close(conn).await;
         let start = Start {
             n: mark.n,
@@ -206,8 +210,7 @@ impl Postgres {
             applied: applied.n,
         };
         let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone() };
-        let shared =
-            Arc::new(Shared { engine: Engine::new(views, chains, options, start), ledger: Ledger::default(), audit });
+        let shared = Arc::new(Shared { engine: Engine::new(views, chains, options, start), ledger, audit });
         shared.ledger.add(&newer);
         // Erasures that a crash interrupted.
         let open: Vec<u32> = {
@@ -297,12 +300,24 @@ impl Store for Postgres {
         self.shared.ledger.page(query, &Table(&self.pool, &self.db)).await
     }
 
+    fn open_actions(&self) -> Vec<OpenActions> {
+        self.shared.ledger.numbers()
+    }
+
     async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError> {
         self.shared.ledger.get(id, &Table(&self.pool, &self.db)).await
     }
 
     async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError> {
         dead_letters::page(&self.pool, &self.db, before, limit).await
+    }
+
+    async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError> {
+        dead_letters::sizes(&self.pool, &self.db, before, limit).await
+    }
+
+    async fn dead_letters_kept(&self) -> Result<u64, StoreError> {
+        dead_letters::kept(&self.pool, &self.db).await
     }
 
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {
@@ -317,7 +332,7 @@ impl Store for Postgres {
             // The pipeline cannot go on without knowing; the database comes back, or the process ends.
             loop {
                 match shared.audit.contains(audit_id).await {
-                    Err(error) if db::is_passing(&error) && !lease.is_lost() => {
+                    Err(error) if is_passing(&error) && !lease.is_lost() => {
                         tracing::warn!(%error, "could not look up an audit entry; will try again");
                         tokio::time::sleep(Duration::from_millis(500)).await;
                     }

@@ -23,6 +23,7 @@ use crate::store::changes::{ActionChange, Changes, erased_action};
 use crate::store::delta;
 use crate::store::postgres::db::{At, Db, from_sql};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
+use crate::store::postgres::lease::Lease;
 use crate::store::postgres::ledger::{COLUMNS as ACTION_COLUMNS, read_action};
 use crate::store::postgres::tables::{column_names, create_table, view_rows};
 
@@ -82,12 +83,13 @@ fn shape(view: &ViewSpec) -> String {
     view.columns.iter().map(|column| format!("{} {:?}", column.name, column.sql)).collect::<Vec<_>>().join(", ")
 }
 
-/// Makes the views' tables, and makes them anew where a declaration changed.
+/// Makes the views' tables, and makes them anew where a declaration changed; only under the lease.
 pub(crate) async fn shape_views(
     conn: &mut PgConnection,
     db: &Db,
     views: &[ViewSpec],
     applied: u64,
+    lease: &Lease,
 ) -> Result<(), StoreError> {
     let failed = db.failed("make a view's table");
     for view in views {
@@ -103,6 +105,10 @@ pub(crate) async fn shape_views(
             _ => {}
         }
         let mut transaction = conn.begin().await.map_err(&failed)?;
+        if !lease.is_held(&mut transaction).await.map_err(&failed)? {
+            lease.lose();
+            return Err(StoreError::Closed);
+        }
         let rows = match &stored {
             Some(_) => view_table(&mut transaction, db, view).await?,
             None => Vec::new(),
