@@ -396,6 +396,8 @@ async fn set_clock(State(parts): State<Arc<Parts>>, caller: Caller, body: Bytes)
     }
     parts.send(Input::Wake).await?;
     parts.settle().await?;
+    // Day words mean another day now: streams are told before the answer.
+    parts.hub.turn(&parts.index, parts.clock.now());
     Ok(Json(json!({"now": parts.clock.now()})).into_response())
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::NaiveTime;
+use query_api::stream::StreamConfig;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
@@ -68,10 +69,8 @@ pub struct Settings {
     pub otel_endpoint: Option<String>,
     /// `ready.max_lag`, in records.
     pub ready_max_lag: u64,
-    /// `stream.replay`, in events.
-    pub stream_replay: usize,
-    /// `stream.buffer`, in events.
-    pub stream_buffer: usize,
+    /// `stream.…`
+    pub stream: StreamConfig,
     /// `audit.retention`: how long audit entries are kept; for ever without it.
     pub audit_retention: Option<Retention>,
     /// `updates.publish`: whether changed rows are told on `task-updates`.
@@ -246,14 +245,28 @@ impl Settings {
                 .text("email.from", "a mail address", "tasks@example.org", |t| t.contains('@').then(|| t.to_owned()))?,
             query_timeout: from.duration("query.timeout", "5s")?.unwrap_or(Duration::from_secs(5)),
             ready_max_lag: from.number("ready.max_lag", 0, u64::MAX, "10000")?.unwrap_or(10_000),
-            stream_replay: from.number("stream.replay", 0, 10_000_000, "10000")?.unwrap_or(10_000) as usize,
-            stream_buffer: from.number("stream.buffer", 1, 1_000_000, "1024")?.unwrap_or(1024) as usize,
+            stream: stream(&mut from)?,
             auth: auth::AuthSettings::read(&mut from)?,
             pipeline: config,
         };
         from.finish()?;
         Ok(settings)
     }
+}
+
+/// Bounds of the streams.
+fn stream(from: &mut Given) -> Result<StreamConfig, SettingError> {
+    let mut stream = StreamConfig::default();
+    let mut set = |place: &mut usize, key, min, max, example| {
+        from.number(key, min, max, example).map(|given| given.into_iter().for_each(|given| *place = given as usize))
+    };
+    set(&mut stream.replay, "stream.replay", 0, 10_000_000, "10000")?;
+    set(&mut stream.replay_bytes, "stream.replay_bytes", 1 << 20, 1 << 40, "67108864")?;
+    set(&mut stream.buffer, "stream.buffer", 1, 1_000_000, "1024")?;
+    set(&mut stream.buffer_bytes, "stream.buffer_bytes", 1 << 16, 1 << 40, "16777216")?;
+    set(&mut stream.clients_max, "stream.clients_max", 1, 1_000_000, "5000")?;
+    set(&mut stream.clients_share, "stream.clients_share", 1, 1_000_000, "1000")?;
+    Ok(stream)
 }
 
 fn flatten(path: String, value: Value, into: &mut BTreeMap<String, Value>) {

@@ -4,6 +4,7 @@
 //! `jwt` ([`jwt`]: signed tokens of an identity provider).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -79,17 +80,28 @@ impl Subject {
 pub struct Caller {
     subject: Option<UserId>,
     scopes: u8,
+    expires_at: Option<SystemTime>,
 }
 
 impl Caller {
     /// Somebody who may do everything: the caller with auth `none`.
     pub fn anyone() -> Self {
-        Caller { subject: None, scopes: u8::MAX }
+        Caller { subject: None, scopes: u8::MAX, expires_at: None }
     }
 
     /// The user `subject` (none for a service) with `scopes`.
     pub fn new(subject: Option<UserId>, scopes: &[Scope]) -> Self {
-        Caller { subject, scopes: scopes.iter().fold(0, |bits, s| bits | s.bit()) }
+        Caller { subject, scopes: scopes.iter().fold(0, |bits, s| bits | s.bit()), expires_at: None }
+    }
+
+    /// The same caller, whose rights end at `at`.
+    pub fn until(self, at: SystemTime) -> Self {
+        Caller { expires_at: Some(at), ..self }
+    }
+
+    /// When the caller's rights end, where they do: a long answer ends then.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
     }
 
     /// Whether the caller has `scope`.

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +33,17 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// The connection of a request, in its extensions.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
+    peer: Option<IpAddr>,
     abandoned: CancellationToken,
     closing: CancellationToken,
 }
 
 impl Connection {
+    /// The address at its other end.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
     /// Closes the connection at once, whatever is still to be written.
     pub fn abandon(&self) {
         self.abandoned.cancel();
@@ -62,8 +69,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
         tokio::select! {
             () = &mut shutdown => break,
             (place, accepted) = accept => match accepted {
-                Ok((socket, _)) => {
-                    let connection = Connection { abandoned: CancellationToken::new(), closing: closing.clone() };
+                Ok((socket, peer)) => {
+                    let peer = Some(peer.ip());
+                    let connection = Connection { peer, abandoned: CancellationToken::new(), closing: closing.clone() };
                     let router = router.clone();
                     connections.spawn(async move {
                         drive(socket, router, connection).await;

@@ -2,6 +2,7 @@
 //! checked; the algorithm is a setting and never the token's choice.
 
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
@@ -77,6 +78,8 @@ struct Judge {
 #[derive(Deserialize)]
 struct Claims {
     sub: Option<String>,
+    /// Seconds since the epoch, which may have a fraction.
+    exp: f64,
     /// RFC 9068: words with spaces between.
     scope: Option<Value>,
     /// What some providers write instead, mostly as a list.
@@ -139,7 +142,10 @@ impl Jwt {
         for claim in [claims.scope, claims.scp].into_iter().flatten() {
             scopes.extend(words(&claim).ok_or(Refused::Bad)?);
         }
-        Ok(Caller::new(user, &scopes))
+        let caller = Caller::new(user, &scopes);
+        // One beyond all reckoning is none.
+        let ends = Duration::try_from_secs_f64(claims.exp).ok().and_then(|since| UNIX_EPOCH.checked_add(since));
+        Ok(ends.map_or(caller.clone(), |at| caller.until(at)))
     }
 }
 

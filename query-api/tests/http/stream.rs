@@ -140,13 +140,37 @@ async fn check_place(id: &str, expected: &str) {
 
 #[tokio::test]
 async fn a_lost_place_is_told() {
-    for kept in ["6-0", "6-1", "8-1", "8-7", "9-0"] {
+    // The last event that went itself is known as well: all after it is there.
+    for kept in ["5-1", "6-0", "6-1", "8-1", "9-0"] {
         check_place(kept, "task.upsert 9-1 After").await;
     }
-    // Too old, not yet there, unreadable.
-    for lost in ["5-1", "5-9", "0-0", "9-1", "99-0", "abc", "-", "8"] {
+    // Too old, never there, not yet there, of a turn or a process that is none, unreadable.
+    let lost = [
+        "5-0", "5-9", "0-0", "8-7", "8-99999", "9-1", "99-0", "9-0-1-7", "8-1-0-7", "9-0-1", "8-1-", "abc", "-", "8",
+        "é", "18446744073709551616-0", "8 -1", "+8-1",
+    ];
+    for lost in lost {
         check_place(lost, "reset 9-0 ").await;
     }
+}
+
+#[tokio::test]
+async fn an_id_comes_once_from_the_header_or_else_from_the_parameter() {
+    let world = World::new().await;
+    for n in 6..9 {
+        world.change(created(task(n, "ann", &format!("Task {n}"))));
+    }
+    let check = async |target: &str, headers: &[(&str, &str)], expected: &str| {
+        let mut stream = Events::open(world.address, target, headers).await;
+        assert_eq!(stream.take(1).await, [expected], "{target} {headers:?}");
+    };
+    let (header, other) = (("last-event-id", "4-1"), ("last-event-id", "3-1"));
+    check("/v1/stream?lastEventId=3-0", &[header], "task.upsert 5-1 Task 8").await;
+    check("/v1/stream?lastEventId=3-0", &[("last-event-id", "")], "task.upsert 3-1 Task 6").await;
+    check("/v1/stream", &[header, other], "reset 6-0 ").await;
+    check("/v1/stream", &[header, header], "reset 6-0 ").await;
+    check("/v1/stream?lastEventId=3-0", &[("last-event-id", "é")], "reset 6-0 ").await;
+    check(&format!("/v1/stream?lastEventId={}", "9".repeat(500)), &[], "reset 6-0 ").await;
 }
 
 #[tokio::test]

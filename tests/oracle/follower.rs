@@ -1,0 +1,174 @@
+//! A client that follows a stream, loses its connection now and then, and goes on where it was.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+/// The longest wait for an event that must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is followed: a list with its filters.
+#[derive(Clone, Copy, Debug)]
+pub struct Followed {
+    /// `tasks`, `audit`, the name of a view.
+    pub topic: &'static str,
+    /// As in a query, without `topics`.
+    pub filters: &'static str,
+}
+
+/// What a client that applies a stream has.
+pub struct Follower {
+    followed: Followed,
+    response: Option<reqwest::Response>,
+    text: Vec<u8>,
+    last: Option<String>,
+    rows: BTreeMap<String, Value>,
+    /// It read the list since, which may hold what it is told.
+    lenient: bool,
+    /// How often it was told to begin anew.
+    pub resets: usize,
+}
+
+/// Where a product answers.
+pub struct Place<'a> {
+    pub runtime: &'a Runtime,
+    pub base: String,
+}
+
+impl Place<'_> {
+    fn json(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.base);
+        self.runtime.block_on(async {
+            let answer = reqwest::get(&url).await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{url}");
+            answer.json().await.expect("JSON")
+        })
+    }
+
+    fn list(&self, followed: Followed) -> BTreeMap<String, Value> {
+        let mut rows = BTreeMap::new();
+        let mut cursor = String::new();
+        loop {
+            let page = self.json(&format!("/v1/{}?limit=200&{}{cursor}", followed.topic, followed.filters));
+            for row in page["items"].as_array().expect("a list has items") {
+                rows.insert(key(row), row.clone());
+            }
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return rows,
+            }
+        }
+    }
+}
+
+/// An occurrence is known by its task, everything else by its id.
+fn key(row: &Value) -> String {
+    row["id"].as_str().or(row["taskId"].as_str()).expect("a key").to_owned()
+}
+
+impl Follower {
+    /// One who has nothing yet.
+    pub fn new(followed: Followed) -> Follower {
+        let rows = BTreeMap::new();
+        Follower { followed, response: None, text: Vec::new(), last: None, rows, lenient: false, resets: 0 }
+    }
+
+    /// Loses the connection, after some of what is there.
+    pub fn lose(&mut self, at: &Place<'_>, rng: &mut StdRng) {
+        for _ in 0..rng.random_range(0..6) {
+            if self.response.is_none() || !self.take(at, Duration::from_millis(5)) {
+                break;
+            }
+        }
+        self.response = None;
+        self.text.clear();
+    }
+
+    /// Reads until it has what the list shows; says what is wrong if that does not come.
+    pub fn catch_up(&mut self, at: &Place<'_>) -> Result<(), String> {
+        let expected = at.list(self.followed);
+        let deadline = Instant::now() + PATIENCE;
+        while self.rows != expected || self.last.is_none() {
+            if !self.take(at, deadline.saturating_duration_since(Instant::now())) && Instant::now() >= deadline {
+                let differs = |(key, row): &(&String, &Value)| self.rows.get(*key) != Some(row);
+                let lacks: Vec<_> = expected.iter().filter(differs).map(|(key, _)| key).collect();
+                let beyond: Vec<_> = self.rows.keys().filter(|key| !expected.contains_key(*key)).collect();
+                return Err(format!("{:?} lacks {lacks:?}, has {beyond:?} beyond", self.followed));
+            }
+        }
+        self.lenient = false;
+        Ok(())
+    }
+
+    fn open(&mut self, at: &Place<'_>) {
+        let begin = if self.last.is_none() { "&snapshot=true" } else { "" };
+        let Followed { topic, filters } = self.followed;
+        let mut request = reqwest::Client::new().get(format!("{}/v1/stream?topics={topic}&{filters}{begin}", at.base));
+        if let Some(last) = &self.last {
+            request = request.header("last-event-id", last);
+        }
+        let response = at.runtime.block_on(request.send()).expect("an answer");
+        assert_eq!(response.status(), 200);
+        self.response = Some(response);
+        if self.last.is_none() {
+            self.rows.clear();
+        }
+    }
+
+    /// Takes one event; `false` when none came in time, or the connection ended.
+    fn take(&mut self, at: &Place<'_>, patience: Duration) -> bool {
+        if self.response.is_none() {
+            self.open(at);
+        }
+        loop {
+            if let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.text.drain(..end + 2).collect();
+                let block = String::from_utf8(block).expect("a stream is text");
+                let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                let (event, id, data) = (field("event: "), field("id: "), field("data: "));
+                if let (Some(event), Some(data)) = (event, data) {
+                    self.apply(at, &event, &serde_json::from_str(&data).expect("data is JSON"));
+                    self.last = id.or(self.last.take());
+                    return true;
+                }
+                self.last = id.or(self.last.take());
+                continue;
+            }
+            let response = self.response.as_mut().expect("it is open");
+            let chunk = at.runtime.block_on(async { tokio::time::timeout(patience, response.chunk()).await });
+            match chunk {
+                Ok(Ok(Some(chunk))) => self.text.extend_from_slice(&chunk),
+                Ok(Ok(None) | Err(_)) => {
+                    self.response = None;
+                    self.text.clear();
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn apply(&mut self, at: &Place<'_>, event: &str, data: &Value) {
+        let told = || format!("{:?} was told {event} {data}", self.followed);
+        match event.rsplit('.').next() {
+            Some("upsert" | "append") => {
+                let same = self.rows.get(&key(data)) == Some(data);
+                assert!(!same || self.lenient, "{} again", told());
+                self.rows.insert(key(data), data.clone());
+            }
+            Some("delete") => {
+                assert!(self.lenient || self.rows.contains_key(&key(data)), "{}, which it did not have", told());
+                self.rows.remove(&key(data));
+            }
+            Some("reset") => {
+                self.rows = at.list(self.followed);
+                (self.lenient, self.resets) = (true, self.resets + 1);
+            }
+            _ => {}
+        }
+    }
+}
