@@ -50,7 +50,8 @@ fn follow(seed: u64) {
     let options = Options { strands: 6, http_only: false, restarts: true, kills: false, limits: limits.clone() };
     let history = generate::history(seed, &options);
     let replay = if seed % 3 == 0 { 40 } else { 10_000 };
-    let given = [("max_event_bytes".to_owned(), json!(limits.max_event_bytes)), ("stream.replay".to_owned(), json!(replay))];
+    let given =
+        [("max_event_bytes".to_owned(), json!(limits.max_event_bytes)), ("stream.replay".to_owned(), json!(replay))];
     let mut product = InProcess::start(history.start, Given::from(given));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let mut rng = StdRng::seed_from_u64(seed);

@@ -27,8 +27,8 @@ pub struct Follower {
     text: Vec<u8>,
     last: Option<String>,
     rows: BTreeMap<String, Value>,
-    /// It read the list since, which may hold what it is told.
-    lenient: bool,
+    /// The last commit when it read the list in place of lost events: what is told up to there may be in the list.
+    listed: Option<u64>,
     /// How often it was told to begin anew.
     pub resets: usize,
 }
@@ -49,6 +49,23 @@ impl Place<'_> {
         })
     }
 
+    /// The last commit that is told, by what a stream that begins now has for its first id.
+    fn last_commit(&self) -> u64 {
+        let url = format!("{}/v1/stream", self.base);
+        self.runtime.block_on(async {
+            let mut response = reqwest::get(&url).await.expect("an answer");
+            let mut text = String::new();
+            loop {
+                let chunk = response.chunk().await.expect("the stream goes on").expect("it is open");
+                text.push_str(std::str::from_utf8(&chunk).expect("a stream is text"));
+                let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+                if let Some(id) = whole.lines().find_map(|line| line.strip_prefix("id: ")) {
+                    return place(id).0 - 1;
+                }
+            }
+        })
+    }
+
     fn list(&self, followed: Followed) -> BTreeMap<String, Value> {
         let mut rows = BTreeMap::new();
         let mut cursor = String::new();
@@ -65,6 +82,12 @@ impl Place<'_> {
     }
 }
 
+/// Commit and place in it of an id.
+fn place(id: &str) -> (u64, u64) {
+    let mut parts = id.split('-').map(|part| part.parse().expect("a number"));
+    (parts.next().expect("a commit"), parts.next().expect("a place"))
+}
+
 /// An occurrence is known by its task, everything else by its id.
 fn key(row: &Value) -> String {
     row["id"].as_str().or(row["taskId"].as_str()).expect("a key").to_owned()
@@ -74,7 +97,7 @@ impl Follower {
     /// One who has nothing yet.
     pub fn new(followed: Followed) -> Follower {
         let rows = BTreeMap::new();
-        Follower { followed, response: None, text: Vec::new(), last: None, rows, lenient: false, resets: 0 }
+        Follower { followed, response: None, text: Vec::new(), last: None, rows, listed: None, resets: 0 }
     }
 
     /// Loses the connection, after some of what is there.
@@ -100,7 +123,6 @@ impl Follower {
                 return Err(format!("{:?} lacks {lacks:?}, has {beyond:?} beyond", self.followed));
             }
         }
-        self.lenient = false;
         Ok(())
     }
 
@@ -131,7 +153,7 @@ impl Follower {
                 let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
                 let (event, id, data) = (field("event: "), field("id: "), field("data: "));
                 if let (Some(event), Some(data)) = (event, data) {
-                    self.apply(at, &event, &serde_json::from_str(&data).expect("data is JSON"));
+                    self.apply(at, &event, id.as_deref(), &serde_json::from_str(&data).expect("data is JSON"));
                     self.last = id.or(self.last.take());
                     return true;
                 }
@@ -152,21 +174,28 @@ impl Follower {
         }
     }
 
-    fn apply(&mut self, at: &Place<'_>, event: &str, data: &Value) {
-        let told = || format!("{:?} was told {event} {data}", self.followed);
+    fn apply(&mut self, at: &Place<'_>, event: &str, id: Option<&str>, data: &Value) {
+        let told = || format!("{:?} was told {event} {id:?} {data}", self.followed);
+        // Of a turn before the next commit nothing tells whether the list was read before it.
+        let commit = id.map(|id| match place(id) {
+            (n, 0) => n - 1,
+            (n, _) => n,
+        });
+        let lenient = self.listed.is_some_and(|listed| commit.is_some_and(|commit| commit <= listed));
         match event.rsplit('.').next() {
             Some("upsert" | "append") => {
                 let same = self.rows.get(&key(data)) == Some(data);
-                assert!(!same || self.lenient, "{} again", told());
+                assert!(!same || lenient, "{} again", told());
                 self.rows.insert(key(data), data.clone());
             }
             Some("delete") => {
-                assert!(self.lenient || self.rows.contains_key(&key(data)), "{}, which it did not have", told());
+                assert!(lenient || self.rows.contains_key(&key(data)), "{}, which it did not have", told());
                 self.rows.remove(&key(data));
             }
             Some("reset") => {
                 self.rows = at.list(self.followed);
-                (self.lenient, self.resets) = (true, self.resets + 1);
+                self.listed = Some(at.last_commit());
+                self.resets += 1;
             }
             _ => {}
         }

@@ -188,11 +188,8 @@ impl Turned {
 /// What is in one of two intervals and not in both.
 fn in_one_of<T: Copy + Ord>(a: Range<T>, b: Range<T>) -> impl Iterator<Item = Range<T>> {
     let apart = a.end <= b.start || b.end <= a.start;
-    let parts = if apart {
-        [a, b]
-    } else {
-        [a.start.min(b.start)..a.start.max(b.start), a.end.min(b.end)..a.end.max(b.end)]
-    };
+    let parts =
+        if apart { [a, b] } else { [a.start.min(b.start)..a.start.max(b.start), a.end.min(b.end)..a.end.max(b.end)] };
     parts.into_iter().filter(|part| part.start < part.end)
 }
 
@@ -327,7 +324,8 @@ mod tests {
     #[test]
     fn turns_are_when_words_change() {
         let dues = ["2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30", "2026-04-04", "2026-04-05", "2026-04-06"];
-        let dues = dues.iter().flat_map(|day| [(*day).to_owned(), format!("{day}T00:00:00Z"), format!("{day}T13:30:00Z")]);
+        let dues =
+            dues.iter().flat_map(|day| [(*day).to_owned(), format!("{day}T00:00:00Z"), format!("{day}T13:30:00Z")]);
         let keys: Vec<DueKey> = dues.map(|due| DueKey::of(Due::parse(&due), Tz::UTC)).collect();
         for zone in ["UTC", "Europe/Berlin", "Africa/Cairo", "Pacific/Apia", "America/St_Johns"] {
             let zone: Tz = zone.parse().unwrap();

@@ -22,7 +22,9 @@ use crate::index::{Index, RowQuery};
 use crate::params::{Kind, Param, Params, param};
 use crate::problem::{Code, Problem};
 use crate::serve::Connection;
-use crate::stream::{Guest, Opening, Reader, Selection, Shown, Snapshot, Start, TaskFilter, TooMany, ViewSelection, body};
+use crate::stream::{
+    Guest, Opening, Reader, Selection, Shown, Snapshot, Start, TaskFilter, TooMany, ViewSelection, body,
+};
 
 const STREAM: &[Param] = &[
     param("topics", Kind::Words(&[]), "Of tasks (the default), audit and the names of the other views."),

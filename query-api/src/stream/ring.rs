@@ -47,9 +47,7 @@ impl What {
 
     fn is_of(&self, user: &UserId) -> bool {
         match self {
-            What::Task { before, after, .. } => {
-                [before, after].into_iter().flatten().any(|task| task.user_id == *user)
-            }
+            What::Task { before, after, .. } => [before, after].into_iter().flatten().any(|task| task.user_id == *user),
             What::Turn { task, .. } => task.user_id == *user,
             What::Row { .. } | What::Erased => false,
         }

@@ -108,7 +108,9 @@ impl Selection {
     pub fn who(&self) -> Who<'_> {
         match &self.tasks {
             None => Who::Nobody,
-            Some(TaskFilter { query, .. }) => query.user.as_ref().map_or(Who::Everybody, |user: &UserId| Who::One(user)),
+            Some(TaskFilter { query, .. }) => {
+                query.user.as_ref().map_or(Who::Everybody, |user: &UserId| Who::One(user))
+            }
         }
     }
 
@@ -131,8 +133,7 @@ impl Selection {
                 }
             }
             What::Row { view, key, before, after } => {
-                let ViewSelection { singular, keep, .. } =
-                    self.views.iter().find(|v| v.view == usize::from(*view))?;
+                let ViewSelection { singular, keep, .. } = self.views.iter().find(|v| v.view == usize::from(*view))?;
                 match after.as_deref().filter(|row| keep(*row)) {
                     Some(row) => {
                         let data = shared(batch, change, || row_json(row));

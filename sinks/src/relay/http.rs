@@ -103,12 +103,7 @@ impl Http {
         }
     }
 
-    async fn post(
-        &self,
-        url: &str,
-        headers: HeaderMap,
-        body: String,
-    ) -> Result<Answer, reqwest::Error> {
+    async fn post(&self, url: &str, headers: HeaderMap, body: String) -> Result<Answer, reqwest::Error> {
         let mut response = self.client.post(url).headers(headers).body(body).send().await?;
         let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let after = text("metadata.retry-after").or(text(RETRY_AFTER.as_str()));

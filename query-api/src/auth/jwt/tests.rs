@@ -1,7 +1,7 @@
 //! Tokens of every algorithm, and forged ones: each is made by hand, with keys of its own.
 
 use std::io::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::openssl::bn::BigNumContext;
 use ::openssl::ec::{EcGroup, EcKey};
@@ -130,7 +130,11 @@ async fn tokens_speak_for_their_subject_as_long_as_they_hold() {
         let jwt = judge(issuer.trust.clone()).await;
         let header = json!({"alg": issuer.algorithm, "typ": "JWT", "kid": "k1"});
         let check = async |changed: Value, expected: Result<Caller, Refused>| {
-            let found = jwt.caller(&token(&header, &claims(changed.clone()), &issuer.sign)).await;
+            let claims = claims(changed.clone());
+            let found = jwt.caller(&token(&header, &claims, &issuer.sign)).await;
+            // Its rights end when the token does, without the leeway.
+            let ends = claims["exp"].as_u64().map(|exp| UNIX_EPOCH + Duration::from_secs(exp));
+            let expected = expected.map(|caller| ends.map_or(caller.clone(), |at| caller.until(at)));
             assert_eq!(found, expected, "{} {changed}", issuer.algorithm);
         };
         check(json!({}), Ok(Caller::new(ann(), &own))).await;
