@@ -54,6 +54,7 @@ fn follow(seed: u64) {
         [("max_event_bytes".to_owned(), json!(limits.max_event_bytes)), ("stream.replay".to_owned(), json!(replay))];
     let mut product = InProcess::start(history.start, Given::from(given));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = reqwest::Client::new();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut followers: Vec<Follower> = FOLLOWED.iter().map(|followed| Follower::new(*followed)).collect();
     for (number, step) in history.steps.iter().enumerate() {
@@ -64,7 +65,7 @@ fn follow(seed: u64) {
             Step::Advance(to) => product.advance(*to),
             Step::Restart | Step::Kill => product.restart(),
         }
-        let place = Place { runtime: &runtime, base: format!("http://{}", product.addr()) };
+        let place = Place { runtime: &runtime, client: &client, base: format!("http://{}", product.addr()) };
         for follower in &mut followers {
             if rng.random_bool(0.25) {
                 follower.lose(&place, &mut rng);

@@ -9,8 +9,8 @@
 //! are put in one fixed order, so that every process that serves the same commits gives the same ids.
 //!
 //! Where a filter has day words, the clock changes what fits ([`calendar`]): a turn stands in the ring as a commit
-//! does, before the next one, and its events are `n-0-t-c`. These count only in the process that made them, so such
-//! streams have the process's own number `c` in every id.
+//! does, before the next one, and its events are `n-0-t-c`. These count only in the process that made them and for one
+//! zone, so such streams have a number `c` of both in every id.
 //!
 //! Commits enter in two steps. [`Hub::apply`] takes one over together with the index, so a place and the rows that are
 //! read there are of one state; [`Hub::publish`] has it told, once it is durable.
@@ -102,7 +102,7 @@ impl EventId {
         EventId { n, i: 0, t: 0 }
     }
 
-    /// Reads what [`fmt::Display`] wrote, and the number of the process where it is named.
+    /// Reads an id, and the number of process and zone where it has one.
     pub fn parse(text: &str) -> Option<(EventId, Option<u32>)> {
         let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
         let parts: Vec<&str> = text.split('-').collect();
@@ -120,6 +120,7 @@ impl EventId {
     }
 }
 
+/// As streams without day words write it.
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.n, self.i)

@@ -36,6 +36,7 @@ pub struct Follower {
 /// Where a product answers.
 pub struct Place<'a> {
     pub runtime: &'a Runtime,
+    pub client: &'a reqwest::Client,
     pub base: String,
 }
 
@@ -43,7 +44,7 @@ impl Place<'_> {
     fn json(&self, path: &str) -> Value {
         let url = format!("{}{path}", self.base);
         self.runtime.block_on(async {
-            let answer = reqwest::get(&url).await.expect("an answer");
+            let answer = self.client.get(&url).send().await.expect("an answer");
             assert_eq!(answer.status(), 200, "{url}");
             answer.json().await.expect("JSON")
         })
@@ -53,7 +54,7 @@ impl Place<'_> {
     fn last_commit(&self) -> u64 {
         let url = format!("{}/v1/stream", self.base);
         self.runtime.block_on(async {
-            let mut response = reqwest::get(&url).await.expect("an answer");
+            let mut response = self.client.get(&url).send().await.expect("an answer");
             let mut text = String::new();
             loop {
                 let chunk = response.chunk().await.expect("the stream goes on").expect("it is open");
@@ -129,7 +130,7 @@ impl Follower {
     fn open(&mut self, at: &Place<'_>) {
         let begin = if self.last.is_none() { "&snapshot=true" } else { "" };
         let Followed { topic, filters } = self.followed;
-        let mut request = reqwest::Client::new().get(format!("{}/v1/stream?topics={topic}&{filters}{begin}", at.base));
+        let mut request = at.client.get(format!("{}/v1/stream?topics={topic}&{filters}{begin}", at.base));
         if let Some(last) = &self.last {
             request = request.header("last-event-id", last);
         }

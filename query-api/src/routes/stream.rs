@@ -116,14 +116,25 @@ async fn follow(
         }
         Start::Now | Start::Reset | Start::After(_) => (api.hub.still(|opening| opening.place), None),
     };
+    let moved = days.is_some().then(|| moved(&api, &ask, &selection)).flatten();
     let audit = api.audit.clone();
-    let reader = Reader { start, place, snapshot, selection, days, seat, audit, connection, until };
+    let reader = Reader { start, place, snapshot, selection, days, moved, seat, audit, connection, until };
     let mut response = Response::new(Body::from_stream(body(api.hub.clone(), reader)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// Tells whether the zone that the days are of is no longer the one that the request meant: where it names none, it is
+/// that of the user, who may move.
+fn moved(api: &Arc<Api>, ask: &Ask, selection: &Selection) -> Option<Box<dyn Fn() -> bool + Send + Sync>> {
+    let zone = selection.day_zone().filter(|_| !ask.pairs.iter().any(|(name, _)| name == "tz"))?;
+    let named = selection.tasks.as_ref().and_then(|tasks| tasks.query.user.as_ref());
+    let user = named.or(ask.caller.subject())?.clone();
+    let api = api.clone();
+    Some(Box::new(move || api.index.zone_of(&user).unwrap_or(api.config.zone) != zone))
 }
 
 /// The id that the client has, from the header or else the parameter. A header that is no text, or that comes twice,

@@ -87,12 +87,18 @@ impl Hub {
     /// Where a client that has `id` goes on.
     pub(crate) fn start(&self, id: &str, selection: &Selection, days: Option<&Days>) -> Start {
         let Some((id, process)) = EventId::parse(id) else { return Start::Reset };
-        let own = process.is_none_or(|process| process == self.process);
-        // Words that move with the time are gone on with only where all their turns are known.
-        let turns = days.is_none_or(|days| process.is_some() && days.since <= id);
+        // Words that move with the time are gone on with only where all their turns are known, and in their zone.
+        let turns = days.is_none_or(|days| process == Some(self.number_of(days.zone)) && days.since <= id);
+        // Without them nothing depends on turns but the place among them.
+        let own = id.t == 0 || days.is_some();
         let ring = self.read_ring();
         let kept = own && turns && ring.keeps(id) && !ring.took_out(id, selection.who());
         if kept { Start::After(id) } else { Start::Reset }
+    }
+
+    /// The number that ids have in this process and this zone.
+    fn number_of(&self, zone: Tz) -> u32 {
+        zone.name().bytes().fold(self.process, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
     }
 
     /// Room for the rows of a snapshot.
@@ -109,6 +115,8 @@ pub(crate) struct Reader {
     pub snapshot: Option<Snapshot>,
     pub selection: Selection,
     pub days: Option<Days>,
+    /// Whether another zone is meant by now.
+    pub moved: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     pub seat: Seat,
     /// The audit, for entries that are no longer at hand.
     pub audit: Arc<dyn AuditReader>,
@@ -216,8 +224,8 @@ impl Following {
 
     /// An id as this stream writes it.
     fn id(&self, id: EventId) -> String {
-        match self.reader.days {
-            Some(_) => format!("{}-{}-{}-{}", id.n, id.i, id.t, self.hub.process),
+        match &self.reader.days {
+            Some(days) => format!("{}-{}-{}-{}", id.n, id.i, id.t, self.hub.number_of(days.zone)),
             // The places of turns count for those alone that hear of them.
             None => EventId { t: 0, ..id }.to_string(),
         }
@@ -279,6 +287,9 @@ impl Following {
     }
 
     async fn changes(&mut self) -> Result<(), End> {
+        if self.reader.moved.as_ref().is_some_and(|moved| moved()) {
+            return Err(End::Lost);
+        }
         // Before the look: what is published after it was not looked at.
         let upto = *self.published.borrow_and_update();
         let next = self.hub.next(self.place, self.reader.selection.who())?;
