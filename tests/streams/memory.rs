@@ -11,7 +11,7 @@ use crate::process::Process;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What a process may grow by, in MiB: the ring's budget, what one commit of large changes takes on its way, and what
 /// sockets' buffers are filled from.
-const GROWTH_MAX: u64 = 400;
+const GROWTH_MAX: u64 = 600;
 
 fn resident_mib(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");

@@ -25,7 +25,7 @@ pub(crate) struct Change {
 /// What changed.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
-    /// A task; the zones are those in which a due without a zone of its own was meant before and is meant after.
+    /// A task; the zones are those of its user before and after, where its due is meant in them.
     Task { id: TaskId, before: Option<Arc<Task>>, after: Option<Arc<Task>>, zones: (Tz, Tz) },
     /// A row of another view.
     Row { view: u8, key: Uuid, before: Option<Arc<dyn ViewRow>>, after: Option<Arc<dyn ViewRow>> },

@@ -28,7 +28,9 @@ pub(crate) struct TaskFilter {
 }
 
 impl TaskFilter {
+    /// `zone` is that of the task's user.
     fn keeps(&self, task: &Task, zone: Tz, at: Timestamp) -> bool {
+        let zone = task.timezone.unwrap_or(zone);
         self.task.is_none_or(|id| id == task.id) && self.query.matches_at(task, zone, at)
     }
 }

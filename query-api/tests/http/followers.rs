@@ -173,6 +173,7 @@ impl History {
             if self.rng.random_bool(0.6) {
                 new.due_date = self.due();
             }
+            new.timezone = self.rng.random_bool(0.3).then_some(chrono_tz::Asia::Tokyo);
             new.completed = self.rng.random_bool(0.3);
             new.priority = *[Priority::High, Priority::Low].choose(&mut self.rng).unwrap();
             new.tags = if self.rng.random_bool(0.5) { vec!["red".into()] } else { Vec::new() };
