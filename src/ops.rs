@@ -237,6 +237,8 @@ async fn set_clock(State(parts): State<Arc<Parts>>, body: Bytes) -> Answer {
     }
     parts.send(Input::Wake).await?;
     parts.settle().await?;
+    // Day words mean another day now: streams are told before the answer.
+    parts.hub.turn(&parts.index, parts.clock.now());
     Ok(Json(json!({"now": parts.clock.now()})).into_response())
 }
 

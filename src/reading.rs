@@ -33,6 +33,10 @@ impl AuditReader for StoredAudit {
         self.0.audit_of(entries, query).await.map_err(unreadable)
     }
 
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit_range(first, last).await.map_err(unreadable)
+    }
+
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
         self.0.audit_entry(id).await.map_err(unreadable)
     }

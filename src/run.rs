@@ -3,7 +3,6 @@
 //! A commit goes two ways at once: the index applies it, so that readers see it, and the store writes it. Once it is
 //! durable the relay may send its actions and the streams tell of it ([`crate::reading`] has the readers' side).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +25,7 @@ use query_api::auth::{Auth, TokenFile};
 use query_api::index::Index;
 use query_api::limits::Limits;
 use query_api::metrics::{KafkaNumbers, Metrics};
-use query_api::stream::{Hub, StreamConfig};
+use query_api::stream::{Hub, keep_time};
 use sinks::relay::Relay;
 use sinks::state_mirror::{StateMirror, WAITING_MAX};
 use sinks::store::{DataDir, Durable, Store, shown_entry};
@@ -37,7 +36,7 @@ use topics::audit::ShownEntry;
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
 use topics::task::Priority;
-use topics::view::{ViewRow, ViewSpec};
+use topics::view::ViewSpec;
 use tracing::{error, info};
 
 mod dead_letters;
@@ -148,6 +147,8 @@ pub struct Parts {
     pub publisher: Option<Publisher>,
     /// The readers' index.
     pub index: Arc<Index>,
+    /// Where streams hear of commits.
+    pub hub: Arc<Hub>,
     /// Counts of open tasks.
     pub counts: pipeline::Counts,
     /// Metrics.
@@ -271,9 +272,11 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let stream =
-        StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
-    let hub = Hub::new(stream, restored.n, &metrics);
+    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
+    keep_time(&hub, &index, {
+        let clock = clock.clone();
+        move || clock.now()
+    });
     let Feed { source, topics, log, push, kafka } =
         Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
     if !*source.handed_over_start().borrow() {
@@ -306,19 +309,18 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     config.reads_back = rebuilds;
     let confirming = store.clone();
     config.confirm = Some(Arc::new(move |id| confirming.contains(id).unwrap_or(true)));
-    let visible: Arc<Visible> = Arc::default();
     let pipeline = {
-        let (index, store, visible, metrics) = (index.clone(), store.clone(), visible.clone(), metrics.clone());
+        let (index, store, hub, metrics) = (index.clone(), store.clone(), hub.clone(), metrics.clone());
         let publish = settings.publish_updates;
+        let now = clock.clone();
         pipeline::start(config, clock.clone(), restored, move |mut commit| {
-            let replaced = index.apply(&commit);
+            let replaced = hub.apply(&index, &commit, now.now());
             if publish {
                 commit.touched = updates::touched(&commit, &replaced);
             }
             let commit = Arc::new(commit);
             let since_arrival = commit.counts.oldest_arrival_us.map(|at| since_us(at as i64));
             metrics.observe_commit(&commit, since_arrival);
-            visible.push(commit.n, replaced);
             dead_letters.write(&commit.dead_letters, commit.committed_at);
             store.append(commit);
         })
@@ -340,6 +342,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         relay,
         publisher,
         index: index.clone(),
+        hub: hub.clone(),
         counts: pipeline.counts().clone(),
         metrics: metrics.clone(),
         traces,
@@ -351,7 +354,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         was_near: AtomicBool::new(false),
         before_source: Mutex::new(Some(READING_BACK)),
     });
-    follow_durable(&parts, &hub, visible);
+    follow_durable(&parts);
     let closing = CancellationToken::new();
     let outcomes_done = outcome_batches.feed(pipeline.sender(), closing.clone());
     feed(&parts, rebuilds)?;
@@ -398,29 +401,9 @@ fn since_us(at: i64) -> Duration {
     Duration::from_micros((Clock::system().now_us() - at).max(0) as u64)
 }
 
-/// Rows that commits replaced, until the commits are durable and the streams are told.
-#[derive(Default)]
-struct Visible(Mutex<VecDeque<(u64, Vec<Option<Arc<dyn ViewRow>>>)>>);
-
-impl Visible {
-    fn push(&self, n: u64, replaced: Vec<Option<Arc<dyn ViewRow>>>) {
-        self.0.lock().expect("never poisoned").push_back((n, replaced));
-    }
-
-    fn take(&self, n: u64) -> Vec<Option<Arc<dyn ViewRow>>> {
-        let mut waiting = self.0.lock().expect("never poisoned");
-        while let Some((first, replaced)) = waiting.pop_front() {
-            if first == n {
-                return replaced;
-            }
-        }
-        Vec::new()
-    }
-}
-
 /// What follows once commits are on the disk: actions may be sent, streams are told, positions count.
-fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
-    let (weak, hub) = (Arc::downgrade(parts), hub.clone());
+fn follow_durable(parts: &Arc<Parts>) {
+    let weak = Arc::downgrade(parts);
     parts.store.on_durable(Box::new(move |durable: &Durable| {
         let Some(parts) = weak.upgrade() else { return };
         let mut hashes = durable.hashes.iter();
@@ -429,7 +412,7 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
             if commit.caught_up {
                 parts.relay.release();
             }
-            let shown: Vec<ShownEntry> = if hub.clients() > 0 {
+            let shown: Vec<ShownEntry> = if parts.hub.wants_audit() {
                 commit
                     .audit
                     .iter()
@@ -449,7 +432,7 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);
             // Last: who waits for this sees all of the above.
-            hub.publish(commit, visible.take(commit.n), &shown);
+            parts.hub.publish(commit, shown);
         }
         if let Some(publisher) = &parts.publisher {
             publisher.wake();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use chrono::NaiveTime;
 use pipeline::recurrence::Missed;
 use query_api::auth::private;
+use query_api::stream::StreamConfig;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
@@ -69,10 +70,8 @@ pub struct Settings {
     pub otel_endpoint: Option<Secret>,
     /// `ready.max_lag`, in records.
     pub ready_max_lag: u64,
-    /// `stream.replay`, in events.
-    pub stream_replay: usize,
-    /// `stream.buffer`, in events.
-    pub stream_buffer: usize,
+    /// `stream.…`
+    pub stream: StreamConfig,
     /// `audit.retention`: how long audit entries are kept; for ever without it.
     pub audit_retention: Option<Retention>,
     /// `updates.publish`: whether changed rows are told on `task-updates`.
@@ -159,8 +158,7 @@ impl Settings {
             email_from: from.optional("email.from", |t| t.contains('@').then(|| t.to_owned()))?,
             query_timeout: from.duration("query.timeout")?,
             ready_max_lag: from.number("ready.max_lag")?,
-            stream_replay: from.number("stream.replay")? as usize,
-            stream_buffer: from.number("stream.buffer")? as usize,
+            stream: read_stream(&mut from)?,
             auth,
             auth_named,
             http: http::HttpSettings::read(&mut from)?,
@@ -188,6 +186,18 @@ fn read_pipeline(from: &mut Given, traces: bool) -> Result<pipeline::Config, Set
     };
     config.limits.max_event_bytes = from.number("max_event_bytes")? as usize;
     Ok(config)
+}
+
+fn read_stream(from: &mut Given) -> Result<StreamConfig, SettingError> {
+    Ok(StreamConfig {
+        replay: from.number("stream.replay")? as usize,
+        replay_bytes: from.number("stream.replay_bytes")? as usize,
+        buffer: from.number("stream.buffer")? as usize,
+        buffer_bytes: from.number("stream.buffer_bytes")? as usize,
+        clients_max: from.number("stream.clients_max")? as usize,
+        clients_share: from.number("stream.clients_share")? as usize,
+        ..StreamConfig::default()
+    })
 }
 
 /// A text that is one.

@@ -52,6 +52,11 @@ impl Wanted {
         Wanted { positions: Vec::new(), wait: Duration::from_millis(2000) }
     }
 
+    /// How long to wait at most.
+    pub(crate) fn patience(&self) -> Duration {
+        self.wait
+    }
+
     /// Reads parameters and header; what is wrong is noted in `params`.
     pub fn read(params: &mut Params, headers: &HeaderMap) -> Wanted {
         let mut positions = params.positions("min_position");
@@ -66,7 +71,8 @@ impl Wanted {
     }
 }
 
-fn behind() -> Problem {
+/// The view is not where it was asked to be.
+pub(crate) fn behind() -> Problem {
     Problem::new(Code::ViewBehind, "The view has not reached min_position; try again.")
         .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }

@@ -23,6 +23,7 @@ mod search;
 mod facets;
 mod load;
 mod freshness;
+mod turns;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use uuid::Uuid;
 pub use facets::FacetValue;
 pub use freshness::Freshness;
 pub use rows::{ColumnFilter, ColumnTest, RowKey, RowQuery, Tally};
+pub(crate) use turns::floats;
 
 use crate::cursor::Cursor;
 use crate::filter::{Facet, Include, PageKey, TaskQuery};

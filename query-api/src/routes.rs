@@ -95,6 +95,9 @@ pub type ReadError = Box<dyn std::error::Error + Send + Sync>;
 pub trait AuditReader: Send + Sync {
     /// A page of the first `entries` entries, in the order of the query.
     async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError>;
+    /// Entries number `first` to `last`, counted from 1 in the order in which they were committed; those that were
+    /// removed by age are left out.
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError>;
     /// One entry.
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError>;
     /// Checks the hash chain of a task.

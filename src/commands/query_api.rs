@@ -19,7 +19,7 @@ use query_api::limits::Limits;
 use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
-use query_api::stream::{Hub, StreamConfig};
+use query_api::stream::{Hub, keep_time};
 use sinks::store::{Followed, PostgresReplica, Replica, SqliteReplica, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -59,9 +59,8 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let stream =
-        StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
-    let hub = Hub::new(stream, restored.n, &metrics);
+    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
+    keep_time(&hub, &index, || Clock::system().now());
     drop(restored);
     let status = Arc::new(Status {
         replica: replica.clone(),
@@ -96,7 +95,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     announce(addr);
     let following = async {
         loop {
-            let groups = replica.next(&|| hub.clients() > 0).await?;
+            let groups = replica.next(&|| hub.wants_audit()).await?;
             groups.into_iter().for_each(|group| take(group, &index, &hub, &metrics, &status));
         }
     };
@@ -149,9 +148,9 @@ fn take(group: Followed, index: &Index, hub: &Hub, metrics: &Metrics, status: &S
             row.before = Some(task);
         }
     }
-    let replaced = index.apply(&commit);
+    hub.apply(index, &commit, status.clock.now());
     metrics.observe_commit(&commit, None);
-    hub.publish(&commit, replaced, &audit);
+    hub.publish(&commit, audit);
     status.rate.count(commit.committed_at);
 }
 
@@ -162,6 +161,10 @@ struct ReplicaAudit(Arc<dyn Replica>);
 impl AuditReader for ReplicaAudit {
     async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
         self.0.audit_of(entries, query).await.map_err(|error| Box::new(error) as ReadError)
+    }
+
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit_range(first, last).await.map_err(|error| Box::new(error) as ReadError)
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {

@@ -156,8 +156,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("store.replica_lag_max", Duration, Value("30s"), "30s", "a `query-api` further behind than this is not ready"),
     setting("query.timeout", Duration, Value("5s"), "5s", "longest time for one query; then 504"),
     setting("ready.max_lag", Number(0, u64::MAX), Value("10000"), "10000", "records that may be behind when a pipeline first calls itself ready"),
-    setting("stream.replay", Number(0, 10000000), Value("10000"), "10000", "events that a stream can be resumed over"),
-    setting("stream.buffer", Number(1, 1000000), Value("1024"), "1024", "events after which a slow reader of a stream is closed"),
+    setting("stream.replay", Number(0, 10000000), Value("10000"), "10000", "events kept for clients of streams that come back"),
+    setting("stream.replay_bytes", Number(1048576, 1099511627776), Value("67108864"), "67108864", "bytes that these may take; the oldest go first"),
+    setting("stream.buffer", Number(1, 1000000), Value("1024"), "1024", "events that may come while a stream's reader takes nothing"),
+    setting("stream.buffer_bytes", Number(65536, 1099511627776), Value("16777216"), "16777216", "bytes that may"),
+    setting("stream.clients_max", Number(1, 1000000), Value("5000"), "5000", "open streams; more are 429"),
+    setting("stream.clients_share", Number(1, 1000000), Value("1000"), "1000", "open streams of one user, or of one address where no user is known"),
     setting("otel.endpoint", Text("the address of an OTLP collector by HTTP"), NOTHING, "http://127.0.0.1:4318", "base address of a collector: spans `process` and `deliver {component}` below the event's `traceparent`").secret(),
 ];
 

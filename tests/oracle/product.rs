@@ -289,6 +289,11 @@ impl InProcess {
         }
     }
 
+    /// Where it answers.
+    pub fn addr(&self) -> SocketAddr {
+        self.client.addr
+    }
+
     /// Ends it; what `tasktide verify` finds in what it leaves behind.
     pub fn verify(mut self) -> Vec<String> {
         self.down();

@@ -84,6 +84,7 @@ struct Claims {
     /// One text: a list of issuers says of none that it issued the token.
     #[serde(rename = "iss")]
     _issuer: String,
+    /// Seconds since the epoch, which may have a fraction.
     exp: f64,
     nbf: Option<f64>,
     iat: Option<f64>,

@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         if !self.errors.is_empty() {
             return Err(self.errors);
         }
-        query.resolve_due();
+        query.due = query.due_at(query.as_of);
         Ok(query)
     }
 

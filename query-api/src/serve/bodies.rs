@@ -193,8 +193,8 @@ mod tests {
     use std::convert::Infallible;
 
     use axum::http::StatusCode;
+    use futures::StreamExt;
     use futures::stream;
-    use tokio_stream::StreamExt;
 
     use super::*;
 

@@ -126,7 +126,7 @@ async fn one_caller_does_not_take_every_export() {
     const ANN: (&str, &str) = ("authorization", "Bearer token-of-ann-000001");
     const BOB: (&str, &str) = ("authorization", "Bearer token-of-bob-000001");
     let tokens = "token-of-ann-000001 ann audit:read\ntoken-of-bob-000001 bob audit:read\n";
-    let auth = Auth::Token(Tokens::parse(tokens).unwrap());
+    let auth = Auth::Token(Tokens::parse(tokens).unwrap().into());
     // So much that the sockets do not take it all while nobody reads.
     let world = long_entries(Setup { auth, ..Setup::default() }, 64, 1 << 20).await;
     let mut open = Vec::new();

@@ -147,6 +147,11 @@ impl Audit {
         all.len() as u64
     }
 
+    /// Removes the newest entry, as age would.
+    pub fn forget_last(&self) {
+        self.entries.lock().unwrap().pop();
+    }
+
     fn works(&self) -> Result<(), ReadError> {
         if self.broken.load(Ordering::SeqCst) { Err("disk secret-volume is away".into()) } else { Ok(()) }
     }
@@ -181,6 +186,12 @@ impl AuditReader for Audit {
         Ok(found)
     }
 
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
+        self.works()?;
+        let all = self.entries.lock().unwrap();
+        Ok(all.iter().take(last as usize).skip(first as usize - 1).cloned().collect())
+    }
+
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
         self.works()?;
         Ok(self.entries.lock().unwrap().iter().find(|e| e.key.id == id).cloned())
@@ -197,12 +208,13 @@ impl AuditReader for Audit {
 pub struct Process {
     pub readiness: Mutex<Readiness>,
     pub serving: AtomicBool,
+    pub now: Mutex<Timestamp>,
 }
 
 #[async_trait]
 impl StatusSource for Process {
     fn now(&self) -> Timestamp {
-        at(NOW)
+        *self.now.lock().unwrap()
     }
     fn lag_ms(&self) -> u64 {
         7
@@ -300,12 +312,13 @@ impl World {
         let views = vec![OCCURRENCES, REMINDERS];
         let metrics = Arc::new(Metrics::new());
         let audit = Arc::new(Audit::default());
-        let process = Arc::new(Process { readiness: Mutex::default(), serving: AtomicBool::new(true) });
+        let process =
+            Arc::new(Process { readiness: Mutex::default(), serving: AtomicBool::new(true), now: Mutex::new(at(NOW)) });
         let api = Arc::new(Api {
             index: Arc::new(Index::new(&views, chrono_tz::UTC)),
             audit: audit.clone(),
             status: process.clone(),
-            hub: Hub::new(setup.stream, 0, &metrics),
+            hub: Hub::new(setup.stream, 0, 0, &metrics),
             metrics,
             views,
             preview: Arc::new(|task, _, from, _, count| {
@@ -339,10 +352,22 @@ impl World {
     }
 
     /// What the binary does with a commit.
-    pub fn apply(&self, mut commit: Commit, entries: Vec<ShownEntry>) {
-        commit.entries = self.audit.add(&entries);
-        let rows_before = self.api.index.apply(&commit);
-        self.api.hub.publish(&commit, rows_before, &entries);
+    pub fn apply(&self, commit: Commit, entries: Vec<ShownEntry>) {
+        let commit = self.show(commit, &entries);
+        self.api.hub.publish(&commit, if self.api.hub.wants_audit() { entries } else { Vec::new() });
+    }
+
+    /// The first half of it: readers see the commit, and nobody is told yet.
+    pub fn show(&self, mut commit: Commit, entries: &[ShownEntry]) -> Commit {
+        commit.entries = self.audit.add(entries);
+        self.api.hub.apply(&self.api.index, &commit, self.api.status.now());
+        commit
+    }
+
+    /// Moves the clock, as an operator does.
+    pub fn clock(&self, now: &str) {
+        *self.process.now.lock().unwrap() = at(now);
+        self.api.hub.turn(&self.api.index, at(now));
     }
 
     /// Changes one task in a commit of its own.

@@ -40,6 +40,10 @@ pub trait Replica: Send + Sync {
     /// A page of audit entries with numbers up to `entries`.
     async fn audit_of(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError>;
 
+    /// Entries number `first` to `last`, counted from 1 in the order in which they were committed; those that were
+    /// removed are left out.
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError>;
+
     /// One audit entry.
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError>;
 

@@ -239,6 +239,10 @@ impl Replica for PostgresReplica {
         self.audit.page(entries, query).await
     }
 
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        self.audit.range(first, last).await
+    }
+
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
         self.audit.one(self.progress.entries(), id).await
     }
