@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::error::ContextValue;
 use clap::{Args, Parser, Subcommand};
 use topics::Timestamp;
 
@@ -14,6 +15,22 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line; what it refuses is told without addresses, which may hold a password.
+    pub fn read() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| hidden(error).exit())
+    }
+}
+
+fn hidden(mut error: clap::Error) -> clap::Error {
+    let is_address = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.contains("://"));
+    let shown: Vec<_> = error.context().filter(|(_, value)| is_address(value)).map(|(kind, _)| kind).collect();
+    for kind in shown {
+        error.insert(kind, ContextValue::String("(an address)".to_owned()));
+    }
+    error
 }
 
 /// What to do.

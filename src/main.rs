@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 
-use clap::Parser;
 use tasktide::cli::{Cli, Command};
 use tasktide::{commands, demo, run, verify};
 
@@ -21,7 +20,7 @@ fn main() -> std::process::ExitCode {
     }));
     // What the program writes is other people's data: only its own user may read it.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let cli = Cli::parse();
+    let cli = Cli::read();
     commands::start_logging();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     let result = runtime.block_on(async {

@@ -10,9 +10,8 @@ use pipeline::state::rules::{Recurrence, base_of, evaluate};
 use query_api::index::Index;
 use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, Preview, ReadError};
-use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
-use sinks::store::{ActionQuery, Store};
-use topics::action::{ActionKind, ActionState};
+use query_api::status::{Outbox, PartitionStatus, Readiness, Report, StatusSource, Waiting};
+use sinks::store::{OpenActions, Store};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::record::SourceTopic;
 use topics::task::RecurrenceMode;
@@ -32,6 +31,10 @@ fn unreadable(error: impl Error + Send + Sync + 'static) -> ReadError {
 impl AuditReader for StoredAudit {
     async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
         self.0.audit_of(entries, query).await.map_err(unreadable)
+    }
+
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit_range(first, last).await.map_err(unreadable)
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
@@ -76,7 +79,7 @@ impl StatusSource for Progress {
         if self.0.relay.waits_for_sidecar() {
             readiness.waiting.push(Waiting::Sidecar);
         }
-        if !self.0.is_near_the_end() {
+        if !self.0.is_near_the_end() || !self.0.index.freshness().covers_start {
             readiness.waiting.push(Waiting::CatchUp);
         }
         readiness
@@ -84,8 +87,8 @@ impl StatusSource for Progress {
 
     async fn report(&self) -> Report {
         let status = self.0.store.status();
-        let numbers = self.0.relay.numbers();
-        let failed = ActionQuery { states: vec![ActionState::Failed], limit: 1000, ..ActionQuery::default() };
+        // Of the store, whose list of actions is then never ahead of these.
+        let actions = self.0.store.open_actions();
         Report {
             source_mode: self.0.source.mode(),
             partitions: self
@@ -102,20 +105,18 @@ impl StatusSource for Progress {
             table_lag_ms: status.table_lag_ms,
             last_commit: self.0.rate.last(),
             commits_per_minute: self.0.rate.per_minute(self.0.clock.now()),
-            outbox_pending: vec![
-                (ActionKind::CreateNextTask, numbers.pending_creates),
-                (ActionKind::Reminder, numbers.pending_reminders),
-            ],
-            outbox_oldest: numbers.oldest_decided_at,
-            outbox_failed: self.0.store.actions(&failed).await.map_or(0, |list| list.len() as u64),
-            dead_letters: self
-                .0
-                .store
-                .dead_letters(None, 1)
-                .await
-                .ok()
-                .map(|list| list.first().map_or(0, |kept| kept.no)),
+            outbox: outbox_of(&actions),
+            dead_letters: self.0.store.dead_letters_kept().await.ok(),
         }
+    }
+}
+
+/// Outbox and ledger in numbers.
+pub fn outbox_of(actions: &[OpenActions]) -> Outbox {
+    Outbox {
+        pending: actions.iter().map(|kind| (kind.kind, kind.open)).collect(),
+        oldest: actions.iter().filter_map(|kind| kind.oldest).min(),
+        failed: actions.iter().map(|kind| kind.failed).sum(),
     }
 }
 

@@ -3,7 +3,6 @@
 //! A commit goes two ways at once: the index applies it, so that readers see it, and the store writes it. Once it is
 //! durable the relay may send its actions and the streams tell of it ([`crate::reading`] has the readers' side).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,25 +21,26 @@ use pipeline::state::reminders::AlreadySent;
 use pipeline::{CountKey, Input, InputSender};
 use query_api::Api;
 use query_api::auth::jwt::Jwt;
-use query_api::auth::{Auth, Tokens};
+use query_api::auth::{Auth, TokenFile};
 use query_api::index::Index;
+use query_api::limits::Limits;
 use query_api::metrics::{KafkaNumbers, Metrics};
-use query_api::stream::{Hub, StreamConfig};
+use query_api::stream::{Hub, keep_time};
 use sinks::relay::Relay;
 use sinks::state_mirror::{StateMirror, WAITING_MAX};
 use sinks::store::{DataDir, Durable, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
-use topics::action::ActionKind;
 use topics::audit::ShownEntry;
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
 use topics::task::Priority;
-use topics::view::{ViewRow, ViewSpec};
+use topics::view::ViewSpec;
 use tracing::{error, info};
 
 mod dead_letters;
+mod doors;
 mod erasures;
 pub mod porch;
 mod rate;
@@ -49,10 +49,11 @@ pub mod store;
 mod targets;
 mod updates;
 
+pub use doors::Doors;
 pub use erasures::Eraser;
 pub use rate::Rate;
 
-use crate::cli::{ClockOption, RunOptions, SourceMode};
+use crate::cli::{Actions, ClockOption, RunOptions, SourceMode};
 use crate::run::porch::Porch;
 use crate::run::targets::Outcomes;
 use crate::run::updates::Publisher;
@@ -152,6 +153,8 @@ pub struct Parts {
     pub eraser: Eraser,
     /// The readers' index.
     pub index: Arc<Index>,
+    /// Where streams hear of commits.
+    pub hub: Arc<Hub>,
     /// Counts of open tasks.
     pub counts: pipeline::Counts,
     /// Metrics.
@@ -254,12 +257,13 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     if mode != SourceMode::Kafka && settings.kafka.partitions.is_some() {
         anyhow::bail!("source.partitions is for source.mode=kafka: every other source is read whole");
     }
+    let doors = Doors::judge(options.listen, &settings, mode == SourceMode::Dapr)?;
     std::fs::create_dir_all(dir).with_context(|| format!("could not make --data-dir {}", dir.display()))?;
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
-    let porch = Porch::open(&listener)?;
+    let porch = Porch::open(&listener, &doors)?;
     let auth = read_auth(&settings).await?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
@@ -277,11 +281,16 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let stream =
-        StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
-    let hub = Hub::new(stream, restored.n, &metrics);
+    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
+    keep_time(&hub, &index, {
+        let clock = clock.clone();
+        move || clock.now()
+    });
     let Feed { source, topics, log, embedded, push, kafka } =
         Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
+    if !*source.handed_over_start().borrow() {
+        index.await_start();
+    }
     let rebuilds = !restored.rebuilt;
     let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();
@@ -310,19 +319,18 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let confirming = store.clone();
     config.confirm = Some(Arc::new(move |id| confirming.contains(id).unwrap_or(true)));
     let eraser = Eraser::start(store.clone(), embedded, config.limits.clone());
-    let visible: Arc<Visible> = Arc::default();
     let pipeline = {
-        let (index, store, visible, metrics) = (index.clone(), store.clone(), visible.clone(), metrics.clone());
+        let (index, store, hub, metrics) = (index.clone(), store.clone(), hub.clone(), metrics.clone());
         let publish = settings.publish_updates;
+        let now = clock.clone();
         pipeline::start(config, clock.clone(), restored, move |mut commit| {
-            let replaced = index.apply(&commit);
+            let replaced = hub.apply(&index, &commit, now.now());
             if publish {
                 commit.touched = updates::touched(&commit, &replaced);
             }
             let commit = Arc::new(commit);
             let since_arrival = commit.counts.oldest_arrival_us.map(|at| since_us(at as i64));
             metrics.observe_commit(&commit, since_arrival);
-            visible.push(commit.n, replaced);
             dead_letters.write(&commit.dead_letters, commit.committed_at);
             store.append(commit);
         })
@@ -345,6 +353,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         publisher,
         eraser,
         index: index.clone(),
+        hub: hub.clone(),
         counts: pipeline.counts().clone(),
         metrics: metrics.clone(),
         traces,
@@ -356,7 +365,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         was_near: AtomicBool::new(false),
         before_source: Mutex::new(Some(READING_BACK)),
     });
-    follow_durable(&parts, &hub, visible);
+    follow_durable(&parts);
     let closing = CancellationToken::new();
     let outcomes_done = outcome_batches.feed(pipeline.sender(), closing.clone());
     feed(&parts, rebuilds)?;
@@ -373,19 +382,20 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         metrics,
         views,
         preview: reading::preview(),
-        config: query_api::Config {
-            auth,
-            zone: settings.pipeline.timezone,
-            query_timeout: settings.query_timeout,
-            ..Default::default()
-        },
+        limits: Limits::default(),
+        config: doors.config(auth, &settings),
     });
     let mut resources = ops::resources(&parts);
-    resources.extend(sidecar::resources(&parts, settings.app_api_token.as_ref().map(|token| token.0.as_str())));
+    let token = settings.app_api_token.as_ref().map(|token| token.0.as_str());
+    let has_sidecar = mode == SourceMode::Dapr || options.actions == Actions::Dapr || settings.state_mirror;
+    if has_sidecar || token.is_some() {
+        resources.extend(sidecar::resources(&parts, token));
+    }
     let router = query_api::router_with(api, resources);
     let shutdown = CancellationToken::new();
     porch.leave().await;
-    let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
+    let http =
+        tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
 }
 
@@ -393,11 +403,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
 pub async fn read_auth(settings: &Settings) -> anyhow::Result<Auth> {
     match &settings.auth {
         AuthSettings::None => Ok(Auth::None),
-        AuthSettings::Token(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("could not read auth.token_file {}", path.display()))?;
-            Ok(Auth::Token(Tokens::parse(&text)?))
-        }
+        AuthSettings::Token(path) => Ok(Auth::Token(TokenFile::open(path)?)),
         AuthSettings::Jwt(jwt) => Ok(Auth::Jwt(Jwt::open(jwt.clone()).await?)),
     }
 }
@@ -406,29 +412,9 @@ fn since_us(at: i64) -> Duration {
     Duration::from_micros((Clock::system().now_us() - at).max(0) as u64)
 }
 
-/// Rows that commits replaced, until the commits are durable and the streams are told.
-#[derive(Default)]
-struct Visible(Mutex<VecDeque<(u64, Vec<Option<Arc<dyn ViewRow>>>)>>);
-
-impl Visible {
-    fn push(&self, n: u64, replaced: Vec<Option<Arc<dyn ViewRow>>>) {
-        self.0.lock().expect("never poisoned").push_back((n, replaced));
-    }
-
-    fn take(&self, n: u64) -> Vec<Option<Arc<dyn ViewRow>>> {
-        let mut waiting = self.0.lock().expect("never poisoned");
-        while let Some((first, replaced)) = waiting.pop_front() {
-            if first == n {
-                return replaced;
-            }
-        }
-        Vec::new()
-    }
-}
-
 /// What follows once commits are on the disk: actions may be sent, streams are told, positions count.
-fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
-    let (weak, hub) = (Arc::downgrade(parts), hub.clone());
+fn follow_durable(parts: &Arc<Parts>) {
+    let weak = Arc::downgrade(parts);
     parts.store.on_durable(Box::new(move |durable: &Durable| {
         let Some(parts) = weak.upgrade() else { return };
         let mut hashes = durable.hashes.iter();
@@ -437,7 +423,7 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
             if commit.caught_up {
                 parts.relay.release();
             }
-            let shown: Vec<ShownEntry> = if hub.clients() > 0 {
+            let shown: Vec<ShownEntry> = if parts.hub.wants_audit() {
                 commit
                     .audit
                     .iter()
@@ -454,9 +440,10 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
             if let Some(mirror) = &parts.mirror {
                 mirror.offer(commit);
             }
-            hub.publish(commit, visible.take(commit.n), &shown);
             parts.source.committed(&commit.positions);
             parts.rate.count(commit.committed_at);
+            // Last: who waits for this sees all of the above.
+            parts.hub.publish(commit, shown);
         }
         if let Some(publisher) = &parts.publisher {
             publisher.wake();
@@ -608,10 +595,11 @@ fn watch_numbers(parts: &Arc<Parts>) {
         let now = parts.clock.now();
         let age = |at: Timestamp| Duration::from_millis((now.millis() - at.millis()).max(0) as u64);
         metrics.set_frontier_age(Duration::from_millis(parts.lag_ms()));
-        let numbers = parts.relay.numbers();
-        metrics.set_outbox_pending(ActionKind::CreateNextTask, numbers.pending_creates as i64);
-        metrics.set_outbox_pending(ActionKind::Reminder, numbers.pending_reminders as i64);
-        metrics.set_outbox_oldest(numbers.oldest_decided_at.map_or(Duration::ZERO, age));
+        let outbox = reading::outbox_of(&parts.store.open_actions());
+        for (kind, number) in outbox.pending {
+            metrics.set_outbox_pending(kind, number as i64);
+        }
+        metrics.set_outbox_oldest(outbox.oldest.map_or(Duration::ZERO, age));
         for priority in Priority::ALL {
             metrics.set_open_tasks(priority.name(), parts.counts.get(&CountKey::Priority(priority)));
         }

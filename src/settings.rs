@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use chrono::NaiveTime;
 use pipeline::recurrence::Missed;
+use query_api::auth::private;
+use query_api::stream::StreamConfig;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
@@ -26,7 +28,7 @@ mod store;
 pub use given::SettingError;
 pub use kafka::Kafka;
 pub use retention::Retention;
-pub use store::{StoreSettings, is_postgres, store_url};
+pub use store::{StoreSettings, store_url};
 
 use crate::cli::SourceMode;
 use given::Given;
@@ -68,10 +70,8 @@ pub struct Settings {
     pub otel_endpoint: Option<Secret>,
     /// `ready.max_lag`, in records.
     pub ready_max_lag: u64,
-    /// `stream.replay`, in events.
-    pub stream_replay: usize,
-    /// `stream.buffer`, in events.
-    pub stream_buffer: usize,
+    /// `stream.…`
+    pub stream: StreamConfig,
     /// `audit.retention`: how long audit entries are kept; for ever without it.
     pub audit_retention: Option<Retention>,
     /// `updates.publish`: whether changed rows are told on `task-updates`.
@@ -102,9 +102,13 @@ impl Settings {
         let mut given = BTreeMap::new();
         if let Some(path) = file {
             let unreadable = |detail: String| SettingError::File { path: path.to_owned(), detail };
-            let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+            let text = String::from_utf8(private::read_trusted(path).map_err(unreadable)?);
+            let text = text.map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
             let table: Value = toml::from_str(&text).map_err(|error| unreadable(place_of(&error, &text)))?;
             flatten(String::new(), table, &mut given);
+            if given.iter().any(|(key, value)| secrets::is_one(key, value)) {
+                secrets::only_ours("the settings file, which holds secrets,", path)?;
+            }
         }
         for (variable, value) in std::env::vars_os() {
             let Some(key) = variable.to_str().and_then(list::key_of) else { continue };
@@ -116,7 +120,9 @@ impl Settings {
             return Err(SettingError::Unknown { key: key.clone() });
         }
         let secret = secrets::resolve(&mut given, &secrets::Sidecar::from_environment()).await?;
-        Settings::of(Given::new(given, secret))
+        let settings = Settings::of(Given::new(given, secret))?;
+        settings.kafka.are_files_ours()?;
+        Ok(settings)
     }
 
     /// Reads settings from their dotted names.
@@ -152,8 +158,7 @@ impl Settings {
             email_from: from.optional("email.from", |t| t.contains('@').then(|| t.to_owned()))?,
             query_timeout: from.duration("query.timeout")?,
             ready_max_lag: from.number("ready.max_lag")?,
-            stream_replay: from.number("stream.replay")? as usize,
-            stream_buffer: from.number("stream.buffer")? as usize,
+            stream: read_stream(&mut from)?,
             auth,
             auth_named,
             http: http::HttpSettings::read(&mut from)?,
@@ -181,6 +186,18 @@ fn read_pipeline(from: &mut Given, traces: bool) -> Result<pipeline::Config, Set
     };
     config.limits.max_event_bytes = from.number("max_event_bytes")? as usize;
     Ok(config)
+}
+
+fn read_stream(from: &mut Given) -> Result<StreamConfig, SettingError> {
+    Ok(StreamConfig {
+        replay: from.number("stream.replay")? as usize,
+        replay_bytes: from.number("stream.replay_bytes")? as usize,
+        buffer: from.number("stream.buffer")? as usize,
+        buffer_bytes: from.number("stream.buffer_bytes")? as usize,
+        clients_max: from.number("stream.clients_max")? as usize,
+        clients_share: from.number("stream.clients_share")? as usize,
+        ..StreamConfig::default()
+    })
 }
 
 /// A text that is one.
@@ -257,7 +274,7 @@ mod tests {
             "reminders.default_offsets",
             "PT1H",
             Some(
-                "setting \"reminders.default_offsets\" is \"PT1H\", which is not a list of durations; for example reminders.default_offsets=[\"PT1H\",\"P1D\"]",
+                "setting \"reminders.default_offsets\" is \"PT1H\", which is not a list of durations; for example reminders.default_offsets=[\"PT1H\"]",
             ),
         );
         check("max_late", "P7D", Some("there is no setting \"max_late\"; did you mean \"reminders.max_late\"?"));
@@ -291,6 +308,33 @@ mod tests {
                 assert!(!matches!(error, SettingError::Unknown { .. }), "{error}");
                 assert!(error.to_string().contains(setting.name), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown_for_debugging() {
+        let secret = "canary7c3f".repeat(4);
+        let address = format!("https://ann:{secret}@example.org/{secret}?key={secret}");
+        let access = [("kafka.brokers", "a:9092"), ("kafka.sasl_username", "ann"), ("kafka.sasl_mechanism", "SHA-512")];
+        let jwt = [("auth.mode", "jwt"), ("auth.jwt.issuer", "i"), ("auth.jwt.audience", "a")];
+        for more in [
+            [("auth.jwt.algorithm", "HS256"), ("kafka.auth_type", "password")],
+            [("auth.jwt.algorithm", "RS256"), ("kafka.auth_type", "password")],
+        ] {
+            let plain = [&access[..], &jwt, &more].concat();
+            let mut given: BTreeMap<String, Value> =
+                plain.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+            for setting in list::SETTINGS.iter().filter(|setting| setting.secret) {
+                let value = match setting.name {
+                    "store.url" => format!("postgres://ann:{secret}@db/tasks"),
+                    "auth.jwt.jwks" | "otel.endpoint" => address.clone(),
+                    "kafka.client_cert" | "kafka.client_key" => format!("-----BEGIN {secret}"),
+                    _ => secret.clone(),
+                };
+                given.insert(setting.name.to_owned(), Value::String(value));
+            }
+            let shown = format!("{:?}", Settings::read(given).unwrap());
+            assert!(!shown.contains("canary7c3f"), "{shown}");
         }
     }
 

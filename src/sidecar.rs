@@ -9,17 +9,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use pipeline::Input;
-use pipeline::source::push::{Delivery, delivery};
+use pipeline::source::push::{Delivery, PushSource, delivery};
 use query_api::problem::{Code, Problem};
-use query_api::routes::Resource;
+use query_api::routes::{Resource, Right};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use crate::run::Parts;
@@ -28,55 +25,44 @@ use crate::run::Parts;
 const BODY_BYTES_MAX: usize = 256 << 20;
 /// A push that is not durable by then is answered with RETRY, before the sidecar gives up on it.
 const DURABLE_WITHIN: Duration = Duration::from_secs(30);
-/// Header in which the sidecar names itself.
-const TOKEN: &str = "dapr-api-token";
 
-/// What the routes share.
-#[derive(Clone)]
-struct Shared {
-    parts: Arc<Parts>,
-    /// Digest of `app_api_token`.
-    token: Option<[u8; 32]>,
-}
-
-/// The resources that the sidecar calls.
+/// The resources that the sidecar calls: those of its pushes where it pushes, that of its cron binding where there is a
+/// sidecar.
 pub fn resources(parts: &Arc<Parts>, token: Option<&str>) -> Vec<Resource> {
-    let shared = Shared { parts: parts.clone(), token: token.map(|token| Sha256::digest(token).into()) };
-    let guard = || from_fn_with_state(shared.clone(), only_the_sidecar);
-    let push = post(take).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(guard()).with_state(shared.clone());
-    let subscribe = get(subscriptions).layer(guard()).with_state(shared.clone());
-    let check = post(check_reminders).layer(guard()).with_state(shared.clone());
-    vec![
-        Resource::new(
-            "post",
-            "/events/task-events",
-            "Takes what the sidecar pushes; answers once it is durable.",
-            push,
-        )
-        .reads(&["application/json", "application/cloudevents+json", "application/octet-stream"]),
-        Resource::new("get", "/dapr/subscribe", "What the sidecar is to subscribe to.", subscribe),
-        Resource::new("post", "/check-reminders", "Has the clock looked at; nothing depends on it.", check),
-    ]
-}
-
-/// Refuses whoever does not know the token, where there is one.
-async fn only_the_sidecar(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(TOKEN).map(|value| <[u8; 32]>::from(Sha256::digest(value.as_bytes())));
-    // Digests are compared, so how long that takes tells nothing of the token.
-    if shared.token.is_some() && shared.token != given {
-        return Problem::new(
-            Code::Unauthorized,
-            "The header dapr-api-token is not that of this application's sidecar.",
-        )
-        .into_response();
+    let sidecar = || Right::sidecar(token);
+    let check = post(check_reminders).with_state(parts.clone());
+    let mut resources = vec![
+        Resource::new("post", "/check-reminders", "Has the clock looked at; nothing depends on it.", check)
+            .is_for(sidecar()),
+    ];
+    if let Some(source) = &parts.push {
+        let pushed = Pushed { parts: parts.clone(), source: source.clone() };
+        let push = post(take).with_state(pushed.clone());
+        let subscribe = get(subscriptions).with_state(pushed);
+        let about = "Takes what the sidecar pushes; answers once it is durable.";
+        resources.push(
+            Resource::new("post", "/events/task-events", about, push)
+                .is_for(sidecar())
+                .reads_all(&["application/json", "application/cloudevents+json", "application/octet-stream"])
+                .up_to(BODY_BYTES_MAX),
+        );
+        resources.push(
+            Resource::new("get", "/dapr/subscribe", "What the sidecar is to subscribe to.", subscribe)
+                .is_for(sidecar()),
+        );
     }
-    next.run(request).await
+    resources
 }
 
-async fn take(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, Problem> {
-    let Some(source) = &shared.parts.push else {
-        return Err(Problem::new(Code::NotReady, "Events are not pushed to this process: source.mode is not dapr."));
-    };
+/// What the routes of pushes share.
+#[derive(Clone)]
+struct Pushed {
+    parts: Arc<Parts>,
+    source: Arc<PushSource>,
+}
+
+async fn take(State(pushed): State<Pushed>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, Problem> {
+    let Pushed { parts, source } = &pushed;
     let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let delivery =
         delivery::read(&headers, &body).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))?;
@@ -86,7 +72,7 @@ async fn take(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     };
     let stored = async {
         source.push(delivery.into_records()).await.ok()?;
-        shared.parts.settle().await.ok()
+        parts.settle().await.ok()
     };
     let status = match tokio::time::timeout(DURABLE_WITHIN, stored).await {
         Ok(Some(())) => "SUCCESS",
@@ -105,9 +91,8 @@ async fn take(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     }))
 }
 
-async fn subscriptions(State(shared): State<Shared>) -> Json<Value> {
-    let Some(source) = &shared.parts.push else { return Json(json!([])) };
-    source.sidecar_asked();
+async fn subscriptions(State(pushed): State<Pushed>) -> Json<Value> {
+    pushed.source.sidecar_asked();
     let subscription = |topic: &str| {
         json!({
             "pubsubname": "task-pubsub",
@@ -120,8 +105,8 @@ async fn subscriptions(State(shared): State<Shared>) -> Json<Value> {
     Json(json!([subscription("task-events")]))
 }
 
-async fn check_reminders(State(shared): State<Shared>) -> StatusCode {
-    if let Some(inputs) = shared.parts.inputs() {
+async fn check_reminders(State(parts): State<Arc<Parts>>) -> StatusCode {
+    if let Some(inputs) = parts.inputs() {
         // Whether it is taken or not: the clock looks by itself.
         let _ = inputs.try_send(Input::Wake);
     }

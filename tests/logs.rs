@@ -105,6 +105,7 @@ async fn every_line_is_an_object_with_the_ids_of_what_it_is_about() {
     let dir = tempfile::tempdir().unwrap();
     let (log, tokens, data) = (dir.path().join("log"), dir.path().join("tokens"), dir.path().join("data"));
     std::fs::write(&tokens, format!("{TOKEN} ann events:write,tasks:read,audit:read,ops\n")).unwrap();
+    std::fs::set_permissions(&tokens, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let target = format!("chat-api={}", chat().await);
     let args = ["run", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--actions", &target];
     let env = [

@@ -33,6 +33,8 @@ fn settings_are_checked_before_anything_starts() {
     );
     check(&args, &[("TASKTIDE_STATE_MIRROR", "redis")], &["state_mirror", "\"redis\"", "off"]);
     check(&args, &[("TASKTIDE_WEBHOOK__SECRET", "whsec_???")], &["webhook.secret"]);
+    check(&args, &[("TASKTIDE_SEED", "17")], &["there is no setting \"seed\""]);
+    check(&args, &[("TASKTIDE_HTTP__HOSTS", r#"["http://evil"]"#)], &["http.hosts", "tasks.example.org"]);
     check(&args, &[("TASKTIDE_SOURCE__PARTITIONS", "0-5")], &["source.partitions", "source.mode=kafka"]);
     let file = dir.path().join("settings.toml");
     std::fs::write(&file, "[reminders]\nall_day_hour = \"9 o'clock\"\n").unwrap();
@@ -40,6 +42,72 @@ fn settings_are_checked_before_anything_starts() {
     check(&with_file, &[], &["reminders.all_day_hour", "09:00"]);
     let missing = [args, vec!["--config", "/nowhere.toml"]].concat();
     check(&missing, &[], &["/nowhere.toml"]);
+}
+
+#[test]
+fn doors_that_stand_open_stop_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let beyond = ["run", "--data-dir", data.to_str().unwrap(), "--listen", "0.0.0.0:0"];
+    check(&beyond, &[], &["--listen 0.0.0.0:0", "auth.mode"]);
+    check(&["query-api", "--data-dir", "/nowhere", "--listen", "0.0.0.0:0"], &[], &["--listen", "auth.mode"]);
+    let pushed = [&run(data.to_str().unwrap())[..], &["--source", "dapr"]].concat();
+    let token = [("TASKTIDE_AUTH__MODE", "token"), ("TASKTIDE_AUTH__TOKEN_FILE", "/nowhere")];
+    check(&pushed, &token, &["source.mode=dapr", "auth.mode", "app_api_token"]);
+    assert!(!data.exists(), "nothing is made before");
+}
+
+/// One that listens on every address because it was told that everybody may ask; it is told once what that means.
+#[tokio::test]
+async fn everybody_may_ask_where_that_is_said_and_it_is_warned_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let args = ["run", "--data-dir", data.to_str().unwrap(), "--listen", "0.0.0.0:0"];
+    let open = Process::logged(&args, &[("TASKTIDE_AUTH__MODE", "none")], &log);
+    // As a probe and a Service do: by whatever address and name.
+    let port = open.base.rsplit(':').next().unwrap();
+    let client = reqwest::Client::new();
+    for name in ["10.1.2.3", "tasktide.default.svc.cluster.local"] {
+        let asked = client.get(format!("http://127.0.0.1:{port}/v1/tasks")).header("host", name).send();
+        assert_eq!(asked.await.unwrap().status(), 200, "{name}");
+    }
+    assert!(open.terminate().0);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.matches("everybody may read and change everything").count(), 1, "{log}");
+}
+
+/// What Kubernetes puts into the environment of a pod beside Services that are called tasktide, tasktide-query, …
+#[tokio::test]
+async fn variables_of_services_stop_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = [
+        ("TASKTIDE_SERVICE_HOST", "10.96.0.7"),
+        ("TASKTIDE_SERVICE_PORT", "8080"),
+        ("TASKTIDE_SERVICE_PORT_HTTP", "8080"),
+        ("TASKTIDE_PORT", "tcp://10.96.0.7:8080"),
+        ("TASKTIDE_PORT_8080_TCP", "tcp://10.96.0.7:8080"),
+        ("TASKTIDE_PORT_8080_TCP_PROTO", "tcp"),
+        ("TASKTIDE_PORT_8080_TCP_PORT", "8080"),
+        ("TASKTIDE_PORT_8080_TCP_ADDR", "10.96.0.7"),
+        ("TASKTIDE_QUERY_SERVICE_HOST", "10.96.0.8"),
+        ("TASKTIDE_QUERY_PORT", "tcp://10.96.0.8:80"),
+        ("TASKTIDE_TIMEZONE", "Europe/Berlin"),
+    ];
+    let started = Process::run_with(dir.path(), &[], &env);
+    assert_eq!(started.get("/readyz").await["status"], "ready");
+}
+
+#[test]
+fn the_list_of_settings_is_printed() {
+    for (args, says) in [
+        (&["settings"][..], &["reminders.max_late  (TASKTIDE_REMINDERS__MAX_LATE)", "default P7D", "never shown"][..]),
+        (&["settings", "--markdown"], &["| `reminders.max_late` | a duration | `P7D` |"]),
+        (&["settings", "--json"], &["\"name\": \"reminders.max_late\"", "\"value\": \"P7D\""]),
+    ] {
+        let (code, out, _) = output(args, &[]);
+        assert_eq!(code, 0);
+        assert!(says.iter().all(|words| out.contains(words)), "{args:?}: {out}");
+    }
 }
 
 #[test]

@@ -3,21 +3,23 @@
 //! Three modes: `none` (everybody may read everything, `userId` is a plain filter), `token` (a static file) and
 //! `jwt` ([`jwt`]: signed tokens of an identity provider).
 
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
-use sha2::{Digest, Sha256};
-use topics::UserId;
+use topics::{Timestamp, UserId};
 
 use crate::problem::{Code, Problem};
 
 pub mod jwt;
 mod keys;
 mod openssl;
+pub mod private;
+mod tokens;
 
 pub use keys::origin_of;
+pub use tokens::{TokenFile, Tokens};
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,17 +83,28 @@ impl Subject {
 pub struct Caller {
     subject: Option<UserId>,
     scopes: u8,
+    expires_at: Option<Timestamp>,
 }
 
 impl Caller {
     /// Somebody who may do everything: the caller with auth `none`.
     pub fn anyone() -> Self {
-        Caller { subject: None, scopes: u8::MAX }
+        Caller { subject: None, scopes: u8::MAX, expires_at: None }
     }
 
     /// The user `subject` (none for a service) with `scopes`.
     pub fn new(subject: Option<UserId>, scopes: &[Scope]) -> Self {
-        Caller { subject, scopes: scopes.iter().fold(0, |bits, s| bits | s.bit()) }
+        Caller { subject, scopes: scopes.iter().fold(0, |bits, s| bits | s.bit()), expires_at: None }
+    }
+
+    /// The same caller, whose token ends at `at`.
+    pub fn until(self, at: Timestamp) -> Self {
+        Caller { expires_at: Some(at), ..self }
+    }
+
+    /// When the caller's token ends (`exp`), where it does: an answer that goes on must not go on beyond it.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
     }
 
     /// Whether the caller has `scope`.
@@ -167,7 +180,7 @@ pub enum Auth {
     #[default]
     None,
     /// Tokens of a static file.
-    Token(Tokens),
+    Token(TokenFile),
     /// Signed tokens of an identity provider.
     Jwt(jwt::Jwt),
 }
@@ -199,6 +212,14 @@ pub enum AuthError {
         /// Why.
         reason: &'static str,
     },
+    /// The file cannot be used.
+    #[error("auth.token_file {path}: {reason}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// No token at all: nobody could ask anything.
     #[error("auth.token_file has no token; a line is: <token> <user or -> <scope,scope,…>")]
     Empty,
@@ -209,7 +230,7 @@ impl Auth {
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         match self {
             Auth::None => Ok(Caller::anyone()),
-            Auth::Token(tokens) => tokens.caller(bearer(headers)?).ok_or_else(unauthorized),
+            Auth::Token(file) => file.tokens().caller(bearer(headers)?).ok_or_else(unauthorized),
             Auth::Jwt(jwt) => jwt.caller(bearer(headers)?).await.map_err(|refused| match refused {
                 jwt::Refused::Bad => unauthorized(),
                 jwt::Refused::NotYet => {
@@ -221,61 +242,13 @@ impl Auth {
     }
 }
 
-/// The token of a request.
+/// The token of a request, which has one such header.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(unauthorized)?;
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(unauthorized()) };
+    let value = value.to_str().map_err(|_| unauthorized())?;
     let (scheme, token) = value.split_once(' ').ok_or_else(unauthorized)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(unauthorized()) }
-}
-
-/// The tokens of a static file, kept as digests only.
-#[derive(Clone)]
-pub struct Tokens(Arc<[([u8; 32], Caller)]>);
-
-impl Tokens {
-    /// Reads a file of lines `<token> <user or -> <scope,scope,…>`; `#` starts a comment line.
-    pub fn parse(text: &str) -> Result<Tokens, AuthError> {
-        let mut tokens = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let bad = |reason| AuthError::Line { line: number + 1, reason };
-            let mut words = line.split_whitespace();
-            let (Some(token), Some(user), Some(scopes), None) =
-                (words.next(), words.next(), words.next(), words.next())
-            else {
-                return Err(bad("it has not three words"));
-            };
-            if token.len() < 16 {
-                return Err(bad("the token is shorter than 16 characters"));
-            }
-            let user = match user {
-                "-" => None,
-                user => Some(UserId::parse(user).ok_or(bad("the user id is too long"))?),
-            };
-            let scopes = scopes
-                .split(',')
-                .map(|name| Scope::ALL.into_iter().find(|s| s.name() == name).ok_or(bad("it names an unknown scope")))
-                .collect::<Result<Vec<_>, _>>()?;
-            tokens.push((Sha256::digest(token.as_bytes()).into(), Caller::new(user, &scopes)));
-        }
-        if tokens.is_empty() { Err(AuthError::Empty) } else { Ok(Tokens(tokens.into())) }
-    }
-
-    /// Digests of equal length are compared in full and every token is looked at, so the time tells nothing.
-    fn caller(&self, token: &str) -> Option<Caller> {
-        let asked: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let mut found = None;
-        for (digest, caller) in self.0.iter() {
-            let difference = digest.iter().zip(&asked).fold(0u8, |sum, (a, b)| sum | (a ^ b));
-            if std::hint::black_box(difference) == 0 {
-                found = Some(caller);
-            }
-        }
-        found.cloned()
-    }
 }
 
 #[cfg(test)]
@@ -288,7 +261,7 @@ mod tests {
         token-of-the-ops-01 - ops,events:write\n";
 
     fn caller(token: &str) -> Result<Caller, Problem> {
-        let auth = Auth::Token(Tokens::parse(FILE).unwrap());
+        let auth = Auth::Token(Tokens::parse(FILE).unwrap().into());
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_str(token).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -18,7 +18,7 @@ pub use parameters::{Context, ErrorKind, PARAMETERS, ParameterError};
 pub use sort::{Sort, SortBy, SortKey};
 pub use words::{QueryError, TextQuery};
 
-pub(crate) use due::{DueFilter, DueKey, day_start, first_day_from};
+pub(crate) use due::{DueFilter, DueKey, Turned, day_start, first_day_from, next_day};
 pub(crate) use sort::{Numbers, PageKey, Sortable, due_number};
 pub(crate) use words::Needle;
 
@@ -182,6 +182,25 @@ impl TaskQuery {
 
     /// Whether `task` passes all filters; `zone` is the task's own zone, else its user's, else the configured one.
     pub fn matches(&self, task: &Task, zone: Tz) -> bool {
+        self.matches_but_due(task)
+            && self.due.as_ref().is_none_or(|due| due.holds(DueKey::of(task.due_date, zone), task.completed))
+    }
+
+    /// The same with day words that mean `now` in place of `as_of`: a stream goes with the time.
+    pub fn matches_at(&self, task: &Task, zone: Tz, now: Timestamp) -> bool {
+        if !self.depends_on_now() || now == self.as_of {
+            return self.matches(task, zone);
+        }
+        self.matches_but_due(task)
+            && self.due_at(now).is_none_or(|due| due.holds(DueKey::of(task.due_date, zone), task.completed))
+    }
+
+    /// The same query with another instant for `overdue` and `today`.
+    pub fn at(&self, now: Timestamp) -> TaskQuery {
+        TaskQuery { as_of: now, due: self.due_at(now), ..self.clone() }
+    }
+
+    fn matches_but_due(&self, task: &Task) -> bool {
         self.user.as_ref().is_none_or(|user| *user == task.user_id)
             && match self.status {
                 Status::Open => !task.completed,
@@ -193,17 +212,8 @@ impl TaskQuery {
             && self.series.is_none_or(|series| task.series_id == Some(series))
             && self.created.holds(task.created_at.millis())
             && self.updated.holds(task.updated_at.millis())
-            && self.due.as_ref().is_none_or(|due| due.holds(DueKey::of(task.due_date, zone), task.completed))
             && self.tags.as_ref().is_none_or(|tags| tags.holds(task))
             && self.text.as_ref().is_none_or(|text| text.matches(task))
-    }
-
-    /// The same query with another instant for `overdue` and `today`: a stream goes with the time.
-    pub fn at(&self, now: Timestamp) -> TaskQuery {
-        let mut query = self.clone();
-        query.as_of = now;
-        query.resolve_due();
-        query
     }
 
     /// Whether the answer to one and the same task may change with time alone.
@@ -211,8 +221,8 @@ impl TaskQuery {
         self.due_words.iter().any(|word| !matches!(word, DueWord::None | DueWord::Any))
     }
 
-    fn resolve_due(&mut self) {
-        self.due = DueFilter::new(&self.due_words, self.due_range.after, self.due_range.before, self.as_of, self.zone);
+    fn due_at(&self, now: Timestamp) -> Option<DueFilter> {
+        DueFilter::new(&self.due_words, self.due_range.after, self.due_range.before, now, self.zone)
     }
 
     /// Filters, sort, zone and user as one text: equal texts are the same query to a cursor.

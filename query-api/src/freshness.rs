@@ -52,6 +52,11 @@ impl Wanted {
         Wanted { positions: Vec::new(), wait: Duration::from_millis(2000) }
     }
 
+    /// How long to wait at most.
+    pub(crate) fn patience(&self) -> Duration {
+        self.wait
+    }
+
     /// Reads parameters and header; what is wrong is noted in `params`.
     pub fn read(params: &mut Params, headers: &HeaderMap) -> Wanted {
         let mut positions = params.positions("min_position");
@@ -66,13 +71,14 @@ impl Wanted {
     }
 }
 
-fn behind() -> Problem {
+/// The view is not where it was asked to be.
+pub(crate) fn behind() -> Problem {
     Problem::new(Code::ViewBehind, "The view has not reached min_position; try again.")
         .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 impl Api {
-    /// Returns once the index covers what is wanted.
+    /// Returns once the index covers what is wanted, and with it the log end seen at the start.
     pub async fn catch_up(&self, wanted: &Wanted) -> Result<(), Problem> {
         if wanted.positions.is_empty() {
             return Ok(());
@@ -84,7 +90,7 @@ impl Api {
     }
 
     /// Returns once the store, too, has every commit that readers of the index can see: the audit is read from there.
-    pub(crate) async fn catch_up_stored(&self, wanted: &Wanted) -> Result<Arc<Freshness>, Problem> {
+    pub async fn catch_up_stored(&self, wanted: &Wanted) -> Result<Arc<Freshness>, Problem> {
         self.catch_up(wanted).await?;
         let seen = self.index.freshness();
         let wait = wanted.wait.max(Duration::from_millis(100));

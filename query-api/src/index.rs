@@ -23,6 +23,7 @@ mod search;
 mod facets;
 mod load;
 mod freshness;
+mod turns;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -30,12 +31,15 @@ mod oracle;
 #[cfg(test)]
 mod cases;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use compact_str::CompactString;
 use tokio::sync::watch;
 use topics::commit::{Commit, Restored};
+use topics::page::fitting;
 use topics::view::{ViewRow, ViewSpec};
 use topics::{Task, TaskId, Timestamp, UserId};
 use uuid::Uuid;
@@ -43,9 +47,11 @@ use uuid::Uuid;
 pub use facets::FacetValue;
 pub use freshness::Freshness;
 pub use rows::{ColumnFilter, ColumnTest, RowKey, RowQuery, Tally};
+pub(crate) use turns::floats;
 
 use crate::cursor::Cursor;
 use crate::filter::{Facet, Include, PageKey, TaskQuery};
+use crate::limits::PAGE_BYTES;
 use search::Search;
 use shard::Shard;
 
@@ -79,6 +85,19 @@ pub struct TaskPage {
     pub as_of: Timestamp,
     /// The commit.
     pub freshness: Arc<Freshness>,
+    /// How many bytes the items have, about.
+    pub bytes: usize,
+}
+
+/// How many bytes a task has as JSON, about: what a client may make long, and the rest of a usual one.
+fn size_of_task(task: &Task) -> usize {
+    const REST: usize = 600;
+    let optional = |text: &Option<CompactString>| text.as_ref().map_or(0, |text| text.len());
+    REST + task.title.len()
+        + optional(&task.description)
+        + optional(&task.recurrence_rule)
+        + task.tags.iter().map(|tag| tag.len()).sum::<usize>()
+        + task.extra.0.iter().map(|(name, value)| name.len() + value.get().len()).sum::<usize>()
 }
 
 /// What is given along with a task.
@@ -160,13 +179,27 @@ impl Index {
 
     /// The tasks that a query asks for; `now` dates the cursor.
     pub fn tasks(&self, query: &TaskQuery, now: Timestamp) -> TaskPage {
+        self.search(query, now, &AtomicBool::new(false)).expect("nobody stops it")
+    }
+
+    /// As [`Index::tasks`], until `stop` is set: then `None`, soon.
+    pub fn search(&self, query: &TaskQuery, now: Timestamp, stop: &AtomicBool) -> Option<TaskPage> {
         let state = self.read();
-        let search = Search::new(&state.shard, query);
-        let hits = search.run();
+        let search = Search::new(&state.shard, query, stop);
+        let mut hits = search.run();
         let facets = hits.all.as_ref().map(|all| {
-            let gathered = query.facets.iter().map(|facet| (*facet, facets::gather(&state.shard, *facet, all)));
-            gathered.collect::<Vec<_>>()
+            let wanted = query.facets.iter().take_while(|_| !stop.load(Ordering::Relaxed));
+            wanted.map(|facet| (*facet, facets::gather(&state.shard, *facet, all))).collect::<Vec<_>>()
         });
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        // A page of long tasks ends early.
+        let sizes = || hits.page.iter().map(|(_, task)| size_of_task(task));
+        let fit = fitting(sizes(), PAGE_BYTES);
+        let bytes = sizes().take(fit).sum();
+        hits.more |= fit < hits.page.len();
+        hits.page.truncate(fit);
         let last = hits.page.last().filter(|_| hits.more);
         let last = last.map(|(numbers, task)| PageKey::new(&query.sort, *numbers, task.id, &task.title));
         let items: Vec<_> = hits.page.iter().map(|(_, task)| Arc::clone(task)).collect();
@@ -180,14 +213,14 @@ impl Index {
         drop(state);
         let counted = |(facet, gathered): (Facet, facets::Gathered)| (facet, gathered.finish(query));
         let facets = facets.map(|facets| facets.into_iter().map(counted).collect());
-        TaskPage { items, included, next, total, facets, as_of: query.as_of, freshness }
+        Some(TaskPage { items, included, next, total, facets, as_of: query.as_of, freshness, bytes })
     }
 
     /// Every task that a query matches, by ascending id: what a stream begins with.
     pub fn all_tasks(&self, query: &TaskQuery) -> (Vec<Arc<Task>>, Arc<Freshness>) {
         let state = self.read();
         let mut found = Vec::new();
-        Search::new(&state.shard, query).scan(|_, row| {
+        Search::new(&state.shard, query, &AtomicBool::new(false)).scan(|_, row| {
             found.push(Arc::clone(row.task()));
             true
         });
@@ -259,6 +292,13 @@ impl Index {
         self.zone
     }
 
+    /// The log end seen at the start is not covered yet: until a commit covers it, positions are waited for.
+    pub fn await_start(&self) {
+        let mut state = self.write();
+        state.fresh = Arc::new(state.fresh.awaiting_start());
+        self.fresh.send_replace(Arc::clone(&state.fresh));
+    }
+
     /// How far the index is.
     pub fn freshness(&self) -> Arc<Freshness> {
         Arc::clone(&self.fresh.borrow())
@@ -269,10 +309,11 @@ impl Index {
         self.fresh.subscribe()
     }
 
-    /// Waits until these positions of `task-events` are covered; `false` when that took longer than `patience`.
+    /// Waits until these positions of `task-events` are covered, and the log end seen at the start; `false` when that
+    /// took longer than `patience`.
     pub async fn wait_for(&self, positions: &[(i32, i64)], patience: Duration) -> bool {
         let mut fresh = self.fresh.subscribe();
-        let covered = fresh.wait_for(|fresh| fresh.covers(positions));
+        let covered = fresh.wait_for(|fresh| fresh.covers_start && fresh.covers(positions));
         matches!(tokio::time::timeout(patience, covered).await, Ok(Ok(_)))
     }
 

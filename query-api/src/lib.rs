@@ -9,6 +9,7 @@ pub mod filter;
 pub mod cursor;
 pub mod index;
 pub mod problem;
+pub mod limits;
 pub mod params;
 pub mod auth;
 pub mod freshness;

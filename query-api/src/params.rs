@@ -4,6 +4,8 @@
 //! `/openapi.json`. Nothing is ignored: an unknown name, a single parameter given twice and a value that cannot be
 //! read are all collected and told at once. Lists are `a,b` or repeated.
 
+use std::borrow::Cow;
+
 use chrono::NaiveDate;
 use chrono_tz::Tz;
 use topics::time::{parse_zone, resolve};
@@ -100,6 +102,24 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// The words of a list: what stands between commas, where `\,` is a comma within a word.
+///
+/// ```
+/// let words: Vec<_> = query_api::params::words_of(r"home\, sweet,work").collect();
+/// assert_eq!(words, ["home, sweet", "work"]);
+/// ```
+pub fn words_of(list: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let mut rest = Some(list);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let is_end = |(at, _): &(usize, &str)| !text[..*at].ends_with('\\');
+        let end = text.match_indices(',').find(is_end).map_or(text.len(), |(at, _)| at);
+        rest = text.get(end + 1..);
+        let word = &text[..end];
+        Some(if word.contains("\\,") { Cow::Owned(word.replace("\\,", ",")) } else { Cow::Borrowed(word) })
+    })
+}
+
 /// The parameters of one request, read against what the resource declares.
 #[derive(Debug)]
 pub struct Params {
@@ -155,7 +175,7 @@ impl Params {
     /// The words of a list parameter, each read by `read`; empty when it is absent.
     pub fn list<T>(&mut self, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let Some((_, values)) = self.values.iter().find(|(p, _)| p.name == name) else { return Vec::new() };
-        match values.iter().flat_map(|v| v.split(',')).map(read).collect() {
+        match values.iter().flat_map(|v| words_of(v)).map(|word| read(&word)).collect() {
             Ok(values) => values,
             Err(reason) => {
                 self.refuse(name, reason);
@@ -321,6 +341,21 @@ mod tests {
             Err(problem) => problem.to_string(),
         };
         assert_eq!(shown, expected, "{query}");
+    }
+
+    #[test]
+    fn a_comma_within_a_word_is_written_with_a_backslash() {
+        for (list, expected) in [
+            ("", &[""][..]),
+            ("a,b", &["a", "b"]),
+            (r"a\,b", &["a,b"]),
+            (r"a\,b,c\,", &["a,b", "c,"]),
+            (r"\,", &[","]),
+            (r"a\b\", &[r"a\b\"]),
+            (",", &["", ""]),
+        ] {
+            assert_eq!(words_of(list).collect::<Vec<_>>(), expected, "{list}");
+        }
     }
 
     #[test]

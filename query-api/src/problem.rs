@@ -35,6 +35,8 @@ pub enum Code {
     MethodNotAllowed,
     /// 406: no representation that `Accept` allows.
     NotAcceptable,
+    /// 408: the body did not come in time.
+    RequestTimeout,
     /// 409: the request does not fit the present state.
     Conflict,
     /// 410: it was there once.
@@ -45,6 +47,8 @@ pub enum Code {
     UriTooLong,
     /// 415: the body is of a kind that is not read here.
     UnsupportedMediaType,
+    /// 421: the request came to a name that is not ours.
+    Misdirected,
     /// 429: more at once than this process serves.
     TooManyRequests,
     /// 431: the header fields are too large.
@@ -61,7 +65,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 21] = [
+    pub const ALL: [Code; 23] = [
         Code::InvalidParameter,
         Code::UnknownParameter,
         Code::InvalidBody,
@@ -72,11 +76,13 @@ impl Code {
         Code::NotFound,
         Code::MethodNotAllowed,
         Code::NotAcceptable,
+        Code::RequestTimeout,
         Code::Conflict,
         Code::Gone,
         Code::BodyTooLarge,
         Code::UriTooLong,
         Code::UnsupportedMediaType,
+        Code::Misdirected,
         Code::TooManyRequests,
         Code::HeadersTooLarge,
         Code::Internal,
@@ -98,11 +104,13 @@ impl Code {
             Code::NotFound => ("not-found", 404, "Not found"),
             Code::MethodNotAllowed => ("method-not-allowed", 405, "Method not allowed"),
             Code::NotAcceptable => ("not-acceptable", 406, "Not acceptable"),
+            Code::RequestTimeout => ("request-timeout", 408, "Request timed out"),
             Code::Conflict => ("conflict", 409, "Conflict"),
             Code::Gone => ("gone", 410, "Gone"),
             Code::BodyTooLarge => ("body-too-large", 413, "Body too large"),
             Code::UriTooLong => ("uri-too-long", 414, "Address too long"),
             Code::UnsupportedMediaType => ("unsupported-media-type", 415, "Unsupported media type"),
+            Code::Misdirected => ("misdirected", 421, "Not answered under this name"),
             Code::TooManyRequests => ("too-many-requests", 429, "Too many requests"),
             Code::HeadersTooLarge => ("headers-too-large", 431, "Header fields too large"),
             Code::Internal => ("internal", 500, "Internal error"),

@@ -4,6 +4,7 @@
 //! the freshness that is wanted, answer from one commit, and leave headers and errors to the [`edge`].
 
 mod edge;
+mod door;
 mod answer;
 mod tasks;
 mod views;
@@ -19,31 +20,39 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
-use axum::middleware::from_fn_with_state;
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get, post};
 use chrono_tz::Tz;
-use tokio::sync::Semaphore;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::view::ViewSpec;
 use topics::{Due, Task, TaskId, Timestamp};
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate};
 use uuid::Uuid;
 
 use crate::auth::{Auth, Caller, Subject};
 use crate::filter::Include;
 use crate::index::{Index, Lookup};
+use crate::limits::{Limits, Who};
 use crate::metrics::Metrics;
 use crate::params::{Kind, Param, Params, pairs, param};
 use crate::problem::{Code, Problem};
+use crate::serve::{BodyLimits, Connection};
 use crate::status::StatusSource;
 use crate::stream::Hub;
 
-pub use answer::{ListBody, json_bytes, json_text, list};
+use door::{Doors, Takes};
+
+pub use answer::{Hold, LIST_BEGIN, ListBody, ListEnd, json_bytes, json_text, list};
 pub use audit::cursor_problem;
+pub use door::{Hosts, Right};
 pub use operate::metrics;
+
+/// Largest body of a resource that says nothing else.
+const BODY_BYTES_MAX: usize = 2 << 20;
 
 /// Settings of the query API.
 #[derive(Clone, Debug)]
@@ -54,12 +63,14 @@ pub struct Config {
     pub zone: Tz,
     /// Longest time for one query (`query.timeout`).
     pub query_timeout: Duration,
-    /// Exports of the audit at once; more are refused with 429.
-    pub exports_max: usize,
     /// Whether `/metrics` is served here, or on a port of its own.
     pub metrics_here: bool,
     /// Whether the page at `/` is served.
     pub console: bool,
+    /// Under which names requests come.
+    pub hosts: Hosts,
+    /// What bodies of requests may take.
+    pub bodies: BodyLimits,
 }
 
 impl Default for Config {
@@ -68,9 +79,10 @@ impl Default for Config {
             auth: Auth::None,
             zone: Tz::UTC,
             query_timeout: Duration::from_secs(5),
-            exports_max: 4,
             metrics_here: true,
             console: true,
+            hosts: Hosts::default(),
+            bodies: BodyLimits::default(),
         }
     }
 }
@@ -83,6 +95,9 @@ pub type ReadError = Box<dyn std::error::Error + Send + Sync>;
 pub trait AuditReader: Send + Sync {
     /// A page of the first `entries` entries, in the order of the query.
     async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError>;
+    /// Entries number `first` to `last`, counted from 1 in the order in which they were committed; those that were
+    /// removed by age are left out.
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError>;
     /// One entry.
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError>;
     /// Checks the hash chain of a task.
@@ -110,6 +125,8 @@ pub struct Api {
     pub views: Vec<ViewSpec>,
     /// Computes occurrences that are not stored.
     pub preview: Preview,
+    /// What is shared out among callers.
+    pub limits: Limits,
     /// Settings.
     pub config: Config,
 }
@@ -140,6 +157,9 @@ pub struct Resource {
     pub(crate) schema: &'static str,
     pub(crate) body: Option<&'static [&'static str]>,
     pub(crate) success: u16,
+    pub(crate) right: Right,
+    pub(crate) takes: Takes,
+    pub(crate) bytes_max: usize,
     pub(crate) handler: MethodRouter<Arc<Api>>,
 }
 
@@ -171,6 +191,9 @@ impl Resource {
             schema: "Object",
             body: None,
             success: 200,
+            right: Right::default(),
+            takes: Takes::Nothing,
+            bytes_max: BODY_BYTES_MAX,
             handler,
         }
     }
@@ -196,6 +219,33 @@ impl Resource {
     /// Takes a body of these media types.
     pub fn reads(mut self, media_types: &'static [&'static str]) -> Resource {
         self.body = Some(media_types);
+        self.takes = Takes::These { media_types, optional: false };
+        self
+    }
+
+    /// Takes one of these media types, or none.
+    pub fn may_read(mut self, media_types: &'static [&'static str]) -> Resource {
+        self.body = Some(media_types);
+        self.takes = Takes::These { media_types, optional: true };
+        self
+    }
+
+    /// Takes a body of whatever kind no form can send; these are the usual ones.
+    pub fn reads_all(mut self, usual: &'static [&'static str]) -> Resource {
+        self.body = Some(usual);
+        self.takes = Takes::NoForm;
+        self
+    }
+
+    /// Takes a body of at most so many bytes.
+    pub fn up_to(mut self, bytes: usize) -> Resource {
+        self.bytes_max = bytes;
+        self
+    }
+
+    /// For these only. It is judged before the body is read.
+    pub fn is_for(mut self, right: Right) -> Resource {
+        self.right = right;
         self
     }
 
@@ -219,9 +269,16 @@ pub struct Ask {
     pub pairs: Vec<(String, String)>,
     /// The header fields.
     pub headers: HeaderMap,
+    /// What it came by; `None` without a server around the router.
+    pub connection: Option<Connection>,
 }
 
 impl Ask {
+    /// Who asks, for sharing out.
+    pub fn who(&self) -> Who {
+        Who::of(&self.caller, self.connection.as_ref().and_then(Connection::peer))
+    }
+
     /// The parameters, sorted to the declared ones; unknown ones are noted.
     pub fn read(&self, declared: &[&[Param]]) -> Params {
         Params::read(&self.pairs, declared.iter().copied().flatten())
@@ -234,7 +291,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Ask {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, state).await?;
         let pairs = pairs(parts.uri.query().unwrap_or_default())?;
-        Ok(Ask { caller, pairs, headers: parts.headers.clone() })
+        let connection = parts.extensions.get::<Connection>().cloned();
+        Ok(Ask { caller, pairs, headers: parts.headers.clone(), connection })
     }
 }
 
@@ -256,17 +314,17 @@ pub fn router(api: Arc<Api>) -> Router {
 
 /// The router of everything in this crate and of what the binary adds: the same edge, errors and description for all.
 pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
-    let exports = Arc::new(Semaphore::new(api.config.exports_max));
     let mut resources = tasks::resources();
     for (number, spec) in api.views.iter().enumerate() {
         resources.extend(views::resources(number, *spec));
     }
     resources.extend(audit::resources());
-    resources.push(export::resource(exports));
+    resources.push(export::resource());
     resources.push(stream::resource(&api.views));
     resources.extend(operate::resources(&api.config));
     resources.extend(beside);
     let description = openapi::describe(&resources, &api);
+    let edge = Arc::new(edge::Edge { doors: Doors::of(&resources, &api.config), api: api.clone() });
     let mut router: Router<Arc<Api>> =
         Router::new().route("/openapi.json", get(|| async move { answer::json_text(description) }));
     for resource in resources {
@@ -278,9 +336,16 @@ pub fn router_with(api: Arc<Api>, beside: Vec<Resource>) -> Router {
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(api.clone(), edge::edge))
-        .layer(CompressionLayer::new().gzip(true))
+        // Bodies have been read within their limits by then.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(edge, edge::edge))
+        .layer(CompressionLayer::new().gzip(true).compress_when(DefaultPredicate::new().and(may_be_compressed)))
+        .layer(from_fn(edge::weaken_tag))
         .with_state(api)
+}
+
+fn may_be_compressed(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
+    extensions.get::<answer::Uncompressed>().is_none()
 }
 
 async fn no_such_path() -> Result<Infallible, Problem> {

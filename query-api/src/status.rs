@@ -105,14 +105,21 @@ pub struct Report {
     pub last_commit: Option<Timestamp>,
     /// Commits in the last minute.
     pub commits_per_minute: f64,
-    /// Open actions by kind.
-    pub outbox_pending: Vec<(ActionKind, u64)>,
-    /// Decision of the oldest open action.
-    pub outbox_oldest: Option<Timestamp>,
-    /// Actions given up.
-    pub outbox_failed: u64,
+    /// Outbox and ledger.
+    pub outbox: Outbox,
     /// Erasures of which some copy is not rewritten yet.
     pub erasures_open: u64,
     /// Dead letters kept.
     pub dead_letters: Option<u64>,
+}
+
+/// Outbox and ledger in numbers, as of durable commits.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    /// Open actions by kind.
+    pub pending: Vec<(ActionKind, u64)>,
+    /// Decision of the oldest open action.
+    pub oldest: Option<Timestamp>,
+    /// Actions given up.
+    pub failed: u64,
 }

@@ -1,10 +1,12 @@
 //! Text as the search sees it (contract §8.1): folded, cut into words, compared without regard to case and accents.
 //!
 //! Folding is NFKC, full case folding, and the removal of diacritics. What is removed are the accents that a reader
-//! may leave out: combining marks of the Latin, Greek and Cyrillic kind, Hebrew points, Arabic vowel signs. Marks
-//! without which a word is another word (Thai and Indic vowel signs, the Japanese voicing mark) stay.
+//! may leave out: combining marks of the Latin, Greek and Cyrillic kind, Hebrew points, Arabic vowel signs; letters
+//! with a stroke and ligatures become their base letters. Marks without which a word is another word (Thai and Indic
+//! vowel signs, the Japanese voicing mark) stay.
 //!
-//! A field is then a row of **runs**: what stands between non-alphanumerics, joined by one space. Inside a run the
+//! A field is then a row of **runs**, joined by one space: what stands between characters that are neither letters,
+//! digits nor symbols; a symbol, emoji among them, is a run of its own. Inside a run the
 //! **segments** change where a script that is written without spaces (Chinese, Japanese, Thai …) meets one with spaces.
 //! A word of a spaced script matches from the start of a segment on; one of an unspaced script matches anywhere.
 
@@ -15,6 +17,7 @@ use caseless::Caseless;
 use compact_str::CompactString;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// `text` folded: the form that titles are sorted by.
 ///
@@ -34,6 +37,7 @@ pub fn fold(text: &str) -> String {
 ///
 /// ```
 /// assert_eq!(query_api::text::runs("Saint-Exupéry, (lesen)!"), "saint exupery lesen");
+/// assert_eq!(query_api::text::runs("🎉party C++"), "🎉 party c + +");
 /// ```
 pub fn runs(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -47,11 +51,12 @@ pub fn runs_into(text: &str, out: &mut String) {
     if text.is_ascii() {
         let mut gap = false;
         for byte in text.bytes() {
-            if byte.is_ascii_alphanumeric() {
-                if gap && !out.is_empty() {
+            let symbol = is_ascii_symbol(byte);
+            if symbol || byte.is_ascii_alphanumeric() {
+                if (gap || symbol) && !out.is_empty() {
                     out.push(' ');
                 }
-                gap = false;
+                gap = symbol;
                 out.push(byte.to_ascii_lowercase() as char);
             } else {
                 gap = true;
@@ -62,16 +67,36 @@ pub fn runs_into(text: &str, out: &mut String) {
     let mut gap = true;
     each_folded(text, |c| {
         // A kept mark belongs to the letter before it; without one it separates like any other sign.
-        if c.is_alphanumeric() || (!gap && is_combining_mark(c)) {
-            if gap && !out.is_empty() {
+        let of_word = c.is_alphanumeric() || (!gap && is_combining_mark(c));
+        let symbol = !of_word && is_symbol(c);
+        if of_word || symbol {
+            if (gap || symbol) && !out.is_empty() {
                 out.push(' ');
             }
-            gap = false;
+            gap = symbol;
             out.push(c);
         } else {
             gap = true;
         }
     });
+}
+
+/// Whether `c` is a word by itself: emoji, and signs of currencies, of arithmetic and others.
+fn is_symbol(c: char) -> bool {
+    if c.is_ascii() {
+        return is_ascii_symbol(c as u8);
+    }
+    c.general_category_group() == GeneralCategoryGroup::Symbol
+}
+
+/// The same for ASCII.
+fn is_ascii_symbol(byte: u8) -> bool {
+    matches!(byte, b'$' | b'+' | b'<' | b'=' | b'>' | b'^' | b'`' | b'|' | b'~')
+}
+
+/// Whether a byte of an ASCII text belongs to a word together with its neighbours.
+fn is_ascii_letter(field: &[u8], at: usize) -> bool {
+    field.get(at).is_some_and(u8::is_ascii_alphanumeric)
 }
 
 /// Calls `token` with every token of folded runs: each spaced segment, and of unspaced segments each character and
@@ -167,10 +192,11 @@ pub fn has_phrase(field: &str, phrase: &str) -> bool {
 /// As [`find`] for one ASCII word in a raw ASCII field, without folding it first: most titles are ASCII.
 pub fn find_ascii_word(field: &[u8], word: &[u8]) -> Found {
     let mut best = Found::Not;
+    let is_symbol = word.first().copied().is_some_and(is_ascii_symbol);
     for at in word_starts(field, word) {
         let Some(head) = field.get(at..at + word.len()) else { break };
         if head.eq_ignore_ascii_case(word) {
-            if field.get(at + word.len()).is_none_or(|byte| !byte.is_ascii_alphanumeric()) {
+            if is_symbol || !is_ascii_letter(field, at + word.len()) {
                 return Found::Whole;
             }
             best = Found::Start;
@@ -187,17 +213,21 @@ pub fn has_ascii_phrase(field: &[u8], phrase: &[u8]) -> bool {
 /// Where in `field` words begin that have the first byte of `needle` (folded): few are left to be compared.
 fn word_starts<'a>(field: &'a [u8], needle: &[u8]) -> impl Iterator<Item = usize> + use<'a> {
     let first = needle.first().copied();
-    let begins = move |at: usize| at == 0 || !field[at - 1].is_ascii_alphanumeric();
+    let is_symbol = first.is_some_and(is_ascii_symbol);
+    let begins = move |at: usize| at == 0 || is_symbol || !is_ascii_letter(field, at - 1);
     let alike = field.iter().enumerate().filter(move |(_, byte)| Some(byte.to_ascii_lowercase()) == first);
     alike.map(|(at, _)| at).filter(move |at| begins(*at))
 }
 
 fn begins_with_phrase(field: &[u8], phrase: &[u8]) -> bool {
     let mut rest = field;
+    let mut before = 0;
     for wanted in phrase {
         if *wanted == b' ' {
-            let gap = rest.iter().take_while(|byte| !byte.is_ascii_alphanumeric()).count();
-            if gap == 0 {
+            let separates = |byte: &&u8| !byte.is_ascii_alphanumeric() && !is_ascii_symbol(**byte);
+            let gap = rest.iter().take_while(separates).count();
+            // Beside a symbol words need nothing between them.
+            if gap == 0 && !is_ascii_symbol(before) && !rest.first().copied().is_some_and(is_ascii_symbol) {
                 return false;
             }
             rest = &rest[gap..];
@@ -206,8 +236,9 @@ fn begins_with_phrase(field: &[u8], phrase: &[u8]) -> bool {
         } else {
             return false;
         }
+        before = *wanted;
     }
-    rest.first().is_none_or(|byte| !byte.is_ascii_alphanumeric())
+    is_ascii_symbol(before) || !is_ascii_letter(rest, 0)
 }
 
 /// What tags are compared by: the caseless form, accents kept.
@@ -300,7 +331,24 @@ fn is_plain(c: char) -> bool {
 fn folded(text: &str) -> impl Iterator<Item = char> {
     // Decomposed first, so that case folding meets the bare letters; composed last, so that Hangul and the
     // marks that stay have one form.
-    text.nfkd().default_case_fold().nfkd().filter(|c| !is_diacritic(*c)).nfc()
+    text.nfkd().default_case_fold().nfkd().filter(|c| !is_diacritic(*c)).flat_map(base_letters).nfc()
+}
+
+/// Letters that no decomposition takes apart, as a reader without their keys writes them.
+fn base_letters(c: char) -> impl Iterator<Item = char> {
+    let (first, second) = match c {
+        'ł' => ('l', None),
+        'ø' => ('o', None),
+        'đ' | 'ð' => ('d', None),
+        'ħ' => ('h', None),
+        'ŧ' => ('t', None),
+        'ı' => ('i', None),
+        'æ' => ('a', Some('e')),
+        'œ' => ('o', Some('e')),
+        'þ' => ('t', Some('h')),
+        other => (other, None),
+    };
+    std::iter::once(first).chain(second)
 }
 
 fn is_diacritic(c: char) -> bool {
@@ -356,7 +404,13 @@ mod tests {
         check_runs("snake_case a.b", "snake case a b");
         check_runs("ｶﾞｲﾄﾞ", "ガイド");
         check_runs("हिन्दी", "हिन्दी");
-        check_runs("☀\u{fe0f} 🎉", "");
+        check_runs("Łódź Ørsted Đặng Ħal Ŧam ısı", "lodz orsted dang hal tam isi");
+        check_runs("Ærø Œuvre Þór Eiður ẞ Ǿ ǽ", "aero oeuvre thor eidur ss o ae");
+        check_runs("☀\u{fe0f} 🎉", "☀ 🎉");
+        check_runs("a🎉b 1€", "a 🎉 b 1 €");
+        check_runs("👍🏽 👨\u{200d}👩 🇩🇪", "👍 🏽 👨 👩 🇩 🇪");
+        check_runs("c++ a+b <i>", "c + + a + b < i >");
+        check_runs("−5 ± x^2", "− 5 ± x ^ 2");
         check_runs("", "");
         check_runs(" - ", "");
     }
@@ -371,8 +425,14 @@ mod tests {
         assert_eq!(fold(text), general, "{text:?}");
         let mut words = String::new();
         for c in general.chars() {
-            if c.is_alphanumeric() || (is_combining_mark(c) && !words.is_empty() && !words.ends_with(' ')) {
+            let joins = |words: &String| !words.is_empty() && !words.ends_with(' ');
+            if c.is_alphanumeric() || (is_combining_mark(c) && joins(&words)) {
                 words.push(c);
+            } else if c.general_category_group() == GeneralCategoryGroup::Symbol {
+                if joins(&words) {
+                    words.push(' ');
+                }
+                words.extend([c, ' ']);
             } else if !words.is_empty() && !words.ends_with(' ') {
                 words.push(' ');
             }
@@ -432,7 +492,7 @@ mod tests {
     #[track_caller]
     fn check_find(field: &str, needle: &str, expected: Found) {
         assert_eq!(find(&runs(field), needle), expected, "{needle} in {field}");
-        if field.is_ascii() && needle.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if field.is_ascii() && needle.bytes().all(|b| b.is_ascii_alphanumeric() || is_ascii_symbol(b)) {
             assert_eq!(find_ascii_word(field.as_bytes(), needle.as_bytes()), expected, "{needle} in raw {field}");
         }
     }
@@ -443,6 +503,11 @@ mod tests {
         check_find("Buy milkshake", "milk", Found::Start);
         check_find("milkshake and milk", "milk", Found::Whole);
         check_find("Buttermilk", "milk", Found::Not);
+        check_find("C++ and C", "+", Found::Whole);
+        check_find("a+b", "b", Found::Whole);
+        check_find("a+b", "+", Found::Whole);
+        check_find("bill 💸", "💸", Found::Whole);
+        check_find("party🎉", "party", Found::Whole);
         check_find("milk", "milky", Found::Not);
         check_find("", "milk", Found::Not);
         check_find("aab aa", "aa", Found::Whole);
@@ -474,6 +539,11 @@ mod tests {
         check_phrase("two wordsmiths, two-words", "two words", true);
         check_phrase("ba a a", "a a", true);
         check_phrase("Re-order:  NOW", "re order now", true);
+        check_phrase("write C++ now", "c + + now", true);
+        check_phrase("write C + + now", "c + +", true);
+        check_phrase("write C+x", "c x", false);
+        check_phrase("a+b", "a +", true);
+        check_phrase("🎉 party", "🎉 party", true);
         check_phrase("reorder now", "re order", false);
         check_phrase("two", "two words", false);
         check_phrase("words two", "two words", false);

@@ -12,5 +12,9 @@ mod lists;
 mod audit;
 #[path = "http/stream.rs"]
 mod stream;
+#[path = "http/days.rs"]
+mod days;
+#[path = "http/followers.rs"]
+mod followers;
 #[path = "http/operate.rs"]
 mod operate;

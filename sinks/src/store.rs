@@ -35,6 +35,7 @@ mod encoder;
 mod queue;
 mod pace;
 mod pending;
+mod tally;
 mod ledger;
 mod engine;
 mod page;
@@ -50,8 +51,9 @@ pub use engine::{Options, lower_priority};
 pub use entry_text::Hash;
 pub use erasures::{Erasure, Erasures, RecordRange};
 pub use postgres::{Database, Lease, Postgres, PostgresReplica, Waiting};
-pub use replica::{Followed, OpenActions, Replica, ReplicaProgress};
+pub use replica::{Followed, Replica, ReplicaProgress};
 pub use sqlite::{Sqlite, SqliteReplica};
+pub use tally::OpenActions;
 
 /// Commits that are now on the disk, in order.
 #[derive(Clone, Debug)]
@@ -118,11 +120,20 @@ pub trait Store: Send + Sync {
     /// A page of outbox and ledger.
     async fn actions(&self, query: &ActionQuery) -> Result<Vec<ShownAction>, StoreError>;
 
+    /// Outbox and ledger in numbers. Never less than [`Store::actions`] shows afterwards.
+    fn open_actions(&self) -> Vec<OpenActions>;
+
     /// One action.
     async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError>;
 
     /// Dead letters, newest first; `before` continues after the one with this number.
     async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError>;
+
+    /// Numbers and lengths of the values of [`Store::dead_letters`], which are as long as a body may be.
+    async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError>;
+
+    /// How many dead letters are kept.
+    async fn dead_letters_kept(&self) -> Result<u64, StoreError>;
 
     /// One dead letter.
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError>;
@@ -221,6 +232,8 @@ pub struct ActionQuery {
     pub after: Option<(Timestamp, Uuid)>,
     /// At most this many.
     pub limit: usize,
+    /// A page ends with the action that comes after this many bytes of bodies; 0 for no such bound.
+    pub bytes: usize,
 }
 
 /// An action and where it stands.

@@ -15,10 +15,11 @@ use pipeline::source::clock::Clock;
 use query_api::Api;
 use query_api::filter::Include;
 use query_api::index::{Index, Lookup};
+use query_api::limits::Limits;
 use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
-use query_api::stream::{Hub, StreamConfig};
+use query_api::stream::{Hub, keep_time};
 use sinks::store::{Followed, PostgresReplica, Replica, SqliteReplica, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ use uuid::Uuid;
 use crate::cli::QueryApiOptions;
 use crate::reading;
 use crate::run::porch::Porch;
-use crate::run::{Rate, read_auth, stop_signal, store};
+use crate::run::{Doors, Rate, read_auth, stop_signal, store};
 use crate::settings::Settings;
 
 /// The database is called away when it has not answered for this long.
@@ -43,12 +44,14 @@ const SILENT_MAX: Duration = Duration::from_secs(5);
 /// Runs the command.
 pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(options.config.as_deref()).await?;
+    let doors = Doors::judge(options.listen, &settings, false)?;
+    let auth = read_auth(&settings).await?;
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
-    let porch = Porch::open(&listener)?;
+    let porch = Porch::open(&listener, &doors)?;
     let (replica, restored) = tokio::select! {
         opened = open(&options, &settings, &views, &porch) => opened?,
         () = stop_signal() => return Ok(ExitCode::SUCCESS),
@@ -56,9 +59,8 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let stream =
-        StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
-    let hub = Hub::new(stream, restored.n, &metrics);
+    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
+    keep_time(&hub, &index, || Clock::system().now());
     drop(restored);
     let status = Arc::new(Status {
         replica: replica.clone(),
@@ -75,12 +77,8 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         metrics: metrics.clone(),
         views,
         preview: reading::preview(),
-        config: query_api::Config {
-            auth: read_auth(&settings).await?,
-            zone: settings.pipeline.timezone,
-            query_timeout: settings.query_timeout,
-            ..Default::default()
-        },
+        limits: Limits::default(),
+        config: doors.config(auth, &settings),
     });
     metrics.on_scrape({
         let (status, index) = (status.clone(), index.clone());
@@ -92,11 +90,12 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let shutdown = CancellationToken::new();
     let router = query_api::router(api);
     porch.leave().await;
-    let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
+    let http =
+        tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     announce(addr);
     let following = async {
         loop {
-            let groups = replica.next(&|| hub.clients() > 0).await?;
+            let groups = replica.next(&|| hub.wants_audit()).await?;
             groups.into_iter().for_each(|group| take(group, &index, &hub, &metrics, &status));
         }
     };
@@ -149,9 +148,9 @@ fn take(group: Followed, index: &Index, hub: &Hub, metrics: &Metrics, status: &S
             row.before = Some(task);
         }
     }
-    let replaced = index.apply(&commit);
+    hub.apply(index, &commit, status.clock.now());
     metrics.observe_commit(&commit, None);
-    hub.publish(&commit, replaced, &audit);
+    hub.publish(&commit, audit);
     status.rate.count(commit.committed_at);
 }
 
@@ -162,6 +161,10 @@ struct ReplicaAudit(Arc<dyn Replica>);
 impl AuditReader for ReplicaAudit {
     async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
         self.0.audit_of(entries, query).await.map_err(|error| Box::new(error) as ReadError)
+    }
+
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
+        self.0.audit_range(first, last).await.map_err(|error| Box::new(error) as ReadError)
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
@@ -216,10 +219,6 @@ impl StatusSource for Status {
     }
 
     async fn report(&self) -> Report {
-        let actions = self.replica.open_actions().await.unwrap_or_else(|error| {
-            tracing::warn!(error = %topics::chain::chain(&error), "the outbox cannot be counted now");
-            Vec::new()
-        });
         let seen = self.index.freshness();
         let partitions = seen.positions.split(',').filter_map(|shown| {
             let (partition, offset) = shown.split_once(':')?;
@@ -236,9 +235,7 @@ impl StatusSource for Status {
             table_lag_ms: self.replica.progress().tables_late().as_millis() as u64,
             last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),
-            outbox_pending: actions.iter().map(|kind| (kind.kind, kind.open)).collect(),
-            outbox_oldest: actions.iter().filter_map(|kind| kind.oldest).min(),
-            outbox_failed: actions.iter().map(|kind| kind.failed).sum(),
+            outbox: reading::outbox_of(&self.replica.open_actions()),
             dead_letters: self.replica.dead_letters().await.ok(),
         }
     }

@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::Doors;
+
 /// A server for the time before the product's own.
 pub struct Porch {
     readiness: watch::Sender<Readiness>,
@@ -27,14 +29,15 @@ pub struct Porch {
 }
 
 impl Porch {
-    /// Serves on the socket of `listener`, until [`Porch::leave`].
-    pub fn open(listener: &TcpListener) -> anyhow::Result<Porch> {
+    /// Serves on the socket of `listener` as `doors` allow, until [`Porch::leave`].
+    pub fn open(listener: &TcpListener, doors: &Doors) -> anyhow::Result<Porch> {
         let starting =
             Readiness { waiting: vec![Waiting::CatchUp], reason: Some("the process starts".to_owned()), role: None };
         let (tell, readiness) = watch::channel(starting);
         let ended = CancellationToken::new();
         let socket = listen_too(listener).context("could not serve before the start is done")?;
-        let serving = tokio::spawn(query_api::serve(socket, router(readiness), ended.clone().cancelled_owned()));
+        let stop = ended.clone().cancelled_owned();
+        let serving = tokio::spawn(query_api::serve(socket, router(readiness), doors.connections_max, stop));
         Ok(Porch { readiness: tell, ended, serving })
     }
 

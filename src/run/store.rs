@@ -12,7 +12,7 @@ use topics::view::ViewSpec;
 use tracing::{info, warn};
 
 use super::porch::Porch;
-use crate::settings::{Secret, Settings, is_postgres};
+use crate::settings::{Secret, Settings};
 
 /// Pause after a database that could not be opened.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -74,10 +74,6 @@ async fn open_database(
 /// The database at `url`.
 pub fn database(url: &Secret, settings: &Settings) -> anyhow::Result<Database> {
     let patience = settings.query_timeout + STATEMENT_GRACE;
-    anyhow::ensure!(
-        is_postgres(&url.0),
-        "--store is no address of a PostgreSQL database, such as postgres://user:password@db.example:5432/tasktide"
-    );
     Database::at(&url.0, patience).context("store.url (--store) cannot be read")
 }
 

@@ -51,6 +51,16 @@ pub enum SettingError {
         /// Why.
         detail: String,
     },
+    /// A file with a secret that others can read.
+    #[error("{what} {path}: {reason}")]
+    Exposed {
+        /// What names it.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why it is not used.
+        reason: String,
+    },
     /// The variable is no text.
     #[error("variable {variable} is not UTF-8")]
     Variable {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use pipeline::source::kafka::{Access, Identity, Mechanism, Options, Pem, Tls};
 
 use super::given::{Given, SettingError};
+use super::secrets::only_ours;
 use super::some;
 
 /// Settings of a Kafka source.
@@ -39,6 +40,18 @@ impl Kafka {
     pub fn options(&self, allow_truncated: bool) -> Result<Options, SettingError> {
         let access = self.access()?.clone();
         Ok(Options { access, group_id: self.group_id.clone(), partitions: self.partitions.clone(), allow_truncated })
+    }
+
+    /// Refuses files with secrets that others can read.
+    pub(super) fn are_files_ours(&self) -> Result<(), SettingError> {
+        let Some(access) = &self.access else { return Ok(()) };
+        if let Identity::Token(file) = &access.identity {
+            only_ours("kafka.token_file", file)?;
+        }
+        match access.tls.as_ref().and_then(|tls| tls.client.as_ref()).and_then(|(_, key)| key.file()) {
+            Some(file) => only_ours("kafka.client_key", file),
+            None => Ok(()),
+        }
     }
 
     /// How the broker is reached; an error where its address is missing.

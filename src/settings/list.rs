@@ -134,11 +134,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("bootstrap.allow_truncated", Flag, Value("false"), "true", "go on where records are gone"),
     setting("bootstrap.create_horizon", Duration, Value("1h"), "1h", "on a rebuild, creates of older completions are listed as failed"),
     setting("timezone", Text("an IANA zone name"), Value("UTC"), "Europe/Berlin", "zone of tasks whose user has none"),
-    setting("reminders.default_offsets", Text("a list of durations"), Value(r#"["PT1H"]"#), r#"["PT1H","P1D"]"#, "reminders of tasks that name none, of users who have none (section 4)"),
+    setting("reminders.default_offsets", Text("a list of durations"), Value(r#"["PT1H"]"#), r#"["PT1H"]"#, "reminders of tasks that name none, of users who have none (section 4)"),
     setting("reminders.channels", Text("a list of in-app, webhook, email"), Value(r#"["in-app"]"#), r#"["in-app","email"]"#, "channels of those"),
-    setting("reminders.all_day_hour", Text("a time of day"), Value("09:00"), "08:30", "hour at which all-day dues are anchored"),
-    setting("reminders.max_late", Duration, Value("P7D"), "P1D", "older reminders expire instead of being sent"),
-    setting("recurrence.missed", Words(&["skip", "keep"]), Value("skip"), "keep", "whether occurrences that were missed are skipped (section 5)"),
+    setting("reminders.all_day_hour", Text("a time of day"), Value("09:00"), "09:00", "hour at which all-day dues are anchored"),
+    setting("reminders.max_late", Duration, Value("P7D"), "P7D", "older reminders expire instead of being sent"),
+    setting("recurrence.missed", Words(&["skip", "keep"]), Value("skip"), "skip", "whether occurrences that were missed are skipped (section 5)"),
     setting("actions.create.via", Words(&["binding", "invoke"]), Value("binding"), "invoke", "whether creates go by the sidecar's binding or by invocation"),
     setting("actions.create.path", Text("a path that starts with /"), Value("/api/tasks"), "/api/tasks", "path of the create call at the Chat API"),
     setting("actions.timeout", Duration, Value("10s"), "10s", "without an answer within it a call counts as unanswered"),
@@ -148,7 +148,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("webhook.secret", Text("a text"), NOTHING, "secret:kubernetes/webhook/secret", "signs webhook deliveries (Standard Webhooks); without it there is no signature").secret(),
     setting("email.from", Text("a mail address"), NOTHING, "tasks@example.org", "sender of mail"),
     setting("app_api_token", Text("a text"), NOTHING, "secret:kubernetes/app-token/token", "what the sidecar must send as `dapr-api-token`; else 401. Needed where `source.mode=dapr` takes pushes with an `auth.mode`, or beyond loopback").secret(),
-    setting("state_mirror", Words(&["off", "dapr"]), Value("off"), "dapr", "`dapr`: reminders and occurrences in `statestore`, keys `reminder:{id}` (30 days after they are done) and `occurrence:{taskId}`; never read"),
+    setting("state_mirror", Words(&["off", "dapr"]), Value("off"), "off", "`dapr`: reminders and occurrences in `statestore`, keys `reminder:{id}` (30 days after they are done) and `occurrence:{taskId}`; never read"),
     setting("updates.publish", Flag, Value("false"), "true", "whether changed rows are told on `task-updates` (section 2)"),
     setting("audit.retention", Text("an ISO 8601 duration or unlimited"), Value("unlimited"), "P1Y", "how long audit entries are kept (`P1Y`, `P90D`; months and years by the calendar, in UTC)"),
     setting("store.url", Text("the address of a PostgreSQL database"), Unset("embedded"), "postgres://tasktide:password@db.example:5432/tasktide", "PostgreSQL database for the commits; `--store` wins").secret(),
@@ -156,8 +156,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("store.replica_lag_max", Duration, Value("30s"), "30s", "a `query-api` further behind than this is not ready"),
     setting("query.timeout", Duration, Value("5s"), "5s", "longest time for one query; then 504"),
     setting("ready.max_lag", Number(0, u64::MAX), Value("10000"), "10000", "records that may be behind when a pipeline first calls itself ready"),
-    setting("stream.replay", Number(0, 10000000), Value("10000"), "10000", "events that a stream can be resumed over"),
-    setting("stream.buffer", Number(1, 1000000), Value("1024"), "1024", "events after which a slow reader of a stream is closed"),
+    setting("stream.replay", Number(0, 10000000), Value("10000"), "10000", "events kept for clients of streams that come back"),
+    setting("stream.replay_bytes", Number(1048576, 1099511627776), Value("67108864"), "67108864", "bytes that these may take; the oldest go first"),
+    setting("stream.buffer", Number(1, 1000000), Value("1024"), "1024", "events that may come while a stream's reader takes nothing"),
+    setting("stream.buffer_bytes", Number(65536, 1099511627776), Value("16777216"), "16777216", "bytes that may"),
+    setting("stream.clients_max", Number(1, 1000000), Value("5000"), "5000", "open streams; more are 429"),
+    setting("stream.clients_share", Number(1, 1000000), Value("1000"), "1000", "open streams of one user, or of one address where no user is known"),
     setting("otel.endpoint", Text("the address of an OTLP collector by HTTP"), NOTHING, "http://127.0.0.1:4318", "base address of a collector: spans `process` and `deliver {component}` below the event's `traceparent`").secret(),
 ];
 
@@ -220,21 +224,18 @@ fn is_of_a_service(name: &str) -> bool {
 
 /// The table of the page.
 pub fn markdown() -> String {
-    let mut text = "| setting | default | |\n|---|---|---|\n".to_owned();
+    let mut text = "| setting | value | default | example | |\n|---|---|---|---|---|\n".to_owned();
     for setting in SETTINGS {
         let default = match setting.default {
             Value(value) => format!("`{value}`"),
             Unset(words) => words.to_owned(),
         };
-        let secret = if setting.secret { " (never shown)" } else { "" };
-        let about = format!("{}: {}; such as `{}`{secret}", setting.kind, setting.about, setting.example);
-        text += &format!("| `{}` | {} | {} |\n", setting.name, cell(&default), cell(&about));
+        let kind = format!("{}{}", setting.kind, if setting.secret { " (never shown)" } else { "" });
+        let cells =
+            [format!("`{}`", setting.name), kind, default, format!("`{}`", setting.example), setting.about.into()];
+        text += &format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     }
     text
-}
-
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 //! place is what the sidecar's secrets API has there when the process starts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use query_api::auth::private;
 use serde_json::Value;
 
 use super::SettingError;
@@ -57,6 +59,27 @@ pub async fn resolve(given: &mut BTreeMap<String, Value>, sidecar: &Sidecar) -> 
         secret.insert(key.clone());
     }
     Ok(secret)
+}
+
+/// Whether a value that was given is a secret itself: no reference, no path, no address without a password.
+pub(super) fn is_one(key: &str, value: &Value) -> bool {
+    let Some(text) = value.as_str().filter(|_| list::find(key).is_some_and(|setting| setting.secret)) else {
+        return false;
+    };
+    let is_public = match reqwest::Url::parse(text) {
+        Ok(address) if address.has_host() => address.password().is_none() && address.query().is_none(),
+        _ => std::path::Path::new(text).is_absolute(),
+    };
+    !text.starts_with(SCHEME) && !is_public
+}
+
+/// Refuses a file with a secret that others can read. One that is not there is for whoever reads it.
+pub(super) fn only_ours(what: &'static str, path: &Path) -> Result<(), SettingError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let exposed = |reason| SettingError::Exposed { what, path: path.to_owned(), reason };
+    private::read(path).map(drop).map_err(exposed)
 }
 
 async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<String, SettingError> {

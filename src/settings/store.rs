@@ -27,13 +27,14 @@ impl StoreSettings {
     }
 }
 
-/// Whether a text is the address of a PostgreSQL database.
-pub fn is_postgres(text: &str) -> bool {
+fn is_postgres(text: &str) -> bool {
     text.starts_with("postgres://") || text.starts_with("postgresql://")
 }
 
-/// Reads `--store`. It takes any text: clap would show one that it refuses, with the password in it. What is no address
-/// is refused where it is opened.
-pub fn store_url(text: &str) -> Result<Secret, std::convert::Infallible> {
-    Ok(Secret(text.to_owned()))
+/// Reads `--store`.
+pub fn store_url(text: &str) -> Result<Secret, String> {
+    match is_postgres(text) {
+        true => Ok(Secret(text.to_owned())),
+        false => Err("give the address of a PostgreSQL database, such as postgres://user:password@host/db".to_owned()),
+    }
 }

@@ -108,6 +108,20 @@ impl Client {
         }
     }
 
+    /// The views that [`Product::glimpse`] shows, as soon as each answers with these positions.
+    fn glimpse(&self, ends: &BTreeMap<i32, i64>) -> Vec<(View, Vec<Value>)> {
+        if ends.is_empty() {
+            return Vec::new();
+        }
+        let position: Vec<String> = ends.iter().map(|(partition, offset)| format!("{partition}:{offset}")).collect();
+        let covered = |view: View| {
+            let joint = if view.path().contains('?') { '&' } else { '?' };
+            let asked = format!("{joint}wait=10000&min_position={}", position.join(","));
+            (view, self.all(&format!("{}{asked}", view.path())))
+        };
+        [View::DeadLetters, View::Tasks].map(covered).into()
+    }
+
     fn set_clock(&self, now: Timestamp) {
         let answer = self.post("/v1/ops/clock", "application/json", json!({"now": now}).to_string().into_bytes());
         assert_eq!(answer.status, 200, "clock to {now}: {}", answer.text);
@@ -213,6 +227,7 @@ pub struct InProcess {
     given: Given,
     now: Timestamp,
     ends: BTreeMap<i32, i64>,
+    glimpse: Vec<(View, Vec<Value>)>,
     /// Counters of earlier lives, which begin at zero with each start.
     counted: BTreeMap<String, f64>,
     /// The text so far of the stream that is followed.
@@ -248,6 +263,7 @@ impl InProcess {
             given,
             now: start,
             ends: BTreeMap::new(),
+            glimpse: Vec::new(),
             counted: BTreeMap::new(),
             followed: None,
             other,
@@ -271,6 +287,11 @@ impl InProcess {
         if let Some(running) = self.running.take() {
             self.client.runtime.block_on(running.stop()).expect("the product stops in order");
         }
+    }
+
+    /// Where it answers.
+    pub fn addr(&self) -> SocketAddr {
+        self.client.addr
     }
 
     /// Ends it; what `tasktide verify` finds in what it leaves behind.
@@ -420,6 +441,7 @@ impl Product for InProcess {
         for position in positions {
             self.ends.insert(position.partition, position.offset);
         }
+        self.glimpse = self.client.glimpse(&self.ends);
         self.client.settle(&self.ends, self.now);
     }
 
@@ -518,6 +540,10 @@ impl Product for InProcess {
         self.client.all(view.path())
     }
 
+    fn glimpse(&mut self) -> Vec<(View, Vec<Value>)> {
+        std::mem::take(&mut self.glimpse)
+    }
+
     fn ask(&mut self, ask: &Ask<'_>) -> Option<Answer> {
         Some(self.client.ask(ask))
     }
@@ -550,6 +576,7 @@ pub struct Program {
     given: Vec<(String, String)>,
     now: Timestamp,
     ends: BTreeMap<i32, i64>,
+    glimpse: Vec<(View, Vec<Value>)>,
 }
 
 impl Program {
@@ -558,18 +585,21 @@ impl Program {
         let dir = tempfile::Builder::new().prefix("tasktide-kill-").tempdir().expect("a temporary directory");
         let client = Client::new("127.0.0.1:0".parse().expect("an address"));
         let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut program = Program { client, child: None, dir, start, given, now: start, ends: BTreeMap::new() };
+        let mut program =
+            Program { client, child: None, dir, start, given, now: start, ends: BTreeMap::new(), glimpse: Vec::new() };
         program.up();
         program
     }
 
     fn up(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tasktide"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tasktide"));
+        // Settings of whoever runs the tests, and those of the tests themselves (TASKTIDE_SEED), are none of its own.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TASKTIDE_")) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(["run", "--listen", "127.0.0.1:0", "--clock", &format!("manual:{}", self.start), "--data-dir"])
             .arg(self.dir.path())
-            .env_remove("TASKTIDE_SEEDS")
-            .env_remove("TASKTIDE_SEED")
-            .env_remove("TASKTIDE_KILL_SEEDS")
             .envs(self.given.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -605,6 +635,7 @@ impl Drop for Program {
 impl Product for Program {
     fn append(&mut self, records: &[RecordSpec]) {
         self.client.append(records, &mut self.ends);
+        self.glimpse = self.client.glimpse(&self.ends);
         self.client.settle(&self.ends, self.now);
     }
 
@@ -642,6 +673,10 @@ impl Product for Program {
 
     fn rows(&mut self, view: View) -> Vec<Value> {
         self.client.all(view.path())
+    }
+
+    fn glimpse(&mut self) -> Vec<(View, Vec<Value>)> {
+        std::mem::take(&mut self.glimpse)
     }
 
     fn ask(&mut self, ask: &Ask<'_>) -> Option<Answer> {

@@ -240,10 +240,12 @@ pub struct AuditQuery {
     pub after: Option<AuditKey>,
     /// At most this many.
     pub limit: usize,
+    /// A page ends with the entry that comes after this many bytes; 0 for no such bound. See [`crate::page::fitting`].
+    pub bytes: usize,
 }
 
-/// Place of an entry in the order `(timestamp, seq, id)`; with one task by `seq` alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What the order of entries goes by; see [`AuditKey::place`]. With one task by `seq` alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditKey {
     /// Its timestamp.
     pub timestamp: Timestamp,
@@ -252,6 +254,19 @@ pub struct AuditKey {
     /// Its id.
     pub id: Uuid,
 }
+
+impl AuditKey {
+    /// The place of the entry in a list, which sorts as the list does: by timestamp and `seq`, either way, and by
+    /// ascending `id` all the same.
+    pub fn place(&self, ascending: bool) -> AuditPlace {
+        let (at, seq) = (self.timestamp.millis(), self.seq);
+        // The complement of a number sorts the other way round.
+        if ascending { (at, seq, self.id) } else { (!at, !seq, self.id) }
+    }
+}
+
+/// See [`AuditKey::place`].
+pub type AuditPlace = (i64, u64, Uuid);
 
 /// An entry as shown: the JSON resource of contract §7.
 #[derive(Clone, Debug)]

@@ -65,6 +65,9 @@ pub struct Commit {
     /// Whether the log end seen at start is covered, or waiting for it was given up: from this commit on actions may be
     /// sent (§4.1).
     pub caught_up: bool,
+    /// Whether the log end seen at start is covered, however long that took: from this commit on readers find what was
+    /// shown before the start.
+    pub covers_start: bool,
     /// Whether a rebuild ends with this commit: the log end seen at start is covered for the first time since the
     /// database was empty. Until then a start takes what was delivered from `task-reminders`.
     pub ends_rebuild: bool,

@@ -14,6 +14,7 @@ pub mod event;
 pub mod task;
 pub mod reminder;
 pub mod audit;
+pub mod page;
 pub mod action;
 pub mod dead_letter;
 pub mod view;

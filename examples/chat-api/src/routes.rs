@@ -4,8 +4,9 @@ use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use serde_json::{Map, Value, json};
@@ -20,6 +21,8 @@ use crate::store::{Change, Filter, Store, Stored};
 use crate::task::NewTask;
 
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// What a form can send.
+const OF_FORMS: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
 const KEY_CHARS_MAX: usize = 255;
 const PAGE_MAX: i64 = 200;
 const PAGE_USUAL: i64 = 50;
@@ -42,7 +45,23 @@ pub fn router(store: Store) -> Router {
             Problem::plain(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path has no such method")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(only_programs))
         .with_state(store)
+}
+
+/// Refuses changes that a page in a browser asks for: this API has no page, and a page of any site can have a browser
+/// send a form here.
+async fn only_programs(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let of_a_page = headers.contains_key(header::ORIGIN)
+        || headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() != b"none");
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !request.method().is_safe() && (of_a_page || OF_FORMS.contains(&&*media_type)) {
+        return Problem::plain(StatusCode::FORBIDDEN, "forbidden", "pages and forms change nothing here")
+            .into_response();
+    }
+    next.run(request).await
 }
 
 async fn create(State(store): State<Store>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Answer {

@@ -54,6 +54,7 @@ pub(super) struct Assembler {
     frontier: Timestamp,
     committed_at: Timestamp,
     caught_up: bool,
+    covers_start: bool,
     rebuilt: bool,
     tasks: Rc<RefCell<Tasks>>,
     barriers: Vec<Barrier>,
@@ -69,6 +70,7 @@ impl Assembler {
             frontier: restored.frontier,
             committed_at: restored.committed_at,
             caught_up: false,
+            covers_start: false,
             rebuilt: restored.rebuilt,
             tasks,
             barriers: Vec::new(),
@@ -107,6 +109,7 @@ impl Assembler {
         }
         let committed_at = now.max(self.committed_at);
         let newly_caught_up = caught_up && !std::mem::replace(&mut self.caught_up, caught_up);
+        let newly_covered = reached && !std::mem::replace(&mut self.covers_start, reached);
 
         let mut commit = Commit {
             n: self.n + 1,
@@ -120,6 +123,7 @@ impl Assembler {
             counts: std::mem::take(&mut drafts.counts),
             traced: std::mem::take(&mut drafts.traced),
             caught_up,
+            covers_start: reached,
             ..Commit::default()
         };
         commit.counts.reminder_lateness_ms = sorted.lateness_ms;
@@ -127,7 +131,7 @@ impl Assembler {
         commit.entries = self.entries + commit.audit.len() as u64;
         // Where nothing was accepted yet, a log that is filled later is rebuilt from.
         commit.ends_rebuild = reached && !self.rebuilt && commit.entries > 0;
-        if commit.is_empty() && !newly_caught_up && (self.barriers.is_empty() || more) {
+        if commit.is_empty() && !newly_caught_up && !newly_covered && (self.barriers.is_empty() || more) {
             return None;
         }
         (self.n, self.entries) = (commit.n, commit.entries);

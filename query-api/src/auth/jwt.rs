@@ -2,11 +2,12 @@
 //! checked; the algorithm is a setting and never the token's choice.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use serde::Deserialize;
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, decode_header};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use topics::UserId;
+use topics::{Timestamp, UserId};
 
 use super::keys::{Keys, NoKey};
 use super::{Caller, Scope, openssl};
@@ -16,6 +17,8 @@ pub use super::openssl::SECRET_BYTES;
 
 /// Allowed difference of clocks, in seconds.
 const LEEWAY: u64 = 60;
+/// The last second of the year 9999: no token lasts longer.
+const LAST: f64 = 253_402_300_799.0;
 /// Longer tokens are not looked at.
 const TOKEN_MAX: usize = 16 * 1024;
 
@@ -75,13 +78,49 @@ struct Judge {
     validation: Validation,
 }
 
+/// What is read of a token. A claim that is there twice, or of another kind, makes it a bad one.
 #[derive(Deserialize)]
 struct Claims {
+    /// One text: a list of issuers says of none that it issued the token.
+    #[serde(rename = "iss")]
+    _issuer: String,
+    /// Seconds since the epoch, which may have a fraction.
+    exp: f64,
+    nbf: Option<f64>,
+    iat: Option<f64>,
+    #[serde(default, deserialize_with = "text")]
     sub: Option<String>,
     /// RFC 9068: words with spaces between.
     scope: Option<Value>,
     /// What some providers write instead, mostly as a list.
     scp: Option<Value>,
+}
+
+/// A text, where the claim is there: null is none.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(from).map(Some)
+}
+
+impl Claims {
+    /// When the token ends; `None` where its times cannot be, or are not yet.
+    fn ends(&self, now: f64) -> Option<Timestamp> {
+        let is_time = |at: f64| (0.0..=LAST).contains(&at);
+        let has_come = |at: Option<f64>| at.is_none_or(|at| is_time(at) && at <= now + LEEWAY as f64);
+        (is_time(self.exp) && has_come(self.nbf) && has_come(self.iat))
+            .then(|| Timestamp::from_millis((self.exp * 1000.0) as i64))
+    }
+}
+
+/// Whether a header is one of a token as we take it: of type JWT or access token (RFC 9068) where it says so, not one
+/// in another, not compressed, and without extensions that must be understood (RFC 7515 §4.1.11).
+fn is_plain(header: &Header) -> bool {
+    let kind = header.typ.as_deref().map(str::to_ascii_lowercase);
+    let kind = kind.as_deref().map(|kind| kind.strip_prefix("application/").unwrap_or(kind));
+    matches!(kind, None | Some("jwt" | "at+jwt"))
+        && header.cty.is_none()
+        && header.crit.is_none()
+        && header.zip.is_none()
+        && header.enc.is_none()
 }
 
 impl Jwt {
@@ -119,9 +158,8 @@ impl Jwt {
         }
         let bad = |_| Refused::Bad;
         let header = decode_header(token).map_err(bad)?;
-        // Before any key is asked for: a token of another algorithm causes no reading of keys. And no extension that
-        // must be understood (RFC 7515 §4.1.11) is.
-        if !self.0.validation.algorithms.contains(&header.alg) || header.crit.is_some() {
+        // Before any key is asked for: a token of another algorithm causes no reading of keys.
+        if !self.0.validation.algorithms.contains(&header.alg) || !is_plain(&header) {
             return Err(Refused::Bad);
         }
         let key = match &self.0.signer {
@@ -132,6 +170,8 @@ impl Jwt {
             })?,
         };
         let claims = decode::<Claims>(token, &key, &self.0.validation).map_err(bad)?.claims;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let ends = claims.ends(now).ok_or(Refused::Bad)?;
         let user = match claims.sub {
             Some(sub) => Some(UserId::parse(&sub).ok_or(Refused::Bad)?),
             None => None,
@@ -140,7 +180,7 @@ impl Jwt {
         for claim in [claims.scope, claims.scp].into_iter().flatten() {
             scopes.extend(words(&claim).ok_or(Refused::Bad)?);
         }
-        Ok(Caller::new(user, &scopes))
+        Ok(Caller::new(user, &scopes).until(ends))
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::openssl::is_usable;
+use super::private;
 
 /// Least time between two readings.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -65,7 +66,7 @@ impl Place {
 
     async fn read(&self, client: &reqwest::Client) -> Result<String, String> {
         let text = match self {
-            Place::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{self:?}: {e}"))?,
+            Place::File(path) => private::read_trusted(path).map_err(|e| format!("{self:?}: {e}"))?,
             Place::Url(url) => fetch(client, url).await.map_err(|e| format!("{self:?}: {e}"))?,
         };
         String::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())
@@ -100,8 +101,11 @@ pub(super) fn parse(text: &str, algorithm: Algorithm) -> Result<Vec<Named>, Stri
     struct Set {
         keys: Vec<Value>,
     }
-    let set: Set =
-        serde_json::from_str(text).map_err(|e| format!("it is not a JWKS, such as {{\"keys\":[…]}}: {e}"))?;
+    let unreadable = |e: serde_json::Error| {
+        let (line, column) = (e.line(), e.column());
+        format!("it is not a JWKS, such as {{\"keys\":[…]}}, at line {line} column {column}")
+    };
+    let set: Set = serde_json::from_str(text).map_err(unreadable)?;
     let keys: Vec<Named> = set
         .keys
         .into_iter()

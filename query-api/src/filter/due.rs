@@ -162,6 +162,44 @@ impl Span {
     }
 }
 
+/// Instants and dates whose membership in a day word changes when the clock goes on from one instant to another.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Turned {
+    pub(crate) timed: Vec<Range<i64>>,
+    pub(crate) days: Vec<Range<i32>>,
+}
+
+impl Turned {
+    /// What a turn of the day in `zone` moves. What is due at an instant becomes `overdue` at that instant, wherever the
+    /// asker is: that is left to the caller.
+    pub(crate) fn between(from: Timestamp, to: Timestamp, zone: Tz) -> Turned {
+        let mut turned = Turned::default();
+        for word in [DueWord::Overdue, DueWord::Today, DueWord::Tomorrow, DueWord::Week, DueWord::Future] {
+            let (was, is) = (Span::of_word(word, from, zone), Span::of_word(word, to, zone));
+            if word != DueWord::Overdue {
+                turned.timed.extend(in_one_of(was.timed, is.timed));
+            }
+            turned.days.extend(in_one_of(was.days, is.days));
+        }
+        turned
+    }
+}
+
+/// What is in one of two intervals and not in both.
+fn in_one_of<T: Copy + Ord>(a: Range<T>, b: Range<T>) -> impl Iterator<Item = Range<T>> {
+    let apart = a.end <= b.start || b.end <= a.start;
+    let parts =
+        if apart { [a, b] } else { [a.start.min(b.start)..a.start.max(b.start), a.end.min(b.end)..a.end.max(b.end)] };
+    parts.into_iter().filter(|part| part.start < part.end)
+}
+
+/// The first instant after `now` at which another day begins in `zone`.
+pub(crate) fn next_day(now: Timestamp, zone: Tz) -> i64 {
+    let today = now.local(zone).date().num_days_from_ce();
+    // Where a zone left out a date, two days begin at one instant.
+    (today..).map(|day| day_start(day, zone)).find(|start| *start > now.millis()).unwrap_or(i64::MAX)
+}
+
 /// All that a query says about the due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DueFilter {
@@ -280,6 +318,39 @@ mod tests {
         // Samoa had no 30 December 2011.
         check("2011-12-30T10:00:00Z", "2011-12-30T09:59:59Z", "Pacific/Apia", "any week");
         check("2011-12-31", "2011-12-30T10:00:00Z", "Pacific/Apia", "any today week");
+    }
+
+    /// Whatever a due is, its words change at the turns that [`Turned`] and [`next_day`] name, and at no other time.
+    #[test]
+    fn turns_are_when_words_change() {
+        let dues = ["2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30", "2026-04-04", "2026-04-05", "2026-04-06"];
+        let dues =
+            dues.iter().flat_map(|day| [(*day).to_owned(), format!("{day}T00:00:00Z"), format!("{day}T13:30:00Z")]);
+        let keys: Vec<DueKey> = dues.map(|due| DueKey::of(Due::parse(&due), Tz::UTC)).collect();
+        for zone in ["UTC", "Europe/Berlin", "Africa/Cairo", "Pacific/Apia", "America/St_Johns"] {
+            let zone: Tz = zone.parse().unwrap();
+            let start: Timestamp = "2026-03-27T20:15:00Z".parse().unwrap();
+            let words = |key: DueKey, at: Timestamp| -> Vec<bool> {
+                DueWord::ALL.iter().map(|word| DueFilter::of_word(*word, at, zone).holds(key, false)).collect()
+            };
+            for (a, b) in [(0, 1), (0, 3), (2, 4), (5, 11), (0, 24), (7, 31), (3, 200), (0, 400)] {
+                let (from, to) = (start.plus_millis(a * 3_600_000), start.plus_millis(b * 3_600_000));
+                let turned = Turned::between(from, to, zone);
+                let day_turns = next_day(from, zone) <= to.millis();
+                for key in &keys {
+                    let told = match key {
+                        DueKey::Day(day) => day_turns && turned.days.iter().any(|days| days.contains(day)),
+                        DueKey::At(at) => {
+                            (from.millis()..to.millis()).contains(at)
+                                || (day_turns && turned.timed.iter().any(|timed| timed.contains(at)))
+                        }
+                        DueKey::None => false,
+                    };
+                    let changed = words(*key, from) != words(*key, to);
+                    assert!(told || !changed, "{key:?} from {from} to {to} in {zone}");
+                }
+            }
+        }
     }
 
     #[track_caller]

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::cursor::{Cursor, CursorError};
 use crate::filter::sort::KEYS_MAX;
+use crate::params::words_of;
 use crate::text;
 
 /// Largest page.
@@ -161,7 +162,7 @@ impl<'a> Reader<'a> {
         if !self.errors.is_empty() {
             return Err(self.errors);
         }
-        query.resolve_due();
+        query.due = query.due_at(query.as_of);
         Ok(query)
     }
 
@@ -191,8 +192,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The values of a list parameter, `a,b` or repeated; trimmed.
-    fn list(&self, name: &str) -> Option<Vec<&'a str>> {
-        let values: Vec<_> = self.all(name).flat_map(|value| value.split(',')).map(str::trim).collect();
+    fn list(&self, name: &str) -> Option<Vec<String>> {
+        let values: Vec<_> = self.all(name).flat_map(words_of).map(|word| word.trim().to_owned()).collect();
         (!values.is_empty()).then_some(values)
     }
 
@@ -214,10 +215,10 @@ impl<'a> Reader<'a> {
     fn words<T: PartialEq>(&mut self, name: &str, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
         let mut words = Vec::new();
         for value in self.list(name)? {
-            match read(value) {
+            match read(&value) {
                 Some(word) if words.contains(&word) => {}
                 Some(word) => words.push(word),
-                None => self.fail(name, format!("\"{}\" is not a value of this parameter", shorten(value))),
+                None => self.fail(name, format!("\"{}\" is not a value of this parameter", shorten(&value))),
             }
         }
         Some(words)
@@ -295,8 +296,8 @@ impl<'a> Reader<'a> {
         let Some(words) = self.list("sort") else { return Sort::default() };
         let mut keys: Vec<SortKey> = Vec::new();
         for word in words {
-            match SortKey::parse(word) {
-                None => self.fail("sort", format!("\"{}\" is not a sort key", shorten(word))),
+            match SortKey::parse(&word) {
+                None => self.fail("sort", format!("\"{}\" is not a sort key", shorten(&word))),
                 Some(key) if keys.iter().any(|known| known.by == key.by) => {
                     self.fail("sort", format!("names {} twice", key.by.name()));
                 }

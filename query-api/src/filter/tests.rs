@@ -199,6 +199,8 @@ fn filters_of_one_task() {
     check_match("tags=HOME", |t| t.tags = vec!["Home".into()], true);
     check_match("tags=STRASSE", |t| t.tags = vec!["straße".into()], true);
     check_match("tags=a,b", |t| t.tags = vec!["b".into()], true);
+    check_match(r"tags=a\,b", |t| t.tags = vec!["A,b".into()], true);
+    check_match(r"tags=a\,b", |t| t.tags = vec!["b".into()], false);
     check_match("tags=a,b&tagsMode=all", |t| t.tags = vec!["b".into()], false);
     check_match("tags=a,b&tagsMode=all", |t| t.tags = vec!["b".into(), "A".into()], true);
     check_match("tags=a,b&tagsMode=none", |t| t.tags = vec!["b".into()], false);

@@ -267,6 +267,11 @@ mod tests {
         check("-foo-bar", "-|&foo&bar");
         check("--foo", "-|&foo");
         check("16-3", "+|&16&3");
+        check("🎉 party", "+|&🎉+|&party");
+        check("bill -🎉", "+|&bill-|&🎉");
+        check("c++", "+|&c&+&+");
+        check("+++ --- ...", "+|&+&+&+");
+        check("… — !? ·", "");
         check("16 -3", "+|&16-|&3");
         check("headline - subheadline", "+|&headline+|&subheadline");
         check("\u{3000}海风\u{3000}-公司", "+|&海风-|&公司");

@@ -64,8 +64,7 @@ impl Case {
     fn check(&self, question: &Value) -> bool {
         let address = question["get"].as_str().or(question["pages"].as_str()).unwrap_or_default();
         let Some(given) = address.strip_prefix("/v1/tasks?") else { return false };
-        let pairs = given.split('&').filter_map(|pair| pair.split_once('='));
-        let mut params: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut params = crate::params::pairs(given).expect("percent-encoded");
         params.extend(question["q"].as_str().map(|q| ("q".to_owned(), q.to_owned())));
         let (said, expect) = (format!("case {}: {question}", self.name), &question["expect"]);
         if expect["status"] == 400 {

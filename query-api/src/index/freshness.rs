@@ -20,8 +20,8 @@ pub struct Freshness {
     pub entries: u64,
     /// `partition:offset,…` of `task-events`, highest committed of each (`X-View-Position`).
     pub positions: Arc<str>,
-    /// Whether the log end seen at the pipeline's start is covered.
-    pub caught_up: bool,
+    /// Whether the log end seen at the pipeline's start is covered: who was told of a row before a kill finds it.
+    pub covers_start: bool,
     next: BTreeMap<(SourceTopic, i32), i64>,
 }
 
@@ -33,7 +33,7 @@ impl Default for Freshness {
             frontier: Timestamp::default(),
             entries: 0,
             positions: "".into(),
-            caught_up: false,
+            covers_start: true,
             next: BTreeMap::new(),
         }
     }
@@ -59,10 +59,15 @@ impl Freshness {
             committed_at: commit.committed_at,
             frontier: self.frontier.max(commit.frontier),
             entries: commit.entries,
-            caught_up: self.caught_up || commit.caught_up,
+            covers_start: self.covers_start || commit.covers_start,
             ..self.clone()
         };
         after.moved(&commit.positions)
+    }
+
+    /// The same, while the log end seen at the start is not covered.
+    pub(super) fn awaiting_start(&self) -> Freshness {
+        Freshness { covers_start: false, ..self.clone() }
     }
 
     fn moved(mut self, moved: &[NextOffset]) -> Freshness {

@@ -15,8 +15,10 @@ mod plan;
 mod walk;
 mod top;
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering as AtomicOrdering};
 
 use roaring::RoaringBitmap;
 use topics::Task;
@@ -58,7 +60,13 @@ pub(super) struct Search<'a> {
     best_score: Option<i64>,
     /// The key after which the page begins, its title made whole.
     after: Option<(PageKey, String)>,
+    /// Set when nobody waits for what is found.
+    stop: &'a AtomicBool,
+    looked: Cell<u32>,
 }
+
+/// Rows looked at before it is asked again whether anybody waits.
+const LOOK_AGAIN: u32 = 256;
 
 /// What a search found.
 pub(super) struct Hits<'a> {
@@ -73,7 +81,7 @@ pub(super) struct Hits<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(shard: &'a Shard, query: &'a TaskQuery) -> Self {
+    pub(super) fn new(shard: &'a Shard, query: &'a TaskQuery, stop: &'a AtomicBool) -> Self {
         let mut search = Search {
             shard,
             query,
@@ -91,6 +99,8 @@ impl<'a> Search<'a> {
                 let title = whole_title(shard, &key);
                 (key, title)
             }),
+            stop,
+            looked: Cell::new(0),
         };
         search.read_columns();
         search.read_tags();
@@ -151,6 +161,13 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Whether somebody still waits for what is found. Called for every row.
+    fn goes_on(&self) -> bool {
+        let looked = self.looked.get().wrapping_add(1);
+        self.looked.set(looked);
+        !looked.is_multiple_of(LOOK_AGAIN) || !self.stop.load(AtomicOrdering::Relaxed)
+    }
+
     /// The page, and the total and all slots where the query needs them.
     pub(super) fn run(&self) -> Hits<'a> {
         let wants_all = !self.query.facets.is_empty();
@@ -171,7 +188,7 @@ impl<'a> Search<'a> {
                 top.offer(slot, row);
                 true
             });
-            debug_assert!(scanned);
+            debug_assert!(scanned || self.stop.load(AtomicOrdering::Relaxed));
             if unknown {
                 slots.sort_unstable();
                 all = Some(bitmap_of(slots));
@@ -182,7 +199,7 @@ impl<'a> Search<'a> {
         Hits { page, more, all: all.filter(|_| wants_all), total }
     }
 
-    /// Calls `each` with every matching slot, in no order, until it says no.
+    /// Calls `each` with every matching slot, in no order, until it says no or nobody waits.
     pub(super) fn scan(&self, mut each: impl FnMut(u32, &'a Row) -> bool) -> bool {
         if self.nothing {
             return true;
@@ -190,6 +207,9 @@ impl<'a> Search<'a> {
         let (candidates, used) = self.candidates();
         let mut test = |slot: u32| {
             let row = &self.shard.rows[slot];
+            if !self.goes_on() {
+                return false;
+            }
             row.task.is_none() || !self.passes(slot, row, &used) || each(slot, row)
         };
         match candidates {

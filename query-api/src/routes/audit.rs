@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use chrono_tz::Tz;
 use topics::audit::{AuditAction, AuditKey, AuditQuery, ShownEntry};
+use topics::page::fitting;
 use topics::{TaskId, Timestamp, UserId};
 
 use super::answer::{ListBody, json_text, list};
@@ -13,6 +14,7 @@ use super::{Api, Ask, PAGED, Resource, path_id};
 use crate::auth::Subject;
 use crate::cursor::{Cursor, CursorError, digest};
 use crate::freshness::{COMMON, Wanted};
+use crate::limits::PAGE_BYTES;
 use crate::params::{Kind, Param, Params, param};
 use crate::problem::{Code, Problem};
 
@@ -98,6 +100,7 @@ pub(super) fn query(
         ascending: task.is_some() || params.word("order") == Some("asc"),
         after: None,
         limit: 0,
+        bytes: 0,
     };
     Ok((query, zone))
 }
@@ -145,18 +148,20 @@ async fn page(api: &Api, ask: &Ask, mut params: Params, mut query: AuditQuery, z
         query.after = Some(AuditKey { timestamp: Timestamp::from_millis(timestamp), seq, id });
     }
     let seen = api.catch_up_stored(&wanted).await?;
+    let hold = api.hold(ask, PAGE_BYTES).await?;
     // One more than shown tells whether a page follows.
-    query.limit = limit + 1;
+    (query.limit, query.bytes) = (limit + 1, PAGE_BYTES);
     let read = async { api.audit.audit(seen.entries, &query).await.map_err(|e| api.unreadable(e)) };
     let mut items = api.within(read).await?;
-    let more = items.len() > limit;
-    items.truncate(limit);
+    let fit = fitting(items.iter().map(|entry| entry.json.len()), PAGE_BYTES).min(limit);
+    let more = items.len() > fit;
+    items.truncate(fit);
     let next = items.last().filter(|_| more).map(|last| {
         let key: PageKey = (last.key.timestamp.millis(), last.key.seq, last.key.id);
         Cursor::encode(digest, as_of, now, &key)
     });
     let items = items.iter().map(|e| e.json.as_bytes());
-    Ok(list(ListBody { items, next_cursor: next, total: None, facets: None, as_of }, seen))
+    Ok(list(ListBody { items, next_cursor: next, total: None, facets: None, as_of }, seen, hold))
 }
 
 /// What the client is told of its cursor.
@@ -200,7 +205,10 @@ async fn verify(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Probl
     let seen = api.catch_up_stored(&wanted).await?;
     let read = async { api.audit.check_chain(task).await.map_err(|e| api.unreadable(e)) };
     let check = api.within(read).await?;
-    let mut response = json_text(serde_json::to_string(&check).expect("numbers always serialise"));
+    let mut shown = serde_json::to_value(&check).expect("numbers always serialise");
+    shown["asOf"] = serde_json::json!(api.status.now());
+    shown["position"] = (*seen.positions).into();
+    let mut response = json_text(shown.to_string());
     response.extensions_mut().insert(seen);
     Ok(response)
 }

@@ -11,9 +11,11 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::Api;
+use super::door::Doors;
 use crate::freshness;
 use crate::index::Freshness;
 use crate::problem::{Code, PROBLEM_JSON, Problem};
+use crate::serve::bodies::Share;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is echoed.
@@ -23,18 +25,25 @@ const URI_MAX: usize = 8 * 1024;
 /// Most bytes of header names and values together.
 const HEADERS_MAX: usize = 32 * 1024;
 
+/// What every request passes.
+pub(super) struct Edge {
+    pub(super) api: Arc<Api>,
+    pub(super) doors: Doors,
+}
+
 /// The layer around everything.
-pub(super) async fn edge(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
+    let api = &edge.api;
     let started = Instant::now();
     let id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned());
     let route = route.unwrap_or_else(|| "unmatched".to_owned());
     let path = request.uri().path();
     let versioned = path == "/v1" || path.starts_with("/v1/");
-    let let_in = if versioned { admit(&api, &mut request).await } else { within_limits(&request) };
-    let mut response = match let_in {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    // What a body takes of the budget for all is given back with the answer.
+    let (mut response, _share) = match edge.admit(&mut request, versioned).await {
+        Ok(share) => (next.run(request).await, share),
+        Err(problem) => (problem.into_response(), None),
     };
     shape_errors(&mut response, &id);
     if versioned {
@@ -48,9 +57,46 @@ pub(super) async fn edge(State(api): State<Arc<Api>>, mut request: Request, next
     response
 }
 
-/// Lets a request under `/v1` in: within limits, from a known caller, in a form that we speak.
+/// Makes an entity tag weak where the answer may be compressed: it names what is said, whatever the coding of its bytes.
+/// Asked of the request, so that a `304` and the answer to `HEAD` have the same one.
+pub(super) async fn weaken_tag(request: Request, next: Next) -> Response {
+    let may_be_gzip = takes_gzip(request.headers());
+    let mut response = next.run(request).await;
+    if let Some(tag) = response.headers_mut().get_mut(header::ETAG).filter(|_| may_be_gzip)
+        && tag.as_bytes().starts_with(b"\"")
+    {
+        let weak = [b"W/", tag.as_bytes()].concat();
+        *tag = HeaderValue::from_bytes(&weak).expect("a prefix of visible ASCII");
+    }
+    response
+}
+
+/// Whether `Accept-Encoding` allows gzip.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    codings.flat_map(|v| v.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
+        let refused = weight.is_some_and(|weight| weight.parse::<f32>().is_ok_and(|weight| weight <= 0.0));
+        (name == "*" || name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip")) && !refused
+    })
+}
+
+impl Edge {
+    /// Lets a request in, by its head; then reads its body.
+    async fn admit(&self, request: &mut Request, versioned: bool) -> Result<Option<Share>, Problem> {
+        within_limits(request)?;
+        self.doors.is_for_us(request)?;
+        if versioned {
+            admit(&self.api, request).await?;
+        }
+        self.doors.admit(request).await
+    }
+}
+
+/// Lets a request under `/v1` in: from a known caller, in a form that we speak.
 async fn admit(api: &Api, request: &mut Request) -> Result<(), Problem> {
-    within_limits(request)?;
     let caller = api.config.auth.caller(request.headers()).await?;
     request.extensions_mut().insert(caller);
     if !api.status.is_serving() {

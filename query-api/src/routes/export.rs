@@ -5,11 +5,8 @@
 //! missing: a cut file never looks like a whole one.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -20,30 +17,26 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use topics::audit::{AuditQuery, ShownEntry};
+use topics::page::fitting;
 
+use super::answer::Taken;
 use super::audit::{FILTERS, ORDER, TASK, query};
 use super::edge::accepts;
 use super::{Api, Ask, Resource};
 use crate::auth::Subject;
 use crate::freshness::{COMMON, Wanted};
 use crate::index::Freshness;
+use crate::limits::{PAGE_BYTES, Place};
 use crate::params::{Kind, Param, param};
-use crate::problem::{Code, Problem};
-use crate::serve::Connection;
+use crate::problem::Problem;
 
 const FORMAT: &[Param] = &[param("format", Kind::Word(&["ndjson", "csv"]), "Form of the file; default ndjson.")];
 /// Entries read from the store at a time.
 const PAGE: usize = 500;
-/// How long a client may take for a page.
-const PATIENCE: Duration = Duration::from_secs(120);
 const ROW_COUNT: HeaderName = HeaderName::from_static("x-row-count");
 
-pub(super) fn resource(places: Arc<Semaphore>) -> Resource {
-    let export = move |State(api): State<Arc<Api>>, connection: Option<Extension<Connection>>, ask: Ask| {
-        export(api, ask, connection.map(|Extension(connection)| connection), places.clone())
-    };
+pub(super) fn resource() -> Resource {
     Resource::get("/v1/audit/export", "The audit entries of a filter as one file, as of one moment.", export)
         .takes(TASK)
         .takes(FILTERS)
@@ -60,12 +53,7 @@ enum Format {
     Csv,
 }
 
-async fn export(
-    api: Arc<Api>,
-    ask: Ask,
-    connection: Option<Connection>,
-    places: Arc<Semaphore>,
-) -> Result<Response, Problem> {
+async fn export(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Problem> {
     let mut params = ask.read(&[TASK, FILTERS, ORDER, FORMAT, COMMON]);
     let (mut query, _) = query(&api, &ask, &mut params, None)?;
     let wanted = Wanted::read(&mut params, &ask.headers);
@@ -78,20 +66,15 @@ async fn export(
     if let Some(task) = query.task {
         api.may_see_task(&ask.caller, Subject::Audit, task)?;
     }
-    let place = places.try_acquire_owned().map_err(|_| {
-        Problem::new(Code::TooManyRequests, "As many exports run as may run at once; try again later.")
-            .with_header(header::RETRY_AFTER, HeaderValue::from_static("10"))
-    })?;
+    let place = api.limits.exports.try_take(&ask.who(), 1)?;
     let seen = api.catch_up_stored(&wanted).await?;
-    query.limit = PAGE;
+    // One more than shown tells whether a page follows.
+    (query.limit, query.bytes) = (PAGE + 1, PAGE_BYTES);
     // The first page is read before the answer begins, so that a store that is away is still a plain error.
     let read = async { api.audit.audit(seen.entries, &query).await.map_err(|e| api.unreadable(e)) };
     let first = api.within(read).await?;
-    let pages = Arc::new(AtomicU64::new(0));
-    if let Some(connection) = connection {
-        tokio::spawn(watch(Arc::downgrade(&pages), connection));
-    }
-    let file = File { api, query, format, seen: seen.clone(), count: 0, pages, _place: place };
+    let taken = Taken::watch(ask.connection);
+    let file = File { api, query, format, seen: seen.clone(), count: 0, taken, _place: place };
     let mut response = Response::new(Body::new(StreamBody::new(file.frames(first))));
     let headers = response.headers_mut();
     match format {
@@ -111,23 +94,6 @@ async fn export(
     Ok(response)
 }
 
-/// Gives up a client that takes nothing for a while: it would hold one of few places for ever.
-async fn watch(pages: Weak<AtomicU64>, connection: Connection) {
-    let mut before = 0;
-    loop {
-        tokio::time::sleep(PATIENCE).await;
-        // No longer there: the file has been sent, or the client is gone.
-        let Some(pages) = pages.upgrade() else { return };
-        let now = pages.load(Ordering::Relaxed);
-        if now == before {
-            tracing::warn!("the client of an export takes nothing; closed");
-            connection.abandon();
-            return;
-        }
-        before = now;
-    }
-}
-
 /// An export on its way.
 struct File {
     api: Arc<Api>,
@@ -137,8 +103,8 @@ struct File {
     seen: Arc<Freshness>,
     count: u64,
     /// Pages made so far.
-    pages: Arc<AtomicU64>,
-    _place: OwnedSemaphorePermit,
+    taken: Taken,
+    _place: Place,
 }
 
 /// What of the file comes next.
@@ -163,17 +129,20 @@ impl File {
         })
     }
 
-    async fn page(&mut self, entries: Vec<ShownEntry>) -> io::Result<(Frame<Bytes>, Next)> {
-        self.pages.fetch_add(1, Ordering::Relaxed);
+    async fn page(&mut self, mut entries: Vec<ShownEntry>) -> io::Result<(Frame<Bytes>, Next)> {
+        self.taken.count();
         let first = self.query.after.is_none();
-        let full = entries.len() == PAGE;
+        let fit = fitting(entries.iter().map(|entry| entry.json.len()), PAGE_BYTES).min(PAGE);
+        let more = entries.len() > fit;
+        entries.truncate(fit);
         self.query.after = entries.last().map(|last| last.key);
         let frame = match self.format {
             Format::Ndjson => lines(&entries),
             Format::Csv => rows(&entries, first)?,
         };
         self.count += entries.len() as u64;
-        let next = if full {
+        drop(entries);
+        let next = if more {
             let more = self.api.audit.audit(self.seen.entries, &self.query).await;
             Next::Page(more.map_err(|error| {
                 self.api.unreadable(error);

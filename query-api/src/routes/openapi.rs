@@ -195,12 +195,12 @@ fn or_null(schema: Value) -> Value {
     json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
-fn list_of(schema: &str) -> Value {
+fn list_of(items: Value) -> Value {
     json!({
         "type": "object",
         "required": ["items", "nextCursor", "asOf", "position"],
         "properties": {
-            "items": { "type": "array", "items": reference(schema) },
+            "items": { "type": "array", "items": items },
             "nextCursor": { "type": ["string", "null"] },
             "total": { "type": "integer", "minimum": 0 },
             "facets": { "type": "object", "additionalProperties": { "type": "array", "items": {
@@ -251,7 +251,8 @@ fn schemas(views: &[ViewSpec]) -> Value {
     let names: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     let mut schemas = json!({
         "Task": task,
-        "TaskList": list_of("Task"),
+        "TaskList": list_of(reference("Task")),
+        "List": list_of(json!({ "type": "object" })),
         "Erased": {
             "type": "object", "required": ["$erased"], "properties": { "$erased": { "const": true } },
             "description": "Stands in the place of a personal value that was destroyed with its user.",
@@ -276,25 +277,26 @@ fn schemas(views: &[ViewSpec]) -> Value {
                 "prevHash": text, "hash": text,
             },
         },
-        "AuditEntryList": list_of("AuditEntry"),
+        "AuditEntryList": list_of(reference("AuditEntry")),
         "ChainCheck": {
-            "type": "object", "required": ["ok", "entries", "firstBadSeq"],
+            "type": "object", "required": ["ok", "entries", "firstBadSeq", "asOf", "position"],
             "properties": {
-                "ok": { "type": "boolean" }, "entries": { "type": "integer" },
+                "asOf": instant(), "position": text, "ok": { "type": "boolean" }, "entries": { "type": "integer" },
                 "firstBadSeq": { "type": ["integer", "null"] },
             },
         },
         "Preview": {
-            "type": "object", "required": ["items"],
-            "properties": { "items": { "type": "array", "items": {
+            "type": "object", "required": ["items", "asOf", "position"],
+            "properties": { "asOf": instant(), "position": text, "items": { "type": "array", "items": {
                 "type": "object", "required": ["due", "dueAt", "index"],
                 "properties": { "due": text, "dueAt": instant(), "index": { "type": "integer", "minimum": 1 } },
             }}},
         },
         "ViewsStatus": {
-            "type": "object", "required": ["asOf", "source", "views", "commits", "outbox", "reminders"],
+            "type": "object",
+            "required": ["asOf", "position", "source", "views", "commits", "outbox", "reminders"],
             "properties": {
-                "asOf": instant(), "source": { "type": "object" }, "views": { "type": "array" },
+                "asOf": instant(), "position": text, "source": { "type": "object" }, "views": { "type": "array" },
                 "commits": { "type": "object" }, "outbox": { "type": "object" }, "reminders": { "type": "object" },
                 "deadLetters": { "type": "object" },
             },
@@ -313,7 +315,7 @@ fn schemas(views: &[ViewSpec]) -> Value {
     });
     for spec in views {
         let name = row_schema_name(spec);
-        schemas[format!("{name}List")] = list_of(&name);
+        schemas[format!("{name}List")] = list_of(reference(&name));
         schemas[name] = row_schema(spec);
     }
     schemas

@@ -62,10 +62,10 @@ async fn status(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Probl
     params.zone("tz");
     let wanted = Wanted::read(&mut params, &ask.headers);
     params.finish()?;
-    api.catch_up(&wanted).await?;
+    // Outbox, dead letters and committed positions are those of durable commits.
+    let seen = api.catch_up_stored(&wanted).await?;
     let report = api.within(async { Ok(api.status.report().await) }).await?;
     let now = api.status.now();
-    let seen = api.index.freshness();
     let view = |name: &str, rows: u64| {
         json!({
             "name": name,
@@ -79,20 +79,21 @@ async fn status(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Probl
     let mut views = vec![view("tasks", tasks)];
     views.extend(api.views.iter().zip(rows).map(|(spec, rows)| view(spec.name, rows)));
     views.push(view("audit", report.audit_rows));
-    let pending: u64 = report.outbox_pending.iter().map(|(_, number)| number).sum();
+    let pending: u64 = report.outbox.pending.iter().map(|(_, number)| number).sum();
     let mut by_kind: Map<String, Value> = [ActionKind::CreateNextTask, ActionKind::Reminder]
         .into_iter()
         .map(|kind| (kind.name().to_owned(), 0.into()))
         .collect();
-    by_kind.extend(report.outbox_pending.iter().map(|(kind, number)| (kind.name().to_owned(), (*number).into())));
-    let oldest = report.outbox_oldest.map(|at| (now.millis() - at.millis()).max(0));
+    by_kind.extend(report.outbox.pending.iter().map(|(kind, number)| (kind.name().to_owned(), (*number).into())));
+    let oldest = report.outbox.oldest.map(|at| (now.millis() - at.millis()).max(0));
     let waiting = api.index.view("reminders").map(|view| api.index.tally(view, "PENDING", now)).unwrap_or_default();
     let mut body = json!({
         "asOf": now,
+        "position": *seen.positions,
         "source": { "mode": report.source_mode, "partitions": report.partitions },
         "views": views,
         "commits": { "last": report.last_commit, "perMinute": report.commits_per_minute },
-        "outbox": { "pending": pending, "oldestAgeMs": oldest, "failed": report.outbox_failed, "byKind": by_kind },
+        "outbox": { "pending": pending, "oldestAgeMs": oldest, "failed": report.outbox.failed, "byKind": by_kind },
         "reminders": {
             "pending": waiting.count, "nextTriggerTime": waiting.first, "overdue": waiting.reached,
         },

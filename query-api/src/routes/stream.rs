@@ -1,17 +1,16 @@
 //! `GET /v1/stream`: reads what is wanted, and gives the stream's queue as the body (contract §8.4).
 
-use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use serde::Deserialize;
-use tokio_stream::wrappers::ReceiverStream;
 use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::view::{ViewRow, ViewSpec};
 use topics::{Task, TaskId, UserId};
@@ -19,24 +18,27 @@ use topics::{Task, TaskId, UserId};
 use super::{Api, Ask, Resource};
 use crate::auth::Subject;
 use crate::filter::{Status, TaskQuery};
-use crate::freshness::{COMMON, Wanted};
+use crate::freshness::{COMMON, Wanted, behind};
 use crate::index::{Index, RowQuery};
 use crate::params::{Kind, Param, Params, param};
 use crate::problem::{Code, Problem};
 use crate::serve::Connection;
-use crate::stream::pump::{Reader, Snapshot, Start, open};
-use crate::stream::{EventId, Followed, Selection, Shown, ViewSelection};
+use crate::stream::{
+    Guest, Opening, Reader, Selection, Shown, Snapshot, Start, TaskFilter, TooMany, ViewSelection, body,
+};
 
 const STREAM: &[Param] = &[
     param("topics", Kind::Words(&[]), "Of tasks (the default), audit and the names of the other views."),
     param("userId", Kind::User, "Only of this user."),
     param("taskId", Kind::Id, "Only of this task."),
     param("snapshot", Kind::Flag, "Send the present rows first, then the event live, then changes."),
-    param("lastEventId", Kind::Text(64), "Go on after this event; the header Last-Event-ID does the same."),
+    param("lastEventId", Kind::Text(8192), "Go on after this event; the header Last-Event-ID does the same."),
 ];
 
-/// Entries of the audit that a snapshot reads at a time.
-const AUDIT_PAGE: usize = 500;
+/// Entries of the audit that a snapshot reads at a time, at first and at most.
+const AUDIT_PAGE: (usize, usize) = (8, 128);
+/// About how many bytes of them.
+const AUDIT_PAGE_BYTES: usize = 256 * 1024;
 
 pub(super) fn resource(views: &[ViewSpec]) -> Resource {
     let views: Vec<ViewSpec> = views.to_vec();
@@ -86,41 +88,75 @@ async fn follow(
         _ => several_topics(&api, &ask, &topics)?,
     };
     let snapshot = params.flag("snapshot").unwrap_or(false);
-    let last = match ask.headers.get("last-event-id") {
-        Some(header) => Some(header.to_str().unwrap_or_default().to_owned()),
-        None => params.text("lastEventId"),
-    };
+    let last = last_event_id(&ask.headers, params.text("lastEventId"));
     let wanted = Wanted::read(&mut params, &ask.headers);
     params.finish()?;
     api.catch_up(&wanted).await?;
 
-    let start = match last.filter(|id| !id.is_empty()) {
+    let connection = connection.map(|Extension(connection)| connection);
+    let peer = || connection.as_ref().and_then(Connection::peer).map(|peer| format!("address {peer}"));
+    let until = ask.caller.expires_at().map(|at| UNIX_EPOCH + Duration::from_millis(at.millis().max(0) as u64));
+    let guest = Guest {
+        caller: ask.caller.subject().map(|user| format!("user {}", user.as_str())).or_else(peer),
+        connection: connection.clone(),
+        until,
+        follows_audit: topics.contains(&Topic::Audit),
+    };
+    let seat = api.hub.seat(guest).map_err(too_many)?;
+    let selection = select(&api, &wishes);
+    let days = selection.day_zone().map(|zone| api.hub.follow_days(&api.index, zone, api.status.now()));
+    let start = match last {
         None => Start::Now,
-        Some(id) => match EventId::parse(&id).filter(|id| api.hub.keeps(*id)) {
-            Some(id) => Start::After(id),
-            None => Start::Reset,
-        },
+        Some(id) => api.hub.start(&id, &selection, days.as_ref()),
     };
     // Who goes on where it was has the rows already.
-    let wishes = Arc::new(wishes);
-    let mut known = vec![0; wishes.len()];
-    let snapshot = match start {
-        Start::After(_) => None,
-        _ if snapshot => Some(rows(&api, &wishes, &mut known).await?),
-        _ => None,
+    let (place, snapshot) = match start {
+        Start::Now | Start::Reset if snapshot => {
+            let (opening, snapshot) = rows(&api, wishes).await?;
+            (opening.place, Some(snapshot))
+        }
+        Start::Now | Start::Reset | Start::After(_) => (api.hub.still(|opening| opening.place), None),
     };
-    let selection = select(&api, &wishes, &known);
-    let connection = connection.map(|Extension(connection)| connection);
-    let Some(queue) = open(&api.hub, Reader { start, snapshot, selection, connection }) else {
-        return Err(Problem::new(Code::TooManyRequests, "As many streams are open as may be; try again later.")
-            .with_header(header::RETRY_AFTER, HeaderValue::from_static("5")));
-    };
-    let mut response = Response::new(Body::from_stream(ReceiverStream::new(queue).map(Ok::<_, Infallible>)));
+    let moved = days.is_some().then(|| moved(&api, &ask, &selection)).flatten();
+    let audit = api.audit.clone();
+    let reader = Reader { start, place, snapshot, selection, days, moved, seat, audit, connection, until };
+    let mut response = Response::new(Body::from_stream(body(api.hub.clone(), reader)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// Tells whether the zone that the days are of is no longer the one that the request meant: where it names none, it is
+/// that of the user, who may move.
+fn moved(api: &Arc<Api>, ask: &Ask, selection: &Selection) -> Option<Box<dyn Fn() -> bool + Send + Sync>> {
+    let zone = selection.day_zone().filter(|_| !ask.pairs.iter().any(|(name, _)| name == "tz"))?;
+    let named = selection.tasks.as_ref().and_then(|tasks| tasks.query.user.as_ref());
+    let user = named.or(ask.caller.subject())?.clone();
+    let api = api.clone();
+    Some(Box::new(move || api.index.zone_of(&user).unwrap_or(api.config.zone) != zone))
+}
+
+/// The id that the client has, from the header or else the parameter. A header that is no text, or that comes twice,
+/// names no place: it is no id that a stream gave.
+fn last_event_id(headers: &HeaderMap, parameter: Option<String>) -> Option<String> {
+    let mut named = headers.get_all("last-event-id").iter().filter(|value| !value.is_empty());
+    let header = match (named.next(), named.next()) {
+        (None, _) => None,
+        (Some(value), None) => Some(value.to_str().unwrap_or("unreadable").to_owned()),
+        (Some(_), Some(_)) => Some("several".to_owned()),
+    };
+    header.or(parameter).filter(|id| !id.is_empty())
+}
+
+fn too_many(why: TooMany) -> Problem {
+    let detail = match why {
+        TooMany::Streams => "As many streams are open as may be; try again later.",
+        TooMany::OfCaller => "You have as many streams open as one caller may; close one, or try again later.",
+        TooMany::Rows => "Too many rows of other snapshots are still to be sent; try again later.",
+    };
+    Problem::new(Code::TooManyRequests, detail).with_header(header::RETRY_AFTER, HeaderValue::from_static("5"))
 }
 
 /// The topics named, each once, of those that there are.
@@ -201,53 +237,67 @@ fn several_topics(api: &Api, ask: &Ask, topics: &[Topic]) -> Result<(Params, Vec
     Ok((params, wishes))
 }
 
-/// The present rows of every topic; `known` gets the commit at which each was read.
-async fn rows(api: &Arc<Api>, wishes: &Arc<Vec<Wish>>, known: &mut [u64]) -> Result<Snapshot, Problem> {
-    // Entries come from the store, which must have what the index shows.
-    let audited = wishes.iter().any(|wish| matches!(wish, Wish::Audit(_)));
-    let stored = if audited { api.catch_up_stored(&Wanted::now()).await? } else { api.index.freshness() };
-    let (index, held_wishes) = (api.index.clone(), wishes.clone());
+/// The present rows of every topic, all of one moment. They are written while the client takes them.
+async fn rows(api: &Arc<Api>, wishes: Vec<Wish>) -> Result<(Opening, Snapshot), Problem> {
+    let looking = api.clone();
     // May pass over every task there is.
-    let held = tokio::task::spawn_blocking(move || held_wishes.iter().map(|w| Held::of(&index, w)).collect::<Vec<_>>());
-    let held = held.await.map_err(|_| Problem::internal())?;
-    let mut parts: Vec<BoxStream<'static, Option<Shown>>> = Vec::new();
-    for ((wish, held), known) in wishes.iter().zip(held).zip(&mut *known) {
-        let (part, n) = match (wish, held) {
-            (Wish::View(view, _), Held::Rows(rows, n)) => {
-                let singular = api.views[*view].singular;
-                (stream::iter(rows.into_iter().map(move |r| Some(Shown::row(singular, &*r)))).boxed(), n)
-            }
-            (Wish::Audit(query), _) => (entries(api.clone(), (**query).clone(), stored.entries), stored.n),
-            (_, Held::Tasks(tasks, n)) => (stream::iter(tasks.into_iter().map(|t| Some(Shown::task(&t)))).boxed(), n),
-            (_, _) => continue,
-        };
-        parts.push(part);
-        *known = n;
+    let listed = tokio::task::spawn_blocking(move || {
+        looking.hub.still(|opening| {
+            let listed = wishes.into_iter().map(|wish| Listed::of(&looking.index, wish, &opening));
+            (opening, listed.collect::<Vec<_>>())
+        })
+    });
+    let (opening, listed) = listed.await.map_err(|_| Problem::internal())?;
+    let held = api.hub.hold_rows(listed.iter().map(Listed::len).sum()).map_err(too_many)?;
+    // Entries come from the store, which must have what the index shows.
+    let audited = listed.iter().any(|listed| matches!(listed, Listed::Entries(_)));
+    if audited && !api.hub.published(opening.place.n - 1, Wanted::now().patience()).await {
+        return Err(behind());
     }
-    let n = known.iter().copied().min().unwrap_or_default();
-    Ok(Snapshot { n, rows: stream::iter(parts).flatten().boxed() })
+    let mut parts: Vec<BoxStream<'static, Option<Shown>>> = Vec::new();
+    for listed in listed {
+        parts.push(match listed {
+            Listed::Tasks(tasks) => stream::iter(tasks.into_iter().map(|task| Some(Shown::task(&task)))).boxed(),
+            Listed::Rows(view, rows) => {
+                let singular = api.views[view].singular;
+                stream::iter(rows.into_iter().map(move |row| Some(Shown::row(singular, &*row)))).boxed()
+            }
+            Listed::Entries(query) => entries(api.clone(), *query, opening.entries),
+        });
+    }
+    Ok((opening, Snapshot { rows: stream::iter(parts).flatten().boxed(), _held: held }))
 }
 
-/// Rows copied out of the index, and the commit that they are of.
-enum Held {
-    Tasks(Vec<Arc<Task>>, u64),
-    Rows(Vec<Arc<dyn ViewRow>>, u64),
-    Nothing,
+/// What a snapshot begins with: rows as pointers out of the index, entries as the question for them.
+enum Listed {
+    Tasks(Vec<Arc<Task>>),
+    Rows(usize, Vec<Arc<dyn ViewRow>>),
+    Entries(Box<AuditQuery>),
 }
 
-impl Held {
-    fn of(index: &Index, wish: &Wish) -> Held {
+impl Listed {
+    fn of(index: &Index, wish: Wish, opening: &Opening) -> Listed {
         match wish {
             Wish::Tasks(query, wanted) => {
-                let (mut tasks, seen) = index.all_tasks(query);
+                // Day words mean the moment at which the changes go on.
+                let now = query.depends_on_now().then(|| query.at(opening.as_of));
+                let (mut tasks, _) = index.all_tasks(now.as_ref().unwrap_or(&query));
                 tasks.retain(|task| wanted.is_none_or(|id| id == task.id));
-                Held::Tasks(tasks, seen.n)
+                tasks.shrink_to_fit();
+                Listed::Tasks(tasks)
             }
             Wish::View(view, query) => {
-                let page = index.rows(*view, &RowQuery { limit: usize::MAX, ..query.clone() });
-                Held::Rows(page.rows, page.freshness.n)
+                Listed::Rows(view, index.rows(view, &RowQuery { limit: usize::MAX, ..query }).rows)
             }
-            Wish::Audit(_) => Held::Nothing,
+            Wish::Audit(query) => Listed::Entries(query),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Listed::Tasks(tasks) => tasks.len(),
+            Listed::Rows(_, rows) => rows.len(),
+            Listed::Entries(_) => 0,
         }
     }
 }
@@ -255,7 +305,7 @@ impl Held {
 /// The entries of a query among the first `all`, read page by page while the client takes them.
 fn entries(api: Arc<Api>, mut query: AuditQuery, all: u64) -> BoxStream<'static, Option<Shown>> {
     query.ascending = true;
-    query.limit = AUDIT_PAGE;
+    query.limit = AUDIT_PAGE.0;
     stream::unfold(Some((api, query)), move |state| async move {
         let (api, mut query) = state?;
         let page = match api.audit.audit(all, &query).await {
@@ -266,7 +316,10 @@ fn entries(api: Arc<Api>, mut query: AuditQuery, all: u64) -> BoxStream<'static,
             }
         };
         query.after = page.last().map(|last| last.key);
-        let more = page.len() == AUDIT_PAGE;
+        let more = page.len() == query.limit;
+        // As many as fill a page by the size of these.
+        let bytes: usize = page.iter().map(|entry| entry.json.len()).sum();
+        query.limit = (page.len() * AUDIT_PAGE_BYTES / bytes.max(1)).clamp(1, (2 * query.limit).min(AUDIT_PAGE.1));
         let shown = page.iter().map(|entry| Some(Shown::entry(entry))).collect();
         Some((shown, more.then_some((api, query))))
     })
@@ -274,30 +327,20 @@ fn entries(api: Arc<Api>, mut query: AuditQuery, all: u64) -> BoxStream<'static,
     .boxed()
 }
 
-/// The filters of the wishes; `known` is the commit that each topic's snapshot covers.
-fn select(api: &Arc<Api>, wishes: &[Wish], known: &[u64]) -> Selection {
+/// The filters of the wishes.
+fn select(api: &Arc<Api>, wishes: &[Wish]) -> Selection {
     let mut selection = Selection::default();
-    for (wish, known) in wishes.iter().zip(known.iter().copied()) {
+    for wish in wishes {
         match wish {
-            Wish::Tasks(query, wanted) => {
-                let (api, query, wanted) = (api.clone(), query.clone(), *wanted);
-                let keep = Box::new(move |task: &Task| {
-                    // Day words mean the day of the change, not that of the request.
-                    let now = query.depends_on_now().then(|| query.at(api.status.now()));
-                    let query = now.as_ref().unwrap_or(&query);
-                    wanted.is_none_or(|id| id == task.id) && query.matches(task, api.index.zone_of_task(task))
-                });
-                selection.tasks = Some(Followed { known, keep });
-            }
+            Wish::Tasks(query, task) => selection.tasks = Some(TaskFilter { query: query.clone(), task: *task }),
             Wish::View(view, query) => {
                 let (singular, query) = (api.views[*view].singular, query.clone());
                 let keep = Box::new(move |row: &dyn ViewRow| query.matches(row));
-                selection.views.push(ViewSelection { view: *view, singular, rows: Followed { known, keep } });
+                selection.views.push(ViewSelection { view: *view, singular, keep });
             }
             Wish::Audit(query) => {
                 let query = query.clone();
-                let keep = Box::new(move |entry: &ShownEntry| wants(&query, entry));
-                selection.audit = Some(Followed { known, keep });
+                selection.audit = Some(Box::new(move |entry: &ShownEntry| wants(&query, entry)));
             }
         }
     }

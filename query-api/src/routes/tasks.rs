@@ -1,6 +1,7 @@
 //! Tasks: the filtered list, one task, and the occurrences that its rule will give.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -26,7 +27,11 @@ pub(super) const FILTERS: &[Param] = &[
     param("q", Kind::Text(512), "Words, \"phrases\", OR, -exclusions in title, description and tags."),
     param("status", Kind::Word(&["open", "completed", "all"]), "Open tasks (the default), completed ones, or both."),
     param("priority", Kind::Words(&["HIGH", "MEDIUM", "LOW", "NONE"]), "Any of these."),
-    param("tags", Kind::Words(&[]), "Tags, caseless; an empty value means tasks without tags."),
+    param(
+        "tags",
+        Kind::Words(&[]),
+        "Tags, caseless, a comma in one written as \\,; an empty value means tasks without tags.",
+    ),
     param(
         "tagsMode",
         Kind::Word(&["any", "all", "none"]),
@@ -132,15 +137,17 @@ async fn tasks(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Proble
     api.catch_up(&wanted).await?;
     let now = api.status.now();
     let include = query.include;
-    // A page is a matter of microseconds; counting and searching may pass over many tasks, and belong on a thread
-    // that may be kept busy.
+    // A page is a matter of microseconds; counting and searching may pass over many tasks, and have few threads of
+    // their own.
     let page = if query.counts || !query.facets.is_empty() || query.text.is_some() {
         let index = api.index.clone();
-        let counted = tokio::task::spawn_blocking(move || index.tasks(&query, now));
-        api.within(async { counted.await.map_err(|_| Problem::internal()) }).await?
+        let search = move |gone: &AtomicBool| index.search(&query, now, gone);
+        let found = api.within(api.limits.search(&ask.who(), search)).await?;
+        found.ok_or_else(Problem::internal)?
     } else {
         api.index.tasks(&query, now)
     };
+    let hold = api.hold(&ask, page.bytes).await?;
     let facets = page.facets.map(|facets| {
         let written = facets.iter().map(|(facet, values)| {
             let values = serde_json::to_string(values).expect("texts and numbers always serialise");
@@ -152,7 +159,7 @@ async fn tasks(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Proble
     let items =
         page.items.iter().enumerate().map(|(at, task)| json(task, include, page.included.get(at).unwrap_or(&none)));
     let body = ListBody { items, next_cursor: page.next, total: page.total, facets, as_of: page.as_of };
-    Ok(list(body, page.freshness))
+    Ok(list(body, page.freshness, hold))
 }
 
 async fn task(State(api): State<Arc<Api>>, Path(id): Path<String>, ask: Ask) -> Result<Response, Problem> {
@@ -214,14 +221,18 @@ async fn occurrences(State(api): State<Arc<Api>>, Path(id): Path<String>, ask: A
     let (from, to) = bounds(&mut params, zone);
     let items = (api.preview)(&task, api.index.zone_of_task(&task), from, to, count);
     let items: Vec<_> = items.into_iter().map(|(due, due_at, index)| Preview { due, due_at, index }).collect();
-    let mut response = json_bytes(serde_json::to_vec(&Previews { items }).expect("dates and numbers always serialise"));
+    let shown = Previews { items, as_of: api.status.now(), position: &seen.positions };
+    let mut response = json_bytes(serde_json::to_vec(&shown).expect("dates and numbers always serialise"));
     response.extensions_mut().insert(seen);
     Ok(response)
 }
 
 #[derive(Serialize)]
-struct Previews {
+#[serde(rename_all = "camelCase")]
+struct Previews<'a> {
     items: Vec<Preview>,
+    as_of: Timestamp,
+    position: &'a str,
 }
 
 #[derive(Serialize)]

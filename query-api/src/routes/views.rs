@@ -8,7 +8,7 @@ use chrono_tz::Tz;
 use topics::view::{Filter, ViewRow, ViewSpec};
 use topics::{TaskId, UserId};
 
-use super::answer::{ListBody, json_bytes, list};
+use super::answer::{Hold, ListBody, json_bytes, list};
 use super::audit::{cursor_problem, zone};
 use super::{Api, Ask, LIMIT, PAGED, Resource, path_id};
 use crate::auth::Subject;
@@ -136,7 +136,9 @@ async fn rows(
     let page = api.index.rows(view, &query);
     let next_cursor = page.next.map(|key| Cursor::encode(digest, as_of, now, &key));
     let items = page.rows.iter().map(|row| json(&**row));
-    Ok(list(ListBody { items, next_cursor, total: None, facets: None, as_of }, page.freshness))
+    // What a client may make long stands in tasks, not in rows.
+    let body = ListBody { items, next_cursor, total: None, facets: None, as_of };
+    Ok(list(body, page.freshness, Hold::default()))
 }
 
 async fn row(api: Arc<Api>, ask: Ask, key: String, view: usize, spec: ViewSpec) -> Result<Response, Problem> {

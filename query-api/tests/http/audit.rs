@@ -1,9 +1,11 @@
 //! The audit timeline: lists, single entries, the check of a chain, files.
 
+use query_api::auth::{Auth, Tokens};
 use serde_json::Value;
 use topics::audit::AuditAction;
 
-use crate::world::{World, entry, id};
+use crate::client::Wire;
+use crate::world::{Setup, World, entry, id};
 
 #[tokio::test]
 async fn lists_show_what_passes() {
@@ -33,7 +35,12 @@ async fn entries_and_chains() {
     let world = World::new().await;
     assert_eq!(world.get(&format!("/v1/audit/{}", id(101))).await.json()["action"], "CREATED");
     let check = world.get(&format!("/v1/audit/verify?taskId={}", id(1))).await.json();
-    assert_eq!(check, serde_json::json!({"ok": true, "entries": 1, "firstBadSeq": null}));
+    assert_eq!(
+        check,
+        serde_json::json!({
+            "ok": true, "entries": 1, "firstBadSeq": null, "asOf": "2026-03-30T07:30:00.000Z", "position": "0:1",
+        })
+    );
 }
 
 #[tokio::test]
@@ -73,6 +80,70 @@ async fn a_table_is_safe_to_open() {
     assert_eq!(answer.trailers, [("x-row-count".to_owned(), "1".to_owned())]);
     let by_accept = world.ask("GET", "/v1/audit/export", &[("accept", "text/csv")]).await;
     assert!(by_accept.text().starts_with("id,seq,"), "{}", by_accept.text());
+}
+
+/// Entries of ann and of bob in turn, so many of so many bytes.
+async fn long_entries(setup: Setup, number: u32, bytes: usize) -> World {
+    let world = World::empty(setup).await;
+    let long = |n: u32| {
+        let user = if n.is_multiple_of(2) { "ann" } else { "bob" };
+        let mut made = entry(n, n, user, 1, AuditAction::Created);
+        made.json = made.json.replace("\"00\"", &format!("\"{}\"", "0".repeat(bytes))).into();
+        made
+    };
+    let entries: Vec<_> = (1..=number).map(long).collect();
+    world.apply(world.commit(), entries);
+    world
+}
+
+#[tokio::test]
+async fn a_page_of_long_entries_ends_early_and_a_file_of_them_is_whole() {
+    let world = long_entries(Setup::default(), 7, query_api::limits::PAGE_BYTES * 2 / 5).await;
+    let (mut pages, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let body = world.get(&format!("/v1/audit?order=asc{cursor}")).await.json();
+        let ids = body["items"].as_array().unwrap().iter().map(|e| e["metadata"]["eventId"].as_str().unwrap());
+        pages.push(ids.collect::<Vec<_>>().join(" "));
+        match body["nextCursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(pages, ["e1 e2 e3", "e4 e5 e6", "e7"]);
+    let file = world.get("/v1/audit/export?order=asc").await;
+    let ids: Vec<String> = file
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|line| line["metadata"]["eventId"].as_str().map_or_else(|| line.to_string(), str::to_owned))
+        .collect();
+    assert_eq!(ids[..7].join(" "), "e1 e2 e3 e4 e5 e6 e7");
+    assert_eq!(ids[7..], ["{\"$end\":true,\"count\":7,\"position\":\"0:0\"}"]);
+}
+
+#[tokio::test]
+async fn one_caller_does_not_take_every_export() {
+    const ANN: (&str, &str) = ("authorization", "Bearer token-of-ann-000001");
+    const BOB: (&str, &str) = ("authorization", "Bearer token-of-bob-000001");
+    let tokens = "token-of-ann-000001 ann audit:read\ntoken-of-bob-000001 bob audit:read\n";
+    let auth = Auth::Token(Tokens::parse(tokens).unwrap().into());
+    // So much that the sockets do not take it all while nobody reads.
+    let world = long_entries(Setup { auth, ..Setup::default() }, 64, 1 << 20).await;
+    let mut open = Vec::new();
+    let mut begin = async |who: (&'static str, &'static str)| {
+        let mut wire = Wire::send(world.address, "GET", "/v1/audit/export", &[who]).await;
+        let (status, headers) = wire.head().await;
+        open.push(wire);
+        (status, headers.into_iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after")))
+    };
+    for (who, expected) in [(ANN, 200), (ANN, 200), (ANN, 429), (BOB, 200), (ANN, 429), (BOB, 200), (BOB, 429)] {
+        assert_eq!(begin(who).await, (expected, expected == 429), "{}", who.1);
+    }
+    drop(open);
+    let again = async || Wire::send(world.address, "GET", "/v1/audit/export", &[ANN]).await.head().await.0;
+    while again().await == 429 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

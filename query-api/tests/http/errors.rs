@@ -175,7 +175,7 @@ async fn nothing_is_answered_before_the_views_are_there() {
 #[tokio::test]
 async fn scopes_hold_on_every_resource() {
     let tokens = "token-of-ann-000001 ann tasks:read,audit:read\ntoken-of-the-ops-01 - ops\ntoken-of-support-01 - tasks:read:any,audit:read:any";
-    let auth = Auth::Token(Tokens::parse(tokens).unwrap());
+    let auth = Auth::Token(Tokens::parse(tokens).unwrap().into());
     let world = World::with(Setup { auth, ..Setup::default() }).await;
     let (own, other, gone) = (id(1), id(4), id(5));
     for (who, target, status) in [

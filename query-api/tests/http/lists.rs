@@ -141,11 +141,12 @@ async fn the_preview_is_computed() {
         serde_json::json!({"items": [
             {"due": "2026-04-02", "dueAt": "2026-04-02T00:00:00.000Z", "index": 2},
             {"due": "2026-04-03", "dueAt": "2026-04-03T00:00:00.000Z", "index": 2},
-        ]})
+        ], "asOf": "2026-03-30T07:30:00.000Z", "position": "0:1"})
     );
     let body = world.get(&format!("/v1/tasks/{}/occurrences?count=3&from=2026-04-03&tz=UTC", id(2))).await.json();
     assert_eq!(body["items"].as_array().map(Vec::len), Some(2));
-    assert_eq!(world.get(&format!("/v1/tasks/{}/occurrences", id(1))).await.json(), serde_json::json!({"items": []}));
+    let none = world.get(&format!("/v1/tasks/{}/occurrences", id(1))).await.json();
+    assert_eq!(none["items"], serde_json::json!([]));
 }
 
 #[tokio::test]
@@ -159,4 +160,92 @@ async fn head_is_get_without_body_and_gzip_comes_when_asked_for() {
     let packed = world.ask("GET", "/v1/tasks", &[("accept-encoding", "gzip")]).await;
     assert_eq!(packed.header("content-encoding"), Some("gzip"));
     assert_eq!(packed.body[..2], [0x1f, 0x8b]);
+}
+
+#[tokio::test]
+async fn a_tag_is_weak_where_the_coding_may_differ_and_is_compared_all_the_same() {
+    let world = World::new().await;
+    let path = format!("/v1/tasks/{}", id(1));
+    for (coding, tag) in [
+        (None, "\"1\""),
+        (Some("gzip"), "W/\"1\""),
+        (Some("br, GZIP;q=0.5"), "W/\"1\""),
+        (Some("*"), "W/\"1\""),
+        (Some("gzip;q=0"), "\"1\""),
+        (Some("br"), "\"1\""),
+    ] {
+        let coding: Vec<_> = coding.map(|coding| ("accept-encoding", coding)).into_iter().collect();
+        for method in ["GET", "HEAD"] {
+            let answer = world.ask(method, &path, &coding).await;
+            assert_eq!((answer.status, answer.header("etag")), (200, Some(tag)), "{method} {coding:?}");
+            // Whichever form the client has, it is the same state.
+            for known in ["\"1\"", "W/\"1\""] {
+                let again = world.ask(method, &path, &[coding.clone(), vec![("if-none-match", known)]].concat()).await;
+                assert_eq!((again.status, again.header("etag")), (304, Some(tag)), "{method} {coding:?} {known}");
+            }
+        }
+    }
+}
+
+/// Bytes of a page, from which on it ends.
+const PAGE: usize = query_api::limits::PAGE_BYTES;
+
+#[tokio::test]
+async fn a_page_of_long_tasks_ends_early_and_goes_on() {
+    let world = World::empty(Default::default()).await;
+    let long = |number: u32, bytes: usize| {
+        let description = Some("x".repeat(bytes).into());
+        crate::world::created(topics::Task { description, ..task(number, "ann", "Long") })
+    };
+    let mut commit = world.commit();
+    // Of these five, three begin before a page is full; the next one alone is more than a page.
+    commit.tasks = (1..=5).map(|number| long(number, PAGE * 2 / 5)).collect();
+    commit.tasks.push(long(6, PAGE * 3 / 2));
+    commit.tasks.push(long(7, 10));
+    world.apply(commit, Vec::new());
+    for query in ["sort=title", "sort=title&q=long&counts=true&facets=status"] {
+        let (mut pages, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let answer = world.get(&format!("/v1/tasks?{query}&limit=50{cursor}")).await;
+            let length = answer.header("content-length").map(str::to_owned);
+            assert_eq!(length, Some(answer.body.len().to_string()), "a long answer tells its length, too");
+            let body = answer.json();
+            pages.push(shown(&body).trim_end_matches(" …").to_owned());
+            if query.contains("counts") {
+                assert_eq!(body["total"], 7);
+            }
+            match body["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(pages, ["1 2 3", "4 5 6", "7"], "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_with_a_comma_is_asked_for_with_a_backslash() {
+    let world = World::empty(Default::default()).await;
+    let mut commit = world.commit();
+    for (number, tag) in [(1, "home, sweet"), (2, "home"), (3, "sweet"), (4, "Home, Sweet")] {
+        commit.tasks.push(crate::world::created(topics::Task { tags: vec![tag.into()], ..task(number, "ann", tag) }));
+    }
+    world.apply(commit, Vec::new());
+    for (tags, expected) in [
+        ("home%5C,%20sweet", "1 4"),
+        ("home,sweet", "2 3"),
+        ("home,home%5C,%20sweet&sort=title", "2 4 1"),
+        ("home%5C,%20sweet&tagsMode=none&sort=title", "2 3"),
+    ] {
+        let body = world.get(&format!("/v1/tasks?tags={tags}")).await.json();
+        assert_eq!(shown(&body), expected, "{tags}");
+    }
+    let first = world.get("/v1/tasks?tags=home%5C,%20sweet&limit=1").await.json();
+    let cursor = first["nextCursor"].as_str().expect("there is another");
+    let same = world.get(&format!("/v1/tasks?tags=HOME%5C,+SWEET&limit=1&cursor={cursor}")).await.json();
+    assert_eq!(shown(&same), "4");
+    let other = world.get(&format!("/v1/tasks?tags=home,sweet&limit=1&cursor={cursor}")).await;
+    assert_eq!(other.json()["type"], "urn:com.todo:problem:cursor-mismatch");
+    let facets = world.get("/v1/tasks?facets=tags").await.json();
+    assert_eq!(facets["facets"]["tags"][0], serde_json::json!({"value": "home, sweet", "count": 2}));
 }

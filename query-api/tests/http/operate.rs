@@ -1,12 +1,11 @@
 //! Health, readiness, status, metrics, description, page, and the end of the process.
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use query_api::auth::{Auth, Caller, Scope, Tokens};
+use query_api::auth::{Auth, Scope, Tokens};
 use query_api::params::{Kind, param};
-use query_api::problem::Problem;
-use query_api::routes::Resource;
+use query_api::routes::{Resource, Right};
 use query_api::status::{Readiness, Waiting};
 use serde_json::{Value, json};
 
@@ -51,6 +50,7 @@ async fn status_has_every_part() {
         body,
         json!({
             "asOf": "2026-03-30T07:30:00.000Z",
+            "position": "0:1",
             "source": {"mode": "log", "partitions": [{"partition": 0, "committed": 4, "end": 5, "lag": 1}]},
             "views": [view("tasks", 4), view("occurrences", 0), view("reminders", 2), view("audit", 3)],
             "commits": {"last": "2026-03-30T07:30:00.000Z", "perMinute": 0.0},
@@ -182,46 +182,50 @@ async fn a_shutdown_closes_streams_and_ends() {
 #[derive(Clone)]
 struct Log(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
 
-async fn append(State(log): State<Log>, caller: Caller, body: String) -> Result<(StatusCode, String), Problem> {
-    caller.require(Scope::EventsWrite)?;
+async fn append(State(log): State<Log>, body: String) -> (StatusCode, String) {
     log.0.lock().unwrap().push(body);
-    Ok((StatusCode::ACCEPTED, "{}".to_owned()))
+    (StatusCode::ACCEPTED, "{}".to_owned())
 }
 
 #[tokio::test]
 async fn what_the_binary_adds_has_the_same_edge_and_description() {
     let log = Log(Default::default());
-    let limited = post(append).layer(DefaultBodyLimit::max(10)).with_state(log.clone());
-    let events = Resource::new("post", "/v1/events", "Appends to the log.", limited)
+    let events = Resource::new("post", "/v1/events", "Appends to the log.", post(append).with_state(log.clone()))
         .takes(&[param("partition", Kind::Integer { min: 0, max: 99, default: 0 }, "Which partition.")])
+        .is_for(Right::Scope(Scope::EventsWrite))
         .reads(&["application/cloudevents+json"])
+        .up_to(10)
         .succeeds(202);
-    let auth =
-        Auth::Token(Tokens::parse("token-of-the-app-01 - events:write\ntoken-of-ann-000001 ann tasks:read").unwrap());
+    let auth = Auth::Token(
+        Tokens::parse("token-of-the-app-01 - events:write\ntoken-of-ann-000001 ann tasks:read").unwrap().into(),
+    );
     let world = World::with(Setup { auth, beside: vec![events], ..Setup::default() }).await;
-    let send = async |who: &str, body: &str| {
+    let send = async |who: &str, body: &str, kind: &str| {
         let length = body.len().to_string();
         let token = format!("Bearer {who}");
-        let headers = [("authorization", &*token), ("content-length", &*length), ("content-type", "text/plain")];
+        let headers = [("authorization", &*token), ("content-length", &*length), ("content-type", kind)];
         let mut wire = Wire::send(world.address, "POST", "/v1/events", &headers).await;
         wire.write(body.as_bytes()).await;
         wire.answer("POST").await
     };
-    let answer = send("token-of-the-app-01", "hello").await;
+    let event = "application/cloudevents+json; charset=utf-8";
+    let answer = send("token-of-the-app-01", "hello", event).await;
     assert_eq!((answer.status, answer.header("x-view-position")), (202, Some("0:1")));
     assert!(answer.header("x-request-id").is_some());
     assert_eq!(*log.0.lock().unwrap(), ["hello"]);
-    for (who, body, status, code) in [
-        ("token-of-ann-000001", "hello", 403, "forbidden"),
-        ("token-of-nobody-001", "hello", 401, "unauthorized"),
-        ("token-of-the-app-01", "hello, hello", 413, "body-too-large"),
+    for (who, body, kind, status, code) in [
+        ("token-of-ann-000001", "hello", event, 403, "forbidden"),
+        ("token-of-nobody-001", "hello", event, 401, "unauthorized"),
+        ("token-of-the-app-01", "hello", "text/plain", 415, "unsupported-media-type"),
+        ("token-of-the-app-01", "hello, hello", event, 413, "body-too-large"),
     ] {
-        let answer = send(who, body).await;
+        let answer = send(who, body, kind).await;
         assert_eq!(
             (answer.status, answer.json()["type"].as_str()),
             (status, Some(&*format!("urn:com.todo:problem:{code}")))
         );
     }
+    assert_eq!(log.0.lock().unwrap().len(), 1, "nothing else came through");
     let wrong = world.ask("GET", "/v1/events", &[("authorization", "Bearer token-of-the-app-01")]).await;
     assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")));
     let described = &world.get("/openapi.json").await.json()["paths"]["/v1/events"]["post"];

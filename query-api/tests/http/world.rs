@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use query_api::auth::Auth;
 use query_api::index::Index;
+use query_api::limits::{Bounds, Limits};
 use query_api::metrics::Metrics;
 use query_api::routes::{AuditReader, ReadError, Resource};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource};
@@ -146,6 +147,11 @@ impl Audit {
         all.len() as u64
     }
 
+    /// Removes the newest entry, as age would.
+    pub fn forget_last(&self) {
+        self.entries.lock().unwrap().pop();
+    }
+
     fn works(&self) -> Result<(), ReadError> {
         if self.broken.load(Ordering::SeqCst) { Err("disk secret-volume is away".into()) } else { Ok(()) }
     }
@@ -157,9 +163,9 @@ impl AuditReader for Audit {
         self.works()?;
         let place = |e: &ShownEntry| {
             if query.task.is_some() {
-                (0, e.key.seq, Uuid::nil())
+                AuditKey { timestamp: Timestamp::default(), id: Uuid::nil(), ..e.key }.place(query.ascending)
             } else {
-                (e.key.timestamp.millis(), e.key.seq, e.key.id)
+                e.key.place(query.ascending)
             }
         };
         let mut found = self.entries.lock().unwrap().clone();
@@ -172,15 +178,18 @@ impl AuditReader for Audit {
                 && query.to.is_none_or(|to| e.key.timestamp < to)
         });
         found.sort_by_key(place);
-        if !query.ascending {
-            found.reverse();
-        }
         if let Some(after) = query.after {
             let passed = found.iter().position(|e| e.key == after).map_or(0, |at| at + 1);
             found.drain(..passed);
         }
         found.truncate(query.limit);
         Ok(found)
+    }
+
+    async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
+        self.works()?;
+        let all = self.entries.lock().unwrap();
+        Ok(all.iter().take(last as usize).skip(first as usize - 1).cloned().collect())
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
@@ -199,12 +208,13 @@ impl AuditReader for Audit {
 pub struct Process {
     pub readiness: Mutex<Readiness>,
     pub serving: AtomicBool,
+    pub now: Mutex<Timestamp>,
 }
 
 #[async_trait]
 impl StatusSource for Process {
     fn now(&self) -> Timestamp {
-        at(NOW)
+        *self.now.lock().unwrap()
     }
     fn lag_ms(&self) -> u64 {
         7
@@ -247,13 +257,15 @@ pub struct Setup {
     pub stream: StreamConfig,
     /// What the binary adds to the router.
     pub beside: Vec<Resource>,
+    /// What is shared out.
+    pub bounds: Bounds,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         // A test that waits for a slow reader has no patience; the others never fill a buffer.
         let stream = StreamConfig { patience: std::time::Duration::from_millis(20), ..StreamConfig::default() };
-        Setup { auth: Auth::None, stream, beside: Vec::new() }
+        Setup { auth: Auth::None, stream, beside: Vec::new(), bounds: Bounds::default() }
     }
 }
 
@@ -300,12 +312,13 @@ impl World {
         let views = vec![OCCURRENCES, REMINDERS];
         let metrics = Arc::new(Metrics::new());
         let audit = Arc::new(Audit::default());
-        let process = Arc::new(Process { readiness: Mutex::default(), serving: AtomicBool::new(true) });
+        let process =
+            Arc::new(Process { readiness: Mutex::default(), serving: AtomicBool::new(true), now: Mutex::new(at(NOW)) });
         let api = Arc::new(Api {
             index: Arc::new(Index::new(&views, chrono_tz::UTC)),
             audit: audit.clone(),
             status: process.clone(),
-            hub: Hub::new(setup.stream, 0, &metrics),
+            hub: Hub::new(setup.stream, 0, 0, &metrics),
             metrics,
             views,
             preview: Arc::new(|task, _, from, _, count| {
@@ -314,13 +327,14 @@ impl World {
                 let given = days.filter(|at| from.is_none_or(|from| from <= *at)).map(|at| (due(at), at, 2));
                 if task.recurrence_rule.is_some() { given.collect() } else { Vec::new() }
             }),
+            limits: Limits::new(&setup.bounds),
             config: Config { auth: setup.auth, ..Config::default() },
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
         let router = query_api::router_with(api.clone(), setup.beside);
-        let server = tokio::spawn(query_api::serve(listener, router, stop.clone().cancelled_owned()));
+        let server = tokio::spawn(query_api::serve(listener, router, 1000, stop.clone().cancelled_owned()));
         World { address, api, audit, process, stop, server, commits: Mutex::new(0) }
     }
 
@@ -338,10 +352,22 @@ impl World {
     }
 
     /// What the binary does with a commit.
-    pub fn apply(&self, mut commit: Commit, entries: Vec<ShownEntry>) {
-        commit.entries = self.audit.add(&entries);
-        let rows_before = self.api.index.apply(&commit);
-        self.api.hub.publish(&commit, rows_before, &entries);
+    pub fn apply(&self, commit: Commit, entries: Vec<ShownEntry>) {
+        let commit = self.show(commit, &entries);
+        self.api.hub.publish(&commit, if self.api.hub.wants_audit() { entries } else { Vec::new() });
+    }
+
+    /// The first half of it: readers see the commit, and nobody is told yet.
+    pub fn show(&self, mut commit: Commit, entries: &[ShownEntry]) -> Commit {
+        commit.entries = self.audit.add(entries);
+        self.api.hub.apply(&self.api.index, &commit, self.api.status.now());
+        commit
+    }
+
+    /// Moves the clock, as an operator does.
+    pub fn clock(&self, now: &str) {
+        *self.process.now.lock().unwrap() = at(now);
+        self.api.hub.turn(&self.api.index, at(now));
     }
 
     /// Changes one task in a commit of its own.

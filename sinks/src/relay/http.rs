@@ -1,6 +1,6 @@
 //! Calls over HTTP: through the Dapr sidecar, or straight to a Chat API.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use topics::Timestamp;
@@ -76,7 +76,7 @@ impl Http {
             let url = format!("{}/v1.0/invoke/{CHAT_API}/method/{path}", base(&dapr.endpoint));
             let Ok(body) = create_body(action) else { return unreadable() };
             create_headers(action).iter().for_each(|(name, value)| put(&mut headers, name, value));
-            return match self.post(&url, headers, body, now).await {
+            return match self.post(&url, headers, body).await {
                 Ok(answer) => of_invocation(CHAT_API, &answer, action.kind),
                 Err(error) => silence(CHAT_API, &error),
             };
@@ -84,39 +84,33 @@ impl Http {
         let Ok(call) = binding(action, attempt, &self.wording, now) else { return unreadable() };
         put(&mut headers, "Content-Type", "application/json");
         let url = format!("{}/v1.0/bindings/{component}", base(&dapr.endpoint));
-        match self.post(&url, headers, call.to_json(), now).await {
+        match self.post(&url, headers, call.to_json()).await {
             Ok(answer) => of_binding(component, &answer, action.kind),
             Err(error) => silence(component, &error),
         }
     }
 
     /// Posts a create straight to the Chat API at `url`.
-    pub(super) async fn straight(&self, url: &str, action: &Action, now: Timestamp) -> Verdict {
+    pub(super) async fn straight(&self, url: &str, action: &Action) -> Verdict {
         let mut headers = HeaderMap::new();
         put(&mut headers, "traceparent", &traceparent(action));
         create_headers(action).iter().for_each(|(name, value)| put(&mut headers, name, value));
         let Ok(body) = create_body(action) else { return unreadable() };
         let url = format!("{}/{}", base(url), self.wording.create_path.trim_start_matches('/'));
-        match self.post(&url, headers, body, now).await {
+        match self.post(&url, headers, body).await {
             Ok(answer) => of_receiver(CHAT_API, answer.status, answer.retry_after, action.kind),
             Err(error) => silence(CHAT_API, &error),
         }
     }
 
-    async fn post(
-        &self,
-        url: &str,
-        headers: HeaderMap,
-        body: String,
-        now: Timestamp,
-    ) -> Result<Answer, reqwest::Error> {
+    async fn post(&self, url: &str, headers: HeaderMap, body: String) -> Result<Answer, reqwest::Error> {
         let mut response = self.client.post(url).headers(headers).body(body).send().await?;
         let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let after = text("metadata.retry-after").or(text(RETRY_AFTER.as_str()));
         let mut answer = Answer {
             status: response.status().as_u16(),
             upstream: text("metadata.statuscode").and_then(|status| status.trim().parse().ok()),
-            retry_after: after.and_then(|text| retry_after(text, now)),
+            retry_after: after.and_then(|text| retry_after(text, SystemTime::now())),
             body: String::new(),
         };
         let mut body = Vec::new();

@@ -161,7 +161,7 @@ fn begin_calls(shared: &Arc<Shared>, lane: usize, calls: Vec<Call>, work: &mut J
             let action = &call.action;
             let verdict = match &shared.target {
                 Target::Dapr(dapr) => shared.http.through_sidecar(dapr, action, call.attempt, now).await,
-                Target::ChatApi { url, .. } => shared.http.straight(url, action, now).await,
+                Target::ChatApi { url, .. } => shared.http.straight(url, action).await,
                 Target::Log(_) | Target::None => unreachable!("these make no single calls"),
             };
             Done::Called(vec![(action.id, verdict)])

@@ -1,8 +1,7 @@
 //! What the answer to a call means (contract §4).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use topics::Timestamp;
 use topics::action::ActionKind;
 
 /// What a call came to.
@@ -119,14 +118,15 @@ fn sidecar_message(body: &str) -> String {
     if short.is_empty() { short } else { format!(": {short}") }
 }
 
-/// Reads `Retry-After`: seconds, or a date of HTTP.
-pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+/// Reads `Retry-After`: seconds, or a date of HTTP. The date is the receiver's, so `now` is real time, whatever clock the
+/// pipeline goes by.
+pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
-    let at = chrono::DateTime::parse_from_rfc2822(text).ok()?.timestamp_millis();
-    Some(Duration::from_millis(at.saturating_sub(now.millis()).max(0) as u64))
+    let at: SystemTime = chrono::DateTime::parse_from_rfc2822(text).ok()?.into();
+    Some(at.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2026-03-01T08:00:00Z".parse().unwrap();
+        let now = SystemTime::from(chrono::DateTime::parse_from_rfc3339("2026-03-01T08:00:00Z").unwrap());
         assert_eq!(retry_after("7", now), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("Sun, 01 Mar 2026 08:01:00 GMT", now), Some(Duration::from_secs(60)));
         assert_eq!(retry_after("Sun, 01 Mar 2026 07:00:00 GMT", now), Some(Duration::ZERO));

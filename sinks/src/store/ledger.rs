@@ -5,22 +5,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hashbrown::HashMap;
 use topics::action::{Action, Progress};
 use topics::ids::UserId;
+use topics::page::Filling;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
 use crate::store::changes::{ActionChange, Changes, erased_action, outlives_erasure};
-use crate::store::{ActionQuery, ShownAction, StoreError};
+use crate::store::tally::Tally;
+use crate::store::{ActionQuery, OpenActions, ShownAction, StoreError};
 
 /// The table of actions, as an engine keeps it.
 pub(crate) trait ActionTable {
     /// Those with these ids, in any order.
     async fn some(&self, ids: &[Uuid]) -> Result<Vec<ShownAction>, StoreError>;
-    /// At most `query.limit` of those that match, after `after`, in the order asked for.
-    async fn page(&self, query: &ActionQuery, after: Option<(Timestamp, Uuid)>)
-    -> Result<Vec<ShownAction>, StoreError>;
+    /// Gives those that match, after `after`, in the order asked for: at most `query.limit`, until `each` wants no more.
+    /// Returns how many it gave.
+    async fn page(
+        &self,
+        query: &ActionQuery,
+        after: Option<(Timestamp, Uuid)>,
+        each: &mut (impl FnMut(ShownAction) -> bool + Send),
+    ) -> Result<usize, StoreError>;
 }
 
-/// Durable changes of actions that the table lacks, each with the commit that it came with.
+/// Durable changes of actions that the table lacks, each with the commit that it came with; and the counts of all.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     ahead: Mutex<Ahead>,
@@ -31,6 +38,7 @@ struct Ahead {
     actions: HashMap<Uuid, (u64, ActionChange)>,
     /// Users whose rows in the table are to be erased.
     erased: Vec<(u64, UserId)>,
+    tally: Tally,
 }
 
 impl Ahead {
@@ -45,6 +53,16 @@ impl Ahead {
 }
 
 impl Ledger {
+    /// Nothing is ahead of a table with these actions.
+    pub(crate) fn new(tally: Tally) -> Ledger {
+        Ledger { ahead: Mutex::new(Ahead { tally, ..Ahead::default() }) }
+    }
+
+    /// All actions in numbers.
+    pub(crate) fn numbers(&self) -> Vec<OpenActions> {
+        self.lock().tally.numbers()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ahead> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -55,6 +73,7 @@ impl Ledger {
             return;
         }
         let mut ahead = self.lock();
+        ahead.tally.add(changes);
         for (id, change) in &changes.actions {
             let slot = ahead.actions.entry(*id).or_insert_with(|| (0, change.clone()));
             slot.0 = changes.n;
@@ -115,25 +134,33 @@ impl Ledger {
             }
         }
         page.retain(|shown| matches(query, shown));
-        let mut from_table = 0;
+        let (mut from_table, mut full) = (0, query.limit == 0);
         let mut after = query.after;
-        while from_table < query.limit {
-            let rows = table.page(query, after).await?;
-            let full = rows.len() == query.limit;
-            after = rows.last().map(key).or(after);
-            for shown in rows.into_iter().filter(|shown| !ahead.contains_key(&shown.action.id)) {
-                from_table += 1;
-                page.push(ShownAction { action: erased.visible(shown.action, &shown.progress), ..shown });
-            }
-            if !full {
+        let mut filling = Filling::new(query.bytes);
+        while !full {
+            let mut last = after;
+            let mut each = |shown: ShownAction| {
+                last = Some(key(&shown));
+                if !ahead.contains_key(&shown.action.id) {
+                    from_table += 1;
+                    full = !filling.add(shown.action.body.len()) || from_table == query.limit;
+                    page.push(ShownAction { action: erased.visible(shown.action, &shown.progress), ..shown });
+                }
+                !full
+            };
+            if table.page(query, after, &mut each).await? < query.limit {
                 break;
             }
+            after = last;
         }
         page.sort_by_key(key);
         if query.descending {
             page.reverse();
         }
         page.truncate(query.limit);
+        let mut filling = Filling::new(query.bytes);
+        let end = page.iter().position(|shown| !filling.add(shown.action.body.len()));
+        page.truncate(end.map_or(page.len(), |last| last + 1));
         Ok(page)
     }
 }

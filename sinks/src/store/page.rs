@@ -1,8 +1,8 @@
 //! What a page of the audit wants, and the best entries found for it so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use topics::audit::{AuditAction, AuditKey, AuditQuery};
+use topics::audit::{AuditAction, AuditKey, AuditPlace, AuditQuery};
 use topics::time::Timestamp;
 
 use crate::store::block::Slot;
@@ -69,48 +69,140 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The best so far in the order asked for.
+/// The best so far in the order asked for, within the page's entries and bytes.
 pub(crate) struct Best<T> {
     ascending: bool,
     limit: usize,
-    after: Option<AuditKey>,
-    found: BTreeMap<AuditKey, T>,
+    bytes: usize,
+    after: Option<AuditPlace>,
+    /// Each with its size.
+    found: BTreeMap<AuditPlace, (T, usize)>,
+    held: usize,
 }
 
 impl<T> Best<T> {
     pub(crate) fn new(query: &AuditQuery) -> Self {
-        Best { ascending: query.ascending, limit: query.limit, after: query.after, found: BTreeMap::new() }
+        let after = query.after.map(|after| after.place(query.ascending));
+        let AuditQuery { ascending, limit, bytes, .. } = *query;
+        Best { ascending, limit, bytes, after, found: BTreeMap::new(), held: 0 }
     }
 
-    pub(crate) fn offer(&mut self, key: AuditKey, what: T) {
-        let behind = self.after.is_none_or(|after| if self.ascending { key > after } else { key < after });
-        if behind {
-            self.found.insert(key, what);
-            if self.found.len() > self.limit {
-                if self.ascending {
-                    self.found.pop_last()
-                } else {
-                    self.found.pop_first()
-                };
-            }
+    /// `size` is at most what the entry takes on the page.
+    pub(crate) fn offer(&mut self, key: AuditKey, what: T, size: usize) {
+        let place = key.place(self.ascending);
+        if self.after.is_some_and(|after| place <= after) {
+            return;
         }
+        if let Some((_, before)) = self.found.insert(place, (what, size)) {
+            self.held -= before;
+        }
+        self.held += size;
+        while self.found.len() > self.limit || self.is_over() {
+            let (_, (_, size)) = self.found.pop_last().expect("it has more than it may");
+            self.held -= size;
+        }
+    }
+
+    fn last_sizes(&self) -> impl Iterator<Item = usize> {
+        self.found.values().rev().map(|(_, size)| *size)
+    }
+
+    /// Whether the last one is beyond the one that shows that more follow.
+    fn is_over(&self) -> bool {
+        self.bytes > 0 && self.found.len() > 2 && self.held - self.last_sizes().take(2).sum::<usize>() >= self.bytes
     }
 
     /// Whether nothing at `at` or beyond can join.
     pub(crate) fn ends_before(&self, at: i64) -> bool {
-        if self.found.len() < self.limit {
-            return false;
-        }
-        let worst = if self.ascending { self.found.last_key_value() } else { self.found.first_key_value() };
-        worst.is_some_and(|(worst, _)| {
-            let worst = worst.timestamp.millis();
-            if self.ascending { at > worst } else { at < worst }
-        })
+        let is_full = self.found.len() >= self.limit
+            || (self.bytes > 0 && self.held - self.last_sizes().next().unwrap_or_default() >= self.bytes);
+        let worst = self.found.last_key_value().filter(|_| is_full);
+        worst.is_some_and(|((worst, ..), _)| if self.ascending { at > *worst } else { !at > *worst })
     }
 
     /// All of them, in order.
     pub(crate) fn page(self) -> Vec<T> {
-        let found = self.found.into_values();
-        if self.ascending { found.collect() } else { found.rev().collect() }
+        self.found.into_values().map(|(what, _)| what).collect()
+    }
+}
+
+/// A page of one task, which is read from the end of its chain.
+pub(crate) struct OfTask<'a, T> {
+    query: &'a AuditQuery,
+    /// Each with its size; ascending, the last ones found come first.
+    found: VecDeque<(T, usize)>,
+    held: usize,
+}
+
+impl<'a, T> OfTask<'a, T> {
+    pub(crate) fn new(query: &'a AuditQuery) -> Self {
+        OfTask { query, found: VecDeque::new(), held: 0 }
+    }
+
+    pub(crate) fn add(&mut self, what: T, size: usize) {
+        self.found.push_back((what, size));
+        self.held += size;
+        let AuditQuery { ascending, limit, bytes, .. } = *self.query;
+        let begin = |found: &VecDeque<(T, usize)>| found.iter().take(2).map(|(_, size)| size).sum::<usize>();
+        while ascending
+            && (self.found.len() > limit
+                // One more than fits is kept: it shows that others follow.
+                || (bytes > 0 && self.found.len() > 2 && self.held - begin(&self.found) >= bytes))
+        {
+            self.held -= self.found.pop_front().map_or(0, |(_, size)| size);
+        }
+    }
+
+    /// Whether those further along the chain are not wanted.
+    pub(crate) fn ends(&self) -> bool {
+        let AuditQuery { ascending, limit, bytes, .. } = *self.query;
+        let last = self.found.back().map_or(0, |(_, size)| *size);
+        !ascending && (self.found.len() == limit || (bytes > 0 && self.held - last >= bytes))
+    }
+
+    pub(crate) fn finish(self) -> Vec<T> {
+        let found = self.found.into_iter().map(|(what, _)| what);
+        if self.query.ascending { found.rev().collect() } else { found.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn key(at: i64, seq: u64, id: u128) -> AuditKey {
+        AuditKey { timestamp: Timestamp::from_millis(at), seq, id: Uuid::from_u128(id) }
+    }
+
+    /// Offers entries of one size in both orders of coming; ids of those on the page.
+    #[track_caller]
+    fn check(query: &AuditQuery, size: usize, expected: &[u128]) {
+        let entries = [key(1, 1, 1), key(1, 1, 2), key(1, 2, 3), key(2, 1, 4), key(2, 1, 5)];
+        for reversed in [false, true] {
+            let mut best = Best::new(query);
+            let mut coming = entries.to_vec();
+            if reversed {
+                coming.reverse();
+            }
+            coming.iter().for_each(|key| best.offer(*key, key.id.as_u128(), size));
+            assert_eq!(best.page(), expected, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_is_bounded_by_entries_and_bytes_and_ids_ascend_either_way() {
+        let all = AuditQuery { limit: 10, ..AuditQuery::default() };
+        let ascending = AuditQuery { ascending: true, ..all.clone() };
+        check(&ascending, 1, &[1, 2, 3, 4, 5]);
+        check(&all, 1, &[4, 5, 3, 1, 2]);
+        check(&AuditQuery { after: Some(key(2, 1, 4)), ..all.clone() }, 1, &[5, 3, 1, 2]);
+        check(&AuditQuery { after: Some(key(1, 1, 1)), ..all.clone() }, 1, &[2]);
+        check(&AuditQuery { limit: 2, ..all.clone() }, 1, &[4, 5]);
+        // Two fit, and one more shows that others follow.
+        check(&AuditQuery { bytes: 20, ..all.clone() }, 10, &[4, 5, 3]);
+        check(&AuditQuery { bytes: 1, ..all.clone() }, 10, &[4, 5]);
+        check(&AuditQuery { bytes: 20, ..ascending }, 10, &[1, 2, 3]);
     }
 }

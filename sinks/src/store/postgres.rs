@@ -30,7 +30,8 @@ use crate::store::encoder::{Encoder, Resume};
 use crate::store::engine::{Engine, Options, Start, encode, thread, thread_of};
 use crate::store::ledger::Ledger;
 use crate::store::{
-    ActionQuery, Erasures, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification,
+    ActionQuery, Erasures, KeptDeadLetter, OnDurable, OpenActions, ShownAction, Store, StoreError, StoreStatus,
+    Verification,
 };
 
 mod db;
@@ -207,6 +208,7 @@ impl Postgres {
             .fetch_one(&mut *conn_ref)
             .await
             .map_err(db.failed("read dead letters"))?;
+        let ledger = Ledger::new(ledger::tally(conn_ref, db).await?);
         let start = Start {
             n: mark.n,
             entries: mark.entries,
@@ -217,8 +219,7 @@ impl Postgres {
         };
         let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone() };
         let engine = Engine::new(views, chains, options, start);
-        let (ledger, tables) = (Ledger::default(), tokio::sync::Mutex::default());
-        let shared = Arc::new(Shared { engine, ledger, audit, tables });
+        let shared = Arc::new(Shared { engine, ledger, audit, tables: tokio::sync::Mutex::default() });
         shared.ledger.add(&newer);
         erasures::load(conn_ref, &shared, db).await?;
         close(conn).await;
@@ -304,12 +305,24 @@ impl Store for Postgres {
         self.shared.ledger.page(query, &Table(&self.pool, &self.db)).await
     }
 
+    fn open_actions(&self) -> Vec<OpenActions> {
+        self.shared.ledger.numbers()
+    }
+
     async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError> {
         self.shared.ledger.get(id, &Table(&self.pool, &self.db)).await
     }
 
     async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError> {
         dead_letters::page(&self.pool, &self.db, before, limit).await
+    }
+
+    async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError> {
+        dead_letters::sizes(&self.pool, &self.db, before, limit).await
+    }
+
+    async fn dead_letters_kept(&self) -> Result<u64, StoreError> {
+        dead_letters::kept(&self.pool, &self.db).await
     }
 
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {

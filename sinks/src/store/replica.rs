@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use topics::action::ActionKind;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Erasure, NextOffset, RowChange, TaskRow, UserRow};
 use topics::ids::{TaskId, UserId};
 use topics::time::Timestamp;
 use uuid::Uuid;
 
-use crate::store::StoreError;
 use crate::store::changes::Changes;
+use crate::store::{OpenActions, StoreError};
 
 /// How long changes are kept for a replica that is no longer heard of.
 pub(crate) const EXPIRES: Duration = Duration::from_secs(600);
@@ -42,14 +41,18 @@ pub trait Replica: Send + Sync {
     /// A page of audit entries with numbers up to `entries`.
     async fn audit_of(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError>;
 
+    /// Entries number `first` to `last`, counted from 1 in the order in which they were committed; those that were
+    /// removed are left out.
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError>;
+
     /// One audit entry.
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError>;
 
     /// Checks the hash chain of a task; `None` when the task has none.
     async fn check_chain(&self, task: TaskId) -> Result<Option<ChainCheck>, StoreError>;
 
-    /// Outbox and ledger in numbers, as the tables have them.
-    async fn open_actions(&self) -> Result<Vec<OpenActions>, StoreError>;
+    /// Outbox and ledger in numbers, as of the last commit taken over.
+    fn open_actions(&self) -> Vec<OpenActions>;
 
     /// How many dead letters are kept.
     async fn dead_letters(&self) -> Result<u64, StoreError>;
@@ -82,37 +85,6 @@ pub struct Followed {
     pub commit: Commit,
     /// Their audit entries as shown; empty unless they were asked for.
     pub audit: Vec<ShownEntry>,
-}
-
-/// Open actions of a kind, as the tables have them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenActions {
-    /// The kind.
-    pub kind: ActionKind,
-    /// How many are open.
-    pub open: u64,
-    /// How many failed.
-    pub failed: u64,
-    /// Decision of the oldest open one.
-    pub oldest: Option<Timestamp>,
-}
-
-/// The numbers that [`OpenActions`] are made of, by kind.
-pub(crate) const OPEN_ACTIONS: &str = "SELECT kind, count(*) FILTER (WHERE state <> 'FAILED'), \
-    count(*) FILTER (WHERE state = 'FAILED'), min(decided_at) FILTER (WHERE state <> 'FAILED') FROM actions \
-    WHERE state IN ('DECIDED', 'PENDING', 'SENT', 'FAILED') GROUP BY kind";
-
-impl OpenActions {
-    /// One for each kind. `found` gives what the store has of a kind: open, failed, oldest.
-    pub(crate) fn of_kinds(found: impl Fn(&str) -> Option<(i64, i64, Option<Timestamp>)>) -> Vec<OpenActions> {
-        let kinds = [ActionKind::CreateNextTask, ActionKind::Reminder].into_iter();
-        kinds
-            .map(|kind| {
-                let (open, failed, oldest) = found(kind.name()).unwrap_or_default();
-                OpenActions { kind, open: open as u64, failed: failed as u64, oldest }
-            })
-            .collect()
-    }
 }
 
 /// How far a replica is.
@@ -223,6 +195,7 @@ pub(crate) fn commit_of(changes: Changes) -> Commit {
         erased,
         touched: changes.touched,
         caught_up: true,
+        covers_start: true,
         ..Commit::default()
     }
 }

@@ -31,7 +31,8 @@ use crate::store::data_dir::DataDir;
 use crate::store::encoder::Encoder;
 use crate::store::engine::{Engine, Options, Start, encode, thread};
 use crate::store::{
-    ActionQuery, Erasures, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification,
+    ActionQuery, Erasures, KeptDeadLetter, OnDurable, OpenActions, ShownAction, Store, StoreError, StoreStatus,
+    Verification,
 };
 
 mod db;
@@ -42,6 +43,7 @@ mod ledger;
 mod dead_letters;
 mod runs;
 mod candidates;
+mod cache;
 mod audit;
 mod cuts;
 mod check;
@@ -154,6 +156,7 @@ impl Sqlite {
         let positions = load::positions(&mut journal_conn, &journal_db).await?;
         let (mut restored, tasks) =
             load::restore(&mut readers, &views_db, views, &chains, mark, &newer, positions).await?;
+        let ledger = Ledger::new(readers.tally(&views_db).await?);
         readers.close().await;
         let mut runs_conn = runs_db.open().await?;
         let runs = runs::load(&mut runs_conn, &runs_db, mark.removed.to, mark.entries).await?;
@@ -178,7 +181,6 @@ impl Sqlite {
             chains.clone(),
             index.clone(),
         );
-        let ledger = Ledger::default();
         ledger.add(&newer);
         let start = Start {
             n: mark.n,
@@ -310,12 +312,24 @@ impl Store for Sqlite {
         self.shared.ledger.page(query, &Table(&self.views.0, &self.views.1)).await
     }
 
+    fn open_actions(&self) -> Vec<OpenActions> {
+        self.shared.ledger.numbers()
+    }
+
     async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError> {
         self.shared.ledger.get(id, &Table(&self.views.0, &self.views.1)).await
     }
 
     async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError> {
         dead_letters::page(&self.journal.0, &self.journal.1, before, limit).await
+    }
+
+    async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError> {
+        dead_letters::sizes(&self.journal.0, &self.journal.1, before, limit).await
+    }
+
+    async fn dead_letters_kept(&self) -> Result<u64, StoreError> {
+        dead_letters::kept(&self.journal.0, &self.journal.1).await
     }
 
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {

@@ -386,7 +386,12 @@ impl History {
                 continue;
             }
             let (action, progress) = self.actions.get_mut(&id).unwrap();
-            progress.state = ActionState::ALL[self.rng.random_range(2..7)];
+            // What is done opens again only with a new decision.
+            let closed = [ActionState::Delivered, ActionState::Confirmed, ActionState::Cancelled];
+            progress.state = match closed.contains(&progress.state) {
+                true => closed[self.rng.random_range(0..closed.len())],
+                false => ActionState::ALL[self.rng.random_range(2..7)],
+            };
             progress.attempts += 1;
             progress.last_error = Some("503".into());
             progress.next_attempt_at = Some(commit.committed_at);

@@ -1,8 +1,11 @@
 //! Pages of audit, ledger and dead letters against filtering and sorting everything.
 
-use sinks::store::{ActionQuery, Store};
+use std::cmp::Reverse;
+
+use sinks::store::{ActionQuery, OpenActions, Store};
 use topics::action::{ActionKind, ActionState};
 use topics::audit::{AuditAction, AuditEntry, AuditKey, AuditQuery};
+use topics::page::fitting;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
@@ -36,18 +39,25 @@ async fn check(store: &dyn Store, history: &History, query: AuditQuery) {
             history.entries.iter().filter(|entry| matches(&query, entry)).map(key_of).collect();
         match query.task {
             Some(_) => expected.sort_by_key(|key| key.seq),
-            None => expected.sort(),
+            None => expected.sort_by_key(|key| (key.timestamp, key.seq, key.id)),
         }
         if !ascending {
-            expected.reverse();
+            // Timestamp and seq are reversed; ids ascend all the same, which a stable sort leaves as they are.
+            expected.sort_by_key(|key| {
+                Reverse(if query.task.is_some() { (None, key.seq) } else { (Some(key.timestamp), key.seq) })
+            });
         }
         let mut query = AuditQuery { ascending, ..query.clone() };
         let mut found = Vec::new();
         loop {
-            let page = store.audit(&query).await.unwrap();
+            let mut page = store.audit(&query).await.unwrap();
             assert!(page.len() <= query.limit);
+            let fit = fitting(page.iter().map(|entry| entry.json.len()), query.bytes);
+            assert!(page.len() <= fit + 1, "only one more than fits is read");
+            let is_last = page.len() < query.limit && page.len() == fit;
+            page.truncate(fit);
             found.extend(page.iter().map(|entry| entry.key));
-            if page.len() < query.limit {
+            if is_last {
                 break;
             }
             query.after = found.last().copied();
@@ -72,6 +82,13 @@ async fn audit_pages_are_those_of_plain_code(place: &Place) {
         check(store, &history, AuditQuery { limit, ..all() }).await;
         check(store, &history, AuditQuery { limit, user: user.clone(), ..all() }).await;
         check(store, &history, AuditQuery { limit, from, to, ..all() }).await;
+    }
+    for bytes in [1, 3000, 20_000] {
+        check(store, &history, AuditQuery { bytes, ..all() }).await;
+        check(store, &history, AuditQuery { bytes, user: user.clone(), ..all() }).await;
+        check(store, &history, AuditQuery { bytes, actor: user.as_ref().map(|user| user.to_string()), ..all() }).await;
+        let task = history.memory.keys().next().copied();
+        check(store, &history, AuditQuery { bytes, task, ..all() }).await;
     }
     check(store, &history, AuditQuery { from, ..all() }).await;
     check(store, &history, AuditQuery { to, ..all() }).await;
@@ -131,11 +148,45 @@ async fn ledger_pages_are_those_of_plain_code(place: &Place) {
                 },
                 ActionQuery { limit: 2, descending, kind: Some(ActionKind::Reminder), ..ActionQuery::default() },
                 ActionQuery { limit: 1, descending, task, ..ActionQuery::default() },
+                ActionQuery { limit: 50, descending, bytes: 1, ..ActionQuery::default() },
+                ActionQuery {
+                    limit: 50,
+                    descending,
+                    bytes: 900,
+                    states: vec![ActionState::Pending, ActionState::Sent],
+                    ..ActionQuery::default()
+                },
             ] {
                 check_ledger(&*opened.store, &history, query).await;
             }
         }
+        assert_eq!(opened.store.open_actions(), numbers_of(&history));
     }
+    let expected = numbers_of(&history);
+    assert!(expected.iter().all(|kind| kind.open > 0) && expected.iter().any(|kind| kind.failed > 0), "{expected:?}");
+    opened.store.close().await;
+    drop(opened);
+    let opened = place.open(small()).await;
+    assert_eq!(opened.store.open_actions(), expected, "opened again");
+    append(&*opened.store, &[history.commit(17)]).await;
+    assert_eq!(opened.store.open_actions(), numbers_of(&history));
+}
+
+/// What plain code counts.
+pub fn numbers_of(history: &History) -> Vec<OpenActions> {
+    let kinds = [ActionKind::CreateNextTask, ActionKind::Reminder].into_iter();
+    kinds
+        .map(|kind| {
+            let of_kind = || history.actions.values().filter(move |(action, _)| action.kind == kind);
+            let open = || of_kind().filter(|(_, progress)| progress.state.is_open());
+            OpenActions {
+                kind,
+                open: open().count() as u64,
+                failed: of_kind().filter(|(_, progress)| progress.state == ActionState::Failed).count() as u64,
+                oldest: open().map(|(action, _)| action.decided_at).min(),
+            }
+        })
+        .collect()
 }
 
 async fn check_ledger(store: &dyn Store, history: &History, mut query: ActionQuery) {
@@ -155,9 +206,13 @@ async fn check_ledger(store: &dyn Store, history: &History, mut query: ActionQue
     }
     let mut found = Vec::new();
     loop {
-        let page = store.actions(&query).await.unwrap();
+        let mut page = store.actions(&query).await.unwrap();
+        let fit = fitting(page.iter().map(|shown| shown.action.body.len()), query.bytes);
+        assert!(page.len() <= fit + 1, "only one more than fits is read");
+        let is_last = page.len() < query.limit && page.len() == fit;
+        page.truncate(fit);
         found.extend(page.iter().map(|shown| (shown.action.decided_at, shown.action.id, shown.progress.clone())));
-        if page.len() < query.limit {
+        if is_last {
             break;
         }
         query.after = found.last().map(|(at, id, _)| (*at, *id));
@@ -170,6 +225,17 @@ async fn dead_letters_are_paged_newest_first(place: &Place) {
     let opened = place.open(small()).await;
     let commits: Vec<_> = (0..40).map(|_| history.commit(1)).collect();
     append(&*opened.store, &commits).await;
+    let sizes = opened.store.dead_letter_sizes(None, 1000).await.unwrap();
+    let expected: Vec<_> = history
+        .letters
+        .iter()
+        .enumerate()
+        .map(|(at, letter)| (at as u64 + 1, letter.value.len() as u64))
+        .rev()
+        .collect();
+    assert_eq!(sizes, expected);
+    assert_eq!(opened.store.dead_letter_sizes(Some(3), 1).await.unwrap(), expected[expected.len() - 2..][..1]);
+    assert_eq!(opened.store.dead_letters_kept().await.unwrap(), expected.len() as u64);
     let (mut found, mut before) = (Vec::new(), None);
     loop {
         let page = opened.store.dead_letters(before, 4).await.unwrap();

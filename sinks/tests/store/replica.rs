@@ -11,6 +11,7 @@ use topics::ids::TaskId;
 use uuid::Uuid;
 
 use crate::history::{History, Note};
+use crate::paging::numbers_of;
 use crate::place::Place;
 use crate::roundtrip::small;
 
@@ -111,6 +112,7 @@ async fn a_replica_opened_at_any_moment_has_it_all(place: &Place) {
         for id in tasks.keys().step_by(17) {
             assert_eq!(replica.check_chain(*id).await.unwrap(), opened.store.check_chain(*id).await.unwrap());
         }
+        assert_eq!(replica.open_actions(), numbers_of(&history));
         assert_eq!((replica.progress().behind(), replica.progress().audit_rows()), (0, expected.len() as u64));
         replica.close().await;
     }

@@ -138,11 +138,9 @@ async fn check_pages(store: &dyn Store, left: &Left, query: AuditQuery) {
     for ascending in [true, false] {
         let mut expected: Vec<&Seen> = left.seen.iter().filter(|seen| seen.matches(&query)).collect();
         match query.task {
-            Some(_) => expected.sort_by_key(|seen| seen.key.seq),
-            None => expected.sort_by_key(|seen| seen.key),
-        }
-        if !ascending {
-            expected.reverse();
+            Some(_) if ascending => expected.sort_by_key(|seen| seen.key.seq),
+            Some(_) => expected.sort_by_key(|seen| std::cmp::Reverse(seen.key.seq)),
+            None => expected.sort_by_key(|seen| seen.key.place(ascending)),
         }
         let mut query = AuditQuery { ascending, ..query.clone() };
         let mut found: Vec<Json> = Vec::new();
@@ -235,7 +233,7 @@ async fn expire(store: &Arc<dyn Store>, (before, now): (Timestamp, Timestamp), e
 /// Has entries removed until `left` is what the store has. A chain of one entry has as many afterwards.
 async fn expire_to(store: &Arc<dyn Store>, left: &Left, (before, now): (Timestamp, Timestamp)) {
     let mut expected: Vec<AuditKey> = left.seen.iter().map(|seen| seen.key).collect();
-    expected.sort();
+    expected.sort_by_key(|key| key.place(true));
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         store.expire_audit(before, now);

@@ -17,6 +17,22 @@ async fn check(server: &Server, line: &str, headers: &[&str], body: &str, expect
 const BREAD: &str = r#"{"id":"00000000-0000-4000-8000-000000000001","userId":"ann","title":" Buy bread "}"#;
 
 #[tokio::test]
+async fn pages_and_forms_change_nothing() {
+    let (server, _dir) = fresh().await;
+    for of_a_page in [
+        "origin: http://evil.example",
+        "origin: null",
+        "sec-fetch-site: cross-site",
+        "content-type: text/plain",
+        "content-type: application/x-www-form-urlencoded; charset=utf-8",
+    ] {
+        assert_eq!(server.call("POST /api/tasks", &[of_a_page], BREAD).await.status, 403, "{of_a_page}");
+    }
+    assert_eq!(server.done("GET /api/tasks", "").await["items"], serde_json::json!([]));
+    assert_eq!(server.call("POST /api/tasks", &["content-type: application/json"], BREAD).await.status, 201);
+}
+
+#[tokio::test]
 async fn the_life_of_a_task() {
     let (server, _dir) = fresh().await;
     let one = id(1);

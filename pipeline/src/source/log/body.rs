@@ -81,7 +81,7 @@ pub(super) fn without_mark(body: Bytes) -> Bytes {
 }
 
 fn form_of(content_type: Option<&str>) -> Result<Form, BodyError> {
-    let Some(full) = content_type else { return Ok(Form::Single) };
+    let full = content_type.unwrap_or_default();
     let media = full.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         "application/cloudevents+json" | "application/json" => Ok(Form::Single),
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn bodies_become_records_without_being_judged() {
         check_body(Some("application/cloudevents+json; charset=UTF-8"), r#"{"a": 1}"#, &[r#"{"a": 1}"#]);
-        check_body(None, "anything", &["anything"]);
+        check_body(Some("application/json"), "anything", &["anything"]);
         check_body(Some("Application/JSON"), "", &[""]);
         check_body(Some("application/cloudevents-batch+json"), "[]", &[]);
         check_body(
@@ -410,5 +410,7 @@ mod tests {
             let refused = records_of_body(Some(bad), Bytes::new(), None, Timestamp::default());
             assert_eq!(refused, Err(BodyError::UnsupportedContentType(bad.to_owned())));
         }
+        let none = records_of_body(None, Bytes::new(), None, Timestamp::default());
+        assert_eq!(none, Err(BodyError::UnsupportedContentType(String::new())), "a page can send a body without one");
     }
 }

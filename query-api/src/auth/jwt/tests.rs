@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{Jwt, Place, Refused, Settings, TOKEN_MAX, Trust};
 use crate::auth::{Caller, Scope};
-use topics::UserId;
+use topics::{Timestamp, UserId};
 
 const SECRET: &[u8] = b"a secret of thirty-two bytes or more";
 
@@ -92,7 +92,11 @@ fn hs256() -> Issuer {
 }
 
 fn token(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
-    let part = |value: &Value| BASE64.encode(value.to_string());
+    signed_parts(&header.to_string(), &claims.to_string(), sign)
+}
+
+fn signed_parts(header: &str, claims: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
+    let part = |text: &str| BASE64.encode(text);
     let message = format!("{}.{}", part(header), part(claims));
     let signature = BASE64.encode(sign(message.as_bytes()));
     format!("{message}.{signature}")
@@ -130,13 +134,19 @@ async fn tokens_speak_for_their_subject_as_long_as_they_hold() {
         let jwt = judge(issuer.trust.clone()).await;
         let header = json!({"alg": issuer.algorithm, "typ": "JWT", "kid": "k1"});
         let check = async |changed: Value, expected: Result<Caller, Refused>| {
-            let found = jwt.caller(&token(&header, &claims(changed.clone()), &issuer.sign)).await;
+            let claims = claims(changed.clone());
+            let found = jwt.caller(&token(&header, &claims, &issuer.sign)).await;
+            // Whoever is known is known until then.
+            let ends = || Timestamp::from_millis((claims["exp"].as_f64().unwrap() * 1000.0) as i64);
+            let expected = expected.map(|caller| caller.until(ends()));
             assert_eq!(found, expected, "{} {changed}", issuer.algorithm);
         };
         check(json!({}), Ok(Caller::new(ann(), &own))).await;
         check(json!({"scope": null, "scp": ["ops", "other"]}), Ok(Caller::new(ann(), &[Scope::Ops]))).await;
         check(json!({"sub": null}), Ok(Caller::new(None, &own))).await;
         check(json!({"aud": ["other", "tasktide"]}), Ok(Caller::new(ann(), &own))).await;
+        check(json!({"exp": now() as f64 + 299.5, "iat": now() as f64 - 0.5}), Ok(Caller::new(ann(), &own))).await;
+        check(json!({"iat": now() + 30}), Ok(Caller::new(ann(), &own))).await;
         check(json!({"exp": now() - 30, "nbf": now() + 30}), Ok(Caller::new(ann(), &own))).await;
         for bad in [
             json!({"exp": now() - 90}),
@@ -148,6 +158,21 @@ async fn tokens_speak_for_their_subject_as_long_as_they_hold() {
             json!({"aud": null}),
             json!({"sub": ""}),
             json!({"scope": 7}),
+            json!({"iss": ["https://login.example.org"]}),
+            json!({"iss": ["https://login.example.org", "https://login.example.com"]}),
+            json!({"iat": now() + 90}),
+            json!({"iat": "yesterday"}),
+            json!({"iat": -1}),
+            json!({"nbf": true}),
+            json!({"exp": "2030-01-01T00:00:00Z"}),
+            json!({"exp": 1e300}),
+            json!({"exp": 253_402_300_800_i64}),
+            json!({"exp": -1}),
+            json!({"sub": ["ann"]}),
+            json!({"sub": 7}),
+            json!({"aud": ["other"]}),
+            json!({"aud": [7, "tasktide"]}),
+            json!({"aud": {"tasktide": true}}),
         ] {
             check(bad, Err(Refused::Bad)).await;
         }
@@ -184,7 +209,35 @@ async fn forged_tokens_are_refused() {
             ("nothing", String::new()),
             ("very long", format!("{good}{}", "A".repeat(TOKEN_MAX))),
         ];
-        for (what, forged) in forged {
+        let twice = |more: &str| {
+            let claims = claims(json!({})).to_string();
+            let claims = format!("{},{more}}}", claims.strip_suffix('}').unwrap());
+            signed_parts(&header(issuer.algorithm).to_string(), &claims, &issuer.sign)
+        };
+        let with = |name: &str, value: Value| {
+            let mut header = header(issuer.algorithm);
+            header[name] = value;
+            own(header, &issuer.sign)
+        };
+        let odd = [
+            ("a subject twice", twice(r#""sub":"bob""#)),
+            ("an end twice", twice(r#""exp":9999999999"#)),
+            ("an issuer twice", twice(r#""iss":"https://login.example.org""#)),
+            ("scopes twice", twice(r#""scope":"ops""#)),
+            ("an algorithm twice", {
+                let header = format!(r#"{{"alg":"none","alg":"{}","kid":"k1"}}"#, issuer.algorithm);
+                signed_parts(&header, &claims(json!({})).to_string(), &issuer.sign)
+            }),
+            ("of another type", with("typ", json!("dpop+jwt"))),
+            ("of a refresh token's type", with("typ", json!("rt+jwt"))),
+            ("a type that is no text", with("typ", json!(["JWT"]))),
+            ("a token in a token", with("cty", json!("JWT"))),
+            ("compressed", with("zip", json!("DEF"))),
+        ];
+        for kind in ["JWT", "jwt", "at+jwt", "application/at+jwt"] {
+            assert!(jwt.caller(&with("typ", json!(kind))).await.is_ok(), "{} {kind}", issuer.algorithm);
+        }
+        for (what, forged) in forged.into_iter().chain(odd) {
             assert_eq!(jwt.caller(&forged).await, Err(Refused::Bad), "{} {what}", issuer.algorithm);
         }
         if !matches!(issuer.trust, Trust::Hs256(_)) {

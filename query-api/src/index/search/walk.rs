@@ -64,6 +64,9 @@ impl<'a> Search<'a> {
                         top.clear();
                         return false;
                     }
+                    if !self.goes_on() {
+                        return true;
+                    }
                     budget -= 1;
                     let row = &self.shard.rows[step.slot];
                     if class.is_none_or(|class| class == row.priority()) && self.passes(step.slot, row, &used) {

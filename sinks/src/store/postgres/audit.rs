@@ -10,8 +10,9 @@ use futures::TryStreamExt;
 use hashbrown::HashMap;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection, Postgres, QueryBuilder, Row, Transaction};
-use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::audit::{AuditKey, AuditQuery, ChainCheck, ShownEntry};
 use topics::ids::{TaskId, UserId};
+use topics::page::Filling;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
@@ -97,19 +98,26 @@ impl Audit {
         let mut page = Vec::new();
         let mut after = query.after;
         let exact = query.actor.is_none() && query.correlation_id.is_none();
-        while page.len() < query.limit {
+        let mut filling = Filling::new(query.bytes);
+        'batches: while page.len() < query.limit {
             let batch = if exact { query.limit - page.len() } else { BATCH };
             let mut sql = select(entries, query, &wanted, after, batch);
-            let rows = sql.build().fetch_all(&mut *conn).await.map_err(self.db.failed("read audit entries"))?;
-            let full = rows.len() == batch;
-            for row in &rows {
-                let entry = read(row, &self.db)?;
+            let mut rows = sql.build().fetch(&mut *conn);
+            let mut read_rows = 0;
+            while let Some(row) = rows.try_next().await.map_err(self.db.failed("read audit entries"))? {
+                let entry = read(&row, &self.db)?;
+                read_rows += 1;
                 after = Some(entry.key());
                 if page.len() < query.limit && wanted.matches(&entry.slot, entry.texts().metadata) {
+                    // Of an erased one little is shown, though its row may still have it.
+                    let size = if self.erased_at(&entry).is_some() { 0 } else { entry.after.len() };
                     page.push(entry);
+                    if !filling.add(size) {
+                        break 'batches;
+                    }
                 }
             }
-            if !full {
+            if read_rows < batch {
                 break;
             }
         }
@@ -119,12 +127,16 @@ impl Audit {
             for cut in &begins {
                 page.push(self.show_cut(cut)?);
             }
-            page.sort_by(|a, b| {
-                let order = if query.task.is_some() { a.key.seq.cmp(&b.key.seq) } else { a.key.cmp(&b.key) };
-                if query.ascending { order } else { order.reverse() }
+            page.sort_by(|a, b| match query.task {
+                Some(_) if query.ascending => a.key.seq.cmp(&b.key.seq),
+                Some(_) => b.key.seq.cmp(&a.key.seq),
+                None => a.key.place(query.ascending).cmp(&b.key.place(query.ascending)),
             });
             page.truncate(query.limit);
         }
+        let mut filling = Filling::new(query.bytes);
+        let end = page.iter().position(|entry| !filling.add(entry.json.len()));
+        page.truncate(end.map_or(page.len(), |last| last + 1));
         Ok(page)
     }
 
@@ -326,7 +338,7 @@ fn select(
     entries: u64,
     query: &AuditQuery,
     wanted: &Wanted<'_>,
-    after: Option<topics::audit::AuditKey>,
+    after: Option<AuditKey>,
     limit: usize,
 ) -> QueryBuilder<Postgres> {
     let at = |millis: i64| At(Timestamp::from_millis(millis.clamp(Timestamp::MIN.millis(), Timestamp::MAX.millis())));
@@ -358,18 +370,26 @@ fn select(
             sql.push(" AND e.seq").push(compare).push_bind(after.seq as i64);
         }
         (None, Some(after)) => {
-            sql.push(" AND (e.timestamp, e.seq, e.id)").push(compare).push("(");
-            sql.push_bind(At(after.timestamp)).push(", ").push_bind(after.seq as i64).push(", ");
-            sql.push_bind(after.id).push(")");
+            behind(&mut sql, "e", compare, &after);
         }
         (_, None) => {}
     }
     match query.task {
         Some(_) => sql.push(format!(" ORDER BY e.seq{order}")),
-        None => sql.push(format!(" ORDER BY e.timestamp{order}, e.seq{order}, e.id{order}")),
+        None => sql.push(format!(" ORDER BY e.timestamp{order}, e.seq{order}, e.id")),
     };
     sql.push(" LIMIT ").push_bind(limit.min(1 << 20) as i64);
     sql
+}
+
+/// Adds what comes after an entry in a list: by timestamp and `seq` either way, by ascending `id` all the same.
+pub(crate) fn behind(sql: &mut QueryBuilder<Postgres>, table: &str, compare: &str, after: &AuditKey) {
+    let (at, seq) = (At(after.timestamp), after.seq as i64);
+    // The first part alone narrows by an index.
+    sql.push(format!(" AND {table}.timestamp{}= ", compare.trim_end())).push_bind(at);
+    sql.push(format!(" AND (({table}.timestamp, {table}.seq){compare}(")).push_bind(at).push(", ").push_bind(seq);
+    sql.push(format!(") OR ({table}.timestamp = ")).push_bind(at).push(format!(" AND {table}.seq = "));
+    sql.push_bind(seq).push(format!(" AND {table}.id > ")).push_bind(after.id).push("))");
 }
 
 /// Reads the recorded end of a task's chain from the tables.

@@ -11,6 +11,7 @@ use crate::store::StoreError;
 use crate::store::chains::{ChainId, Chains, User};
 use crate::store::cut::Cut;
 use crate::store::page::Wanted;
+use crate::store::postgres::audit::behind;
 use crate::store::postgres::db::{At, Db};
 use crate::store::task_text::erase_state;
 
@@ -107,13 +108,11 @@ pub(crate) async fn page(
             sql.push(" AND c.seq").push(compare).push_bind(after.seq as i64);
         }
         (None, Some(after)) => {
-            sql.push(" AND (c.timestamp, c.seq, c.id)").push(compare).push("(");
-            sql.push_bind(At(after.timestamp)).push(", ").push_bind(after.seq as i64).push(", ");
-            sql.push_bind(after.id).push(")");
+            behind(&mut sql, "c", compare, &after);
         }
         (_, None) => {}
     }
-    sql.push(format!(" ORDER BY c.timestamp{order}, c.seq{order}, c.id{order} LIMIT "));
+    sql.push(format!(" ORDER BY c.timestamp{order}, c.seq{order}, c.id LIMIT "));
     sql.push_bind(query.limit.min(1 << 20) as i64);
     let rows = sql.build().fetch_all(conn).await.map_err(db.failed("read where chains begin"))?;
     rows.iter().map(|row| read(row, db)).collect()

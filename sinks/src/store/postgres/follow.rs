@@ -4,12 +4,12 @@
 //! looks by itself now and then, so a notification that is lost costs a second and nothing else. It stands in a table
 //! while it lives: deltas that it has not read are kept for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgListener, PgPool};
-use sqlx::{Connection, Row};
 use tokio::sync::Mutex;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::Restored;
@@ -20,14 +20,14 @@ use uuid::Uuid;
 use crate::store::StoreError;
 use crate::store::chains::Chains;
 use crate::store::postgres::audit::{Audit, stored_head};
-use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, Tables, close, is_passing};
-use crate::store::postgres::load;
+use crate::store::postgres::db::{Db, Role, SNAPSHOT, Tables, close, is_passing};
 use crate::store::postgres::writer::CHANNEL;
 use crate::store::postgres::{Database, READERS};
+use crate::store::postgres::{dead_letters, ledger, load};
 use crate::store::replica::{
-    Followed, GROUPS, OPEN_ACTIONS, OpenActions, Replica, ReplicaProgress, TELL_EVERY, TRY_AGAIN, commit_of,
-    until_loaded,
+    Followed, GROUPS, Replica, ReplicaProgress, TELL_EVERY, TRY_AGAIN, commit_of, until_loaded,
 };
+use crate::store::tally::{OpenActions, Tally};
 
 /// How long to wait for a notification before looking all the same.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +42,7 @@ pub struct PostgresReplica {
     views: Vec<ViewSpec>,
     id: String,
     progress: ReplicaProgress,
+    tally: std::sync::Mutex<Tally>,
     following: Mutex<Following>,
 }
 
@@ -95,6 +96,8 @@ impl PostgresReplica {
         // The ends of chains are only needed by who appends to them.
         let ends = Chains::new();
         let (restored, _) = load::restore(&mut snapshot, db, views, &ends, (applied, mark), &mut newer).await?;
+        let mut tally = ledger::tally(&mut snapshot, db).await?;
+        tally.add(&newer);
         snapshot.commit().await.map_err(&failed)?;
         close(conn).await;
         let pool = db.pool(READERS);
@@ -105,6 +108,7 @@ impl PostgresReplica {
             views: views.to_vec(),
             id: id.to_owned(),
             progress: ReplicaProgress::new(mark.n, mark.entries, mark.removed - mark.cuts),
+            tally: tally.into(),
             following: Mutex::default(),
         };
         Ok((Arc::new(replica), restored))
@@ -172,6 +176,7 @@ impl PostgresReplica {
             }
             let entries = (before + 1, changes.entries);
             before = changes.entries;
+            self.tally.lock().unwrap_or_else(PoisonError::into_inner).add(&changes);
             groups.push((Followed { commit: commit_of(changes), audit: Vec::new() }, entries));
         }
         Ok(groups)
@@ -234,6 +239,10 @@ impl Replica for PostgresReplica {
         self.audit.page(entries, query).await
     }
 
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        self.audit.range(first, last).await
+    }
+
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
         self.audit.one(self.progress.entries(), id).await
     }
@@ -248,20 +257,12 @@ impl Replica for PostgresReplica {
         self.audit.check_chain(task, end).await
     }
 
-    async fn open_actions(&self) -> Result<Vec<OpenActions>, StoreError> {
-        let rows = sqlx::query(OPEN_ACTIONS).fetch_all(&self.pool).await.map_err(self.db.failed("count actions"))?;
-        Ok(OpenActions::of_kinds(|kind| {
-            let row = rows.iter().find(|row| row.get::<&str, _>(0) == kind)?;
-            Some((row.get(1), row.get(2), row.get::<Option<At>, _>(3).map(|at| at.0)))
-        }))
+    fn open_actions(&self) -> Vec<OpenActions> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).numbers()
     }
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {
-        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(self.db.failed("count dead letters"))?;
-        Ok(last as u64)
+        dead_letters::kept(&self.pool, &self.db).await
     }
 }
 

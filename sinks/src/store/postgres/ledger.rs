@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row};
 use topics::action::{Action, ActionState, Progress};
@@ -12,6 +13,7 @@ use crate::store::changes::{Changes, erased_action, outlives_erasure};
 use crate::store::ledger::ActionTable;
 use crate::store::postgres::copy::Rows;
 use crate::store::postgres::db::{At, Db, from_sql, to_sql};
+use crate::store::tally::{COUNTED, Counted, Tally};
 use crate::store::{ActionQuery, ShownAction, StoreError};
 
 /// What [`read_action`] reads.
@@ -34,7 +36,8 @@ impl ActionTable for Table<'_> {
         &self,
         query: &ActionQuery,
         after: Option<(Timestamp, Uuid)>,
-    ) -> Result<Vec<ShownAction>, StoreError> {
+        each: &mut (impl FnMut(ShownAction) -> bool + Send),
+    ) -> Result<usize, StoreError> {
         let mut sql = QueryBuilder::<Postgres>::new(format!("SELECT {COLUMNS} FROM actions WHERE true"));
         if let Some(task) = query.task {
             sql.push(" AND task_id = ").push_bind(task.0);
@@ -53,9 +56,23 @@ impl ActionTable for Table<'_> {
             sql.push_bind(At(at)).push(", ").push_bind(id).push(")");
         }
         sql.push(format!(" ORDER BY decided_at {order}, id {order} LIMIT ")).push_bind(query.limit as i64);
-        let rows = sql.build().fetch_all(self.0).await.map_err(self.1.failed("read actions"))?;
-        rows.iter().map(|row| read_action(row, self.1)).collect()
+        let mut rows = sql.build().fetch(self.0);
+        let mut given = 0;
+        while let Some(row) = rows.try_next().await.map_err(self.1.failed("read actions"))? {
+            given += 1;
+            if !each(read_action(&row, self.1)?) {
+                break;
+            }
+        }
+        Ok(given)
     }
+}
+
+/// What is counted of the table.
+pub(crate) async fn tally(conn: &mut PgConnection, db: &Db) -> Result<Tally, StoreError> {
+    let rows = sqlx::query(COUNTED).fetch_all(conn).await.map_err(db.failed("count actions"))?;
+    let counted = |row: &PgRow| (row.get(0), Counted::of(row.get(1), row.get(2), row.get::<At, _>(3).0));
+    Ok(Tally::new(rows.iter().map(counted)))
 }
 
 /// Reads a row of [`COLUMNS`].

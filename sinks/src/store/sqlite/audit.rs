@@ -4,13 +4,14 @@
 //! was removed on the way, it is made again.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashMap;
+use futures::TryStreamExt;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::ids::TaskId;
+use topics::page::Filling;
 use topics::time::Timestamp;
 use uuid::Uuid;
 
@@ -21,14 +22,15 @@ use crate::store::covered::{erase_metadata, erase_state};
 use crate::store::cut::Cut;
 use crate::store::encoder::id_key;
 use crate::store::entry_text::{EntryText, Hash, NO_HASH};
-use crate::store::page::{Best, Wanted};
+use crate::store::page::{Best, OfTask, Wanted};
+use crate::store::sqlite::cache::Cache;
 use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::cuts;
 use crate::store::sqlite::db::{Db, parts, placeholders};
 use crate::store::sqlite::runs::{Index, Key, Kind};
 
-/// Decoded blocks that were read lately; about 60 KB each.
-const CACHED_BLOCKS: usize = 512;
+/// Bytes of stored blocks that are read ahead for one page.
+const FETCHED_BYTES: usize = 8 << 20;
 /// Blocks that are read by one query at most.
 const FETCH: usize = 64;
 /// How often a page is made again because entries were removed meanwhile.
@@ -43,8 +45,7 @@ pub(crate) struct Audit {
     pub(crate) runs_db: Db,
     chains: Arc<Chains>,
     index: Arc<Index>,
-    /// Each with the moment as of which it was read.
-    cache: Mutex<HashMap<u64, (Removed, Arc<Block>)>>,
+    cache: Mutex<Cache>,
 }
 
 /// What had been removed by age at some moment.
@@ -60,6 +61,17 @@ pub(crate) struct Removed {
 enum Place {
     Entry(Found),
     Cut(Cut),
+}
+
+impl Place {
+    /// Bytes that it takes at least.
+    fn size(&self, audit: &Audit) -> usize {
+        match self {
+            // Of an erased one little is shown, though its block may still have it.
+            Place::Entry(found) if audit.erased_at(found).is_none() => found.texts().after.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// An entry in its block.
@@ -118,7 +130,7 @@ impl Audit {
     /// The block of entry `last`, with all its entries up to that one.
     async fn block(&self, removed: Removed, last: u64) -> Result<Option<Arc<Block>>, StoreError> {
         let first = block_of(last);
-        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&first).cloned();
+        let cached = self.cache().blocks.get(&first).cloned();
         let has_it = |block: &Block| first + block.slots.len() as u64 > last;
         if let Some((_, block)) = cached.filter(|(as_of, block)| *as_of == removed && has_it(block)) {
             return Ok(Some(block));
@@ -130,15 +142,12 @@ impl Audit {
 
     /// Keeps blocks for what is read next.
     fn keep(&self, removed: Removed, blocks: &[Arc<Block>]) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in blocks {
-            if cache.len() >= CACHED_BLOCKS {
-                // Which one goes hardly matters: the next page needs its neighbours, not these.
-                let some: Vec<u64> = cache.keys().take(CACHED_BLOCKS / 4).copied().collect();
-                some.iter().for_each(|first| drop(cache.remove(first)));
-            }
-            cache.insert(block.first, (removed, block.clone()));
-        }
+        let mut cache = self.cache();
+        blocks.iter().for_each(|block| cache.keep(removed, block.clone()));
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the blocks of these entries together, so that each is at hand when it is asked for.
@@ -147,18 +156,28 @@ impl Audit {
         firsts.sort_unstable();
         firsts.dedup();
         {
-            let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            firsts.retain(|first| cache.get(first).is_none_or(|(as_of, block)| *as_of != removed || !block.is_full()));
+            let cache = self.cache();
+            firsts.retain(|first| {
+                cache.blocks.get(first).is_none_or(|(as_of, block)| *as_of != removed || !block.is_full())
+            });
         }
         if firsts.len() < 2 {
             return Ok(());
         }
         let mut rows = Vec::with_capacity(firsts.len());
+        let mut fetched = 0;
         for part in parts(&firsts, FETCH) {
             let wanted = placeholders(part.len(), 1);
             let sql = format!("SELECT {BLOCK_COLUMNS} FROM audit_block WHERE first IN {wanted}");
             let query = part.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, first| query.bind(*first as i64));
-            rows.extend(query.fetch_all(&self.journal).await.map_err(self.journal_db.failed("read audit entries"))?);
+            let mut found = query.fetch(&self.journal);
+            // What is left is read when it is asked for.
+            while fetched < FETCHED_BYTES
+                && let Some(row) = found.try_next().await.map_err(self.journal_db.failed("read audit entries"))?
+            {
+                fetched += row.get::<&[u8], _>("data").len();
+                rows.push(row);
+            }
         }
         // Decompressing is what takes the time.
         let half = rows.split_off(rows.len() / 2);
@@ -176,7 +195,7 @@ impl Audit {
 
     /// Forgets what was read; called when blocks were rewritten.
     pub(crate) fn forget(&self) {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.cache() = Cache::default();
     }
 
     /// Entry number `n`, which is durable; `None` when it was removed.
@@ -278,10 +297,17 @@ impl Audit {
         });
         self.prefetch(removed, found.flat_map(needed_by).collect::<Vec<_>>()).await?;
         let mut page = Vec::with_capacity(places.len());
+        let mut filling = Filling::new(query.bytes);
         for place in places {
-            match place {
-                Place::Entry(found) => page.extend(self.show(removed, found).await?),
-                Place::Cut(cut) => page.push(self.show_cut(&cut)?),
+            let shown = match place {
+                Place::Entry(found) => self.show(removed, found).await?,
+                Place::Cut(cut) => Some(self.show_cut(&cut)?),
+            };
+            let Some(shown) = shown else { continue };
+            let size = shown.json.len();
+            page.push(shown);
+            if !filling.add(size) {
+                break;
             }
         }
         Ok(page)
@@ -298,16 +324,13 @@ impl Audit {
     ) -> Result<Vec<Place>, StoreError> {
         let chain = ChainId::Task(task);
         let Some(head) = self.chains.head(&chain) else { return Ok(Vec::new()) };
-        let mut page = std::collections::VecDeque::new();
+        let mut page = OfTask::new(query);
         let mut add = |seq: u64, place: Place| {
             if query.ascending || query.after.is_none_or(|after| seq < after.seq) {
-                page.push_back(place);
+                let size = place.size(self);
+                page.add(place, size);
             }
-            // Ascending, the last ones found come first.
-            if query.ascending && page.len() > query.limit {
-                page.pop_front();
-            }
-            !query.ascending && page.len() == query.limit
+            page.ends()
         };
         let is_passed = |seq: u64| query.ascending && query.after.is_some_and(|after| seq <= after.seq);
         let mut n = head.last;
@@ -327,7 +350,7 @@ impl Audit {
             }
             n = prev;
         }
-        if query.ascending { Ok(page.into_iter().rev().collect()) } else { Ok(page.into()) }
+        Ok(page.finish())
     }
 
     /// The best ones among the chains' beginnings that are left of removed entries.
@@ -339,7 +362,7 @@ impl Audit {
     ) -> Result<Best<Place>, StoreError> {
         let mut best = Best::new(query);
         for cut in cuts::page(&self.journal, &self.journal_db, entries, query, wanted).await? {
-            best.offer(cut.key(&self.user_id(cut.user)?), Place::Cut(cut));
+            best.offer(cut.key(&self.user_id(cut.user)?), Place::Cut(cut), 0);
         }
         Ok(best)
     }
@@ -384,9 +407,15 @@ impl Audit {
     ) -> Result<(), StoreError> {
         let found = self.entry(removed, n).await?;
         if let Some(found) = found.filter(|found| wanted.matches(found.slot(), found.texts().metadata)) {
-            best.offer(found.key(), Place::Entry(found));
+            self.add(found, best);
         }
         Ok(())
+    }
+
+    fn add(&self, found: Found, best: &mut Best<Place>) {
+        let (key, place) = (found.key(), Place::Entry(found));
+        let size = place.size(self);
+        best.offer(key, place, size);
     }
 
     /// Through the blocks for entries that came in order, and along their index for the late ones.
@@ -431,8 +460,7 @@ impl Audit {
                 };
                 for (n, slot, texts) in block.kept().filter(|(n, slot, _)| *n <= entries && slot.in_order) {
                     if wanted.matches(slot, texts.metadata) {
-                        let found = Found { n, block: block.clone() };
-                        best.offer(found.key(), Place::Entry(found));
+                        self.add(Found { n, block: block.clone() }, &mut best);
                     }
                 }
                 if query.ascending {

@@ -109,11 +109,12 @@ pub(crate) async fn page(
     }
     let (compare, order) = if query.ascending { (" > ", "") } else { (" < ", " DESC") };
     if let Some(after) = query.after {
-        sql.push(" AND (timestamp, seq, id)").push(compare).push("(");
-        sql.push_bind(after.timestamp.millis()).push(", ").push_bind(after.seq as i64).push(", ");
-        sql.push_bind(after.id.as_bytes().to_vec()).push(")");
+        let (at, seq) = (after.timestamp.millis(), after.seq as i64);
+        sql.push(" AND ((timestamp, seq)").push(compare).push("(").push_bind(at).push(", ").push_bind(seq);
+        sql.push(") OR (timestamp = ").push_bind(at).push(" AND seq = ").push_bind(seq);
+        sql.push(" AND id > ").push_bind(after.id.as_bytes().to_vec()).push("))");
     }
-    sql.push(format!(" ORDER BY timestamp{order}, seq{order}, id{order} LIMIT "));
+    sql.push(format!(" ORDER BY timestamp{order}, seq{order}, id LIMIT "));
     sql.push_bind(query.limit.min(1 << 20) as i64);
     let rows = sql.build().fetch_all(pool).await.map_err(db.failed("read where chains begin"))?;
     rows.iter().map(|row| read(row, db)).collect()

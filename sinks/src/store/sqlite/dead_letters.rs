@@ -29,6 +29,32 @@ pub(crate) async fn page(
     rows.iter().map(|row| read(row, db)).collect()
 }
 
+/// Numbers and lengths of values of a page.
+pub(crate) async fn sizes(
+    pool: &SqlitePool,
+    db: &Db,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Vec<(u64, u64)>, StoreError> {
+    let before = before.map_or(i64::MAX, |no| i64::try_from(no).unwrap_or(i64::MAX));
+    let rows = sqlx::query("SELECT no, length(value) FROM dead_letter WHERE no < ? ORDER BY no DESC LIMIT ?")
+        .bind(before)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+        .map_err(db.failed("read dead letters"))?;
+    Ok(rows.iter().map(|row| (row.get::<i64, _>(0) as u64, row.get::<i64, _>(1) as u64)).collect())
+}
+
+/// How many there are: they are numbered from 1, and none is removed.
+pub(crate) async fn kept(pool: &SqlitePool, db: &Db) -> Result<u64, StoreError> {
+    let last: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
+        .fetch_one(pool)
+        .await
+        .map_err(db.failed("count dead letters"))?;
+    Ok(last as u64)
+}
+
 /// One of them.
 pub(crate) async fn get(pool: &SqlitePool, db: &Db, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {
     let row = sqlx::query("SELECT * FROM dead_letter WHERE no = ?")

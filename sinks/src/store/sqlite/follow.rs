@@ -5,17 +5,16 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::Restored;
 use topics::ids::TaskId;
-use topics::time::Timestamp;
 use topics::view::ViewSpec;
 use uuid::Uuid;
 
@@ -23,14 +22,15 @@ use crate::store::StoreError;
 use crate::store::chains::Chains;
 use crate::store::engine::Options;
 use crate::store::replica::{
-    Followed, GROUPS, OPEN_ACTIONS, OpenActions, Replica, ReplicaProgress, TELL_EVERY, TRY_AGAIN, commit_of,
-    until_loaded,
+    Followed, GROUPS, Replica, ReplicaProgress, TELL_EVERY, TRY_AGAIN, commit_of, until_loaded,
 };
 use crate::store::sqlite::audit::Audit;
 use crate::store::sqlite::db::Db;
+use crate::store::sqlite::dead_letters;
 use crate::store::sqlite::load::{self, Readers};
 use crate::store::sqlite::registry::Registration;
 use crate::store::sqlite::runs::{self, Index};
+use crate::store::tally::{OpenActions, Tally};
 
 /// How often to look whether something was committed.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -47,6 +47,7 @@ pub struct SqliteReplica {
     index: Arc<Index>,
     audit: Audit,
     progress: ReplicaProgress,
+    tally: std::sync::Mutex<Tally>,
     /// The journal's file: when another one is in its place, that is another history.
     file: (u64, u64),
     following: Mutex<Following>,
@@ -91,6 +92,8 @@ impl SqliteReplica {
         let positions = load::positions(&mut snapshot, &journal_db).await?;
         drop(snapshot);
         let (restored, _) = load::restore(&mut readers, &views_db, specs, &chains, mark, &newer, positions).await?;
+        let mut tally = readers.tally(&views_db).await?;
+        tally.add(&newer);
         readers.close().await;
         let pool = |db: &Db, readers| {
             let options = SqlitePoolOptions::new().max_connections(readers).acquire_timeout(Duration::from_secs(30));
@@ -120,6 +123,7 @@ impl SqliteReplica {
             index,
             audit,
             progress: ReplicaProgress::new(mark.n, mark.entries, mark.removed.entries - mark.cuts),
+            tally: tally.into(),
             file,
             following: Mutex::new(Following {
                 conn,
@@ -199,6 +203,7 @@ impl SqliteReplica {
             let entries = (before + 1, changes.entries);
             load::entries(conn, &self.journal_db, &self.chains, &self.index, entries).await?;
             before = changes.entries;
+            self.tally.lock().unwrap_or_else(PoisonError::into_inner).add(&changes);
             groups.push((Followed { commit: commit_of(changes), audit: Vec::new() }, entries));
         }
         Ok(groups)
@@ -237,6 +242,10 @@ impl Replica for SqliteReplica {
         self.audit.page(entries, query).await
     }
 
+    async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
+        self.audit.range(first, last).await
+    }
+
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
         self.audit.with_id(self.progress.entries(), id).await
     }
@@ -249,21 +258,12 @@ impl Replica for SqliteReplica {
         self.audit.check_chain(task, &self.chains).await
     }
 
-    async fn open_actions(&self) -> Result<Vec<OpenActions>, StoreError> {
-        let rows = sqlx::query(OPEN_ACTIONS).fetch_all(&self.views).await;
-        let rows = rows.map_err(self.views_db.failed("count actions"))?;
-        Ok(OpenActions::of_kinds(|kind| {
-            let row = rows.iter().find(|row| row.get::<&str, _>(0) == kind)?;
-            Some((row.get(1), row.get(2), row.get::<Option<i64>, _>(3).map(Timestamp::from_millis)))
-        }))
+    fn open_actions(&self) -> Vec<OpenActions> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).numbers()
     }
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {
-        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
-            .fetch_one(&self.journal)
-            .await
-            .map_err(self.journal_db.failed("count dead letters"))?;
-        Ok(last as u64)
+        dead_letters::kept(&self.journal, &self.journal_db).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::TryStreamExt;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use topics::action::{Action, ActionState, Progress};
@@ -12,6 +13,7 @@ use crate::store::changes::{Changes, erased_action, outlives_erasure};
 use crate::store::ledger::ActionTable;
 use crate::store::sqlite::db::{Db, parts, placeholders};
 use crate::store::sqlite::views::put_all;
+use crate::store::tally::{COUNTED, Counted, Tally};
 use crate::store::{ActionQuery, ShownAction, StoreError};
 
 /// The table as readers have it.
@@ -34,8 +36,9 @@ impl ActionTable for Table<'_> {
         &self,
         query: &ActionQuery,
         after: Option<(Timestamp, Uuid)>,
-    ) -> Result<Vec<ShownAction>, StoreError> {
-        table_page(query, after, self.0, self.1).await
+        each: &mut (impl FnMut(ShownAction) -> bool + Send),
+    ) -> Result<usize, StoreError> {
+        table_page(query, after, (self.0, self.1), each).await
     }
 }
 
@@ -44,9 +47,9 @@ const COLUMNS: &str = "body, state, attempts, last_error, next_attempt_at, deliv
 async fn table_page(
     query: &ActionQuery,
     after: Option<(Timestamp, Uuid)>,
-    pool: &SqlitePool,
-    db: &Db,
-) -> Result<Vec<ShownAction>, StoreError> {
+    (pool, db): (&SqlitePool, &Db),
+    each: &mut (impl FnMut(ShownAction) -> bool + Send),
+) -> Result<usize, StoreError> {
     let (compare, order) = if query.descending { ("<", "DESC") } else { (">", "ASC") };
     let mut sql = format!("SELECT {COLUMNS} FROM actions WHERE 1");
     if query.task.is_some() {
@@ -76,8 +79,26 @@ async fn table_page(
     if let Some((at, id)) = after {
         bound = bound.bind(at.millis()).bind(id.as_bytes().to_vec());
     }
-    let rows = bound.bind(query.limit as i64).fetch_all(pool).await.map_err(db.failed("read actions"))?;
-    rows.iter().map(|row| read_action(row, db)).collect()
+    let mut rows = bound.bind(query.limit as i64).fetch(pool);
+    let mut given = 0;
+    while let Some(row) = rows.try_next().await.map_err(db.failed("read actions"))? {
+        given += 1;
+        if !each(read_action(&row, db)?) {
+            break;
+        }
+    }
+    Ok(given)
+}
+
+/// What is counted of the table.
+pub(crate) async fn tally(conn: &mut SqliteConnection, db: &Db) -> Result<Tally, StoreError> {
+    let rows = sqlx::query(COUNTED).fetch_all(conn).await.map_err(db.failed("count actions"))?;
+    let counted = |row: &SqliteRow| {
+        let (id, kind, failed, at): (&[u8], &str, bool, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let id = Uuid::from_slice(id).map_err(|_| db.damaged("an action in it has no id"))?;
+        Ok((id, Counted::of(kind, failed, Timestamp::from_millis(at))))
+    };
+    Ok(Tally::new(rows.iter().map(counted).collect::<Result<Vec<_>, _>>()?))
 }
 
 /// Reads a row of [`COLUMNS`].

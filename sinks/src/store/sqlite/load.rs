@@ -21,9 +21,10 @@ use crate::store::delta::{self, DeltaError};
 use crate::store::encoder::{Indexed, Resume, id_key};
 use crate::store::sqlite::audit::{BLOCK_COLUMNS, Removed, block_from};
 use crate::store::sqlite::db::{Db, close};
-use crate::store::sqlite::ledger::read_action;
+use crate::store::sqlite::ledger::{self, read_action};
 use crate::store::sqlite::runs::{Index, all_ids};
 use crate::store::sqlite::views::{create_table, put_view_rows, shape};
+use crate::store::tally::Tally;
 use crate::store::{REBUILD, StoreError};
 
 /// How far a file is.
@@ -370,6 +371,11 @@ impl Readers {
                 close(conn).await;
             }
         }
+    }
+
+    /// What is counted of the actions in the tables.
+    pub(crate) async fn tally(&mut self, db: &Db) -> Result<Tally, StoreError> {
+        ledger::tally(&mut self.main, db).await
     }
 
     pub(crate) async fn close(self) {
