@@ -145,6 +145,8 @@ impl Db {
         MIGRATIONS.run(conn).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(source) => self.failed("make the tables")(source),
             sqlx::migrate::MigrateError::ExecuteMigration(source, _) => self.failed("make the tables")(source),
+            // Versions only grow: one that this program has not comes from a later one.
+            sqlx::migrate::MigrateError::VersionMissing(_) => StoreError::Newer { file: self.place.clone() },
             other => self.damaged(format!("its tables are not this program's ({other})")),
         })
     }

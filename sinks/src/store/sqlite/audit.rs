@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::AssertSqlSafe;
 use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::ids::TaskId;
 use topics::time::Timestamp;
@@ -23,7 +23,7 @@ use crate::store::entry_text::{EntryText, Hash, NO_HASH, erase_actor_name};
 use crate::store::page::{Best, Wanted};
 use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::cuts;
-use crate::store::sqlite::db::{Db, parts, placeholders};
+use crate::store::sqlite::db::{Db, Stored, parts, placeholders};
 use crate::store::sqlite::runs::{Index, Key, Kind};
 use crate::store::task_text::erase_state;
 
@@ -102,7 +102,8 @@ impl Audit {
     pub(crate) async fn removed(&self) -> Result<Removed, StoreError> {
         let row = sqlx::query("SELECT removed, removed_to FROM state").fetch_one(&self.journal).await;
         let row = row.map_err(self.journal_db.failed("read its state"))?;
-        Ok(Removed { entries: row.get::<i64, _>(0) as u64, to: row.get::<i64, _>(1) as u64 })
+        let db = &self.journal_db;
+        Ok(Removed { entries: row.number(0, db)?, to: row.number(1, db)? })
     }
 
     /// The block that begins with entry `first`, as it is on the disk now.
@@ -212,11 +213,12 @@ impl Audit {
                 .map_err(self.journal_db.failed("read audit entries"))?;
             let Some(row) = row else { continue };
             let at = key.n - block_of(key.n);
-            let (count, gone, data): (i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2));
+            let db = &self.journal_db;
+            let (count, gone, data): (i64, i64, &[u8]) = (row.at(0, db)?, row.at(1, db)?, row.at(2, db)?);
             if gone >> at & 1 == 1 {
                 continue;
             }
-            let mut ids = ids(count as usize, data)
+            let mut ids = ids(count.clamp(0, BLOCK as i64) as usize, data)
                 .map_err(|error| self.journal_db.damaged(format!("audit block of entry {}: {error}", key.n)))?;
             if ids.nth(at as usize) == Some(id) {
                 return Ok(Some(key.n));
@@ -614,9 +616,10 @@ pub(crate) const BLOCK_COLUMNS: &str = "first, count, gone, high_water, data";
 
 /// Reads a row of [`BLOCK_COLUMNS`].
 pub(crate) fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
-    let (first, count, gone, data): (i64, i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2), row.get(4));
+    let (first, count, gone, data): (i64, i64, i64, &[u8]) = 
+        (row.at(0, db)?, row.at(1, db)?, row.at(2, db)?, row.at(4, db)?);
     if gone == -1 && data.is_empty() {
-        return Ok(Block::empty(first as u64, Timestamp::from_millis(row.get(3))));
+        return Ok(Block::empty(first as u64, Timestamp::from_millis(row.at(3, db)?)));
     }
     let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, data)
         .map_err(|error| db.damaged(format!("audit block {first}: {error}")))?;

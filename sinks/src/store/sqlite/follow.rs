@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::Restored;
@@ -26,7 +26,7 @@ use crate::store::replica::{
     Followed, GROUPS, OPEN_ACTIONS, OpenActions, Replica, ReplicaProgress, TELL_EVERY, TRY_AGAIN, commit_of,
 };
 use crate::store::sqlite::audit::Audit;
-use crate::store::sqlite::db::Db;
+use crate::store::sqlite::db::{Db, Stored};
 use crate::store::sqlite::load::{self, Readers};
 use crate::store::sqlite::registry::Registration;
 use crate::store::sqlite::runs::{self, Index};
@@ -259,10 +259,13 @@ impl Replica for SqliteReplica {
     async fn open_actions(&self) -> Result<Vec<OpenActions>, StoreError> {
         let rows = sqlx::query(OPEN_ACTIONS).fetch_all(&self.views).await;
         let rows = rows.map_err(self.views_db.failed("count actions"))?;
-        Ok(OpenActions::of_kinds(|kind| {
-            let row = rows.iter().find(|row| row.get::<&str, _>(0) == kind)?;
-            Some((row.get(1), row.get(2), row.get::<Option<i64>, _>(3).map(Timestamp::from_millis)))
-        }))
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (db, kind) = (&self.views_db, row.at::<&str>(0, &self.views_db)?);
+            let oldest = row.at::<Option<i64>>(3, db)?.map(Timestamp::from_millis);
+            found.push((kind, (row.at(1, db)?, row.at(2, db)?, oldest)));
+        }
+        Ok(OpenActions::of_kinds(|kind| found.iter().find(|(of, _)| *of == kind).map(|(_, numbers)| *numbers)))
     }
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::store::changes::{Changes, erased_action};
 use crate::store::ledger::ActionTable;
-use crate::store::sqlite::db::{Db, parts, placeholders};
+use crate::store::sqlite::db::{Db, Stored, parts, placeholders};
 use crate::store::sqlite::views::put_all;
 use crate::store::{ActionQuery, ShownAction, StoreError};
 
@@ -82,17 +82,17 @@ async fn table_page(
 
 /// Reads a row of [`COLUMNS`].
 pub(crate) fn read_action(row: &SqliteRow, db: &Db) -> Result<ShownAction, StoreError> {
-    let action: Action = serde_json::from_str(row.get(0))
+    let action: Action = serde_json::from_str(row.at(0, db)?)
         .map_err(|error| db.damaged(format!("an action in it cannot be read ({error})")))?;
-    let name: &str = row.get(1);
+    let name: &str = row.at(1, db)?;
     let state = ActionState::ALL.into_iter().find(|state| state.name() == name);
     let state = state.ok_or_else(|| db.damaged(format!("action {} has state \"{name}\"", action.id)))?;
     let progress = Progress {
         state,
-        attempts: row.get(2),
-        last_error: row.get::<Option<&str>, _>(3).map(Into::into),
-        next_attempt_at: row.get::<Option<i64>, _>(4).map(Timestamp::from_millis),
-        delivered_at: row.get::<Option<i64>, _>(5).map(Timestamp::from_millis),
+        attempts: row.at(2, db)?,
+        last_error: row.at::<Option<&str>>(3, db)?.map(Into::into),
+        next_attempt_at: row.at::<Option<i64>>(4, db)?.map(Timestamp::from_millis),
+        delivered_at: row.at::<Option<i64>>(5, db)?.map(Timestamp::from_millis),
     };
     Ok(ShownAction { action: Arc::new(action), progress })
 }
@@ -153,7 +153,7 @@ async fn erase_user(conn: &mut SqliteConnection, user: &str) -> Result<(), sqlx:
     let rows =
         sqlx::query("SELECT id, body FROM actions WHERE user_id = ?").bind(user.to_owned()).fetch_all(&mut *conn);
     for row in rows.await? {
-        let (id, body): (Vec<u8>, &str) = (row.get(0), row.get(1));
+        let (id, body): (Vec<u8>, &str) = (row.try_get(0)?, row.try_get(1)?);
         let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
         sqlx::query("UPDATE actions SET body = ? WHERE id = ?")
             .bind(serde_json::to_string(&erased_action(&action)).expect("an action is JSON"))
