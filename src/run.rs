@@ -28,7 +28,7 @@ use query_api::metrics::{KafkaNumbers, Metrics};
 use query_api::stream::{Hub, StreamConfig};
 use sinks::relay::Relay;
 use sinks::state_mirror::{StateMirror, WAITING_MAX};
-use sinks::store::{DataDir, Durable, Store, shown_entry};
+use sinks::store::{DataDir, Durable, Sqlite, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
@@ -255,7 +255,10 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
         SourceMode::Log | SourceMode::Dapr => Ok(()),
     };
-    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener, fits).await?;
+    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener, mode == SourceMode::Log, fits).await?;
+    if restored.rebuilt {
+        Sqlite::forget_set_aside(dir);
+    }
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
@@ -433,6 +436,9 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
                 hashes.by_ref().take(commit.audit.len()).for_each(drop);
                 Vec::new()
             };
+            if commit.ends_rebuild {
+                Sqlite::forget_set_aside(&parts.data_dir);
+            }
             if let Some(traces) = &parts.traces {
                 traces.processed(commit);
             }

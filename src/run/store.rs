@@ -1,5 +1,6 @@
 //! The store that the command line and the settings ask for, opened; and what is served while it has to be waited for.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use pipeline::source::SourceError;
+use pipeline::source::log::Log;
 use query_api::problem::{Code, Problem};
 use query_api::status::{Readiness, Waiting as Needs};
-use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, Waiting};
+use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, StoreError, Waiting};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use topics::commit::{NextOffset, Restored};
+use topics::record::SourceTopic;
 use topics::view::ViewSpec;
 use tracing::{info, warn};
 
@@ -26,18 +29,19 @@ use crate::settings::{Secret, Settings};
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 
 /// Opens the store: the database at `url`, else the embedded one. While another process has the database, health and
-/// readiness are served on `listener`. An error where `fits` refuses the committed positions.
+/// readiness are served on `listener`. `from_log` says that everything comes from the embedded log. An error where `fits` refuses the committed positions.
 pub(super) async fn open(
     url: Option<&Secret>,
     settings: &Settings,
     held: &DataDir,
     views: &[ViewSpec],
     listener: &TcpListener,
+    from_log: bool,
     fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
 ) -> anyhow::Result<(Arc<dyn Store>, Restored)> {
     let (store, restored): (Arc<dyn Store>, Restored) = match url.or(settings.store.url.as_ref()) {
         None => {
-            let (store, restored) = Sqlite::open(held, views, Options::default()).await?;
+            let (store, restored) = embedded(held, views, from_log).await?;
             (store, restored)
         }
         Some(url) => {
@@ -53,6 +57,35 @@ pub(super) async fn open(
         return Err(error.into());
     }
     Ok((store, restored))
+}
+
+/// The store in the data directory. Tables that are damaged, and that the journal alone cannot make again, are made again
+/// from the log where that still has every record, as after a loss of the whole store.
+async fn embedded(
+    held: &DataDir,
+    views: &[ViewSpec],
+    from_log: bool,
+) -> Result<(Arc<Sqlite>, Restored), StoreError> {
+    match Sqlite::open(held, views, Options::default()).await {
+        Err(StoreError::Damaged { file, what, .. })
+            if from_log && file.ends_with("views.db") && has_every_record(held.path()).await =>
+        {
+            let file = file.display();
+            warn!(%file, what, "the tables are damaged; the log has every record, so everything is made again from it");
+            Sqlite::set_aside(held)?;
+            Sqlite::open(held, views, Options::default()).await
+        }
+        opened => opened,
+    }
+}
+
+/// Whether the embedded log was never trimmed.
+async fn has_every_record(dir: &Path) -> bool {
+    let Ok(log) = Log::open_read_only(dir).await else { return false };
+    let topics = [SourceTopic::TaskEvents, SourceTopic::UserEvents];
+    let trimmed = topics.iter().any(|topic| log.starts(topic.name()).iter().any(|(_, start)| *start > 0));
+    log.close().await;
+    !trimmed
 }
 
 /// The database at `url`.

@@ -219,9 +219,9 @@ impl Sqlite {
             dir: dir.path().to_owned(),
             _lock: dir.hold(),
         });
-        resume_erasures(journal_conn, &shared, &journal_db).await?;
+        let left = resume_erasures(journal_conn, &shared, &journal_db).await?;
         let encoder = Encoder::new(chains, shared.engine.views.clone(), resume);
-        let journal = Journal::new(files.journal.take().expect("it was opened above"), mark.n);
+        let journal = Journal::new(files.journal.take().expect("it was opened above"), mark.n, left);
         let threads = vec![
             thread("store-encode", encode(encoder, Hold(shared.clone()), options.clone())),
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
@@ -291,13 +291,58 @@ async fn may_make_views(journal: &Db, views: &Db) -> Result<(), StoreError> {
     Err(views.damaged("it is missing or empty, and journal.db no longer has the changes of every commit"))
 }
 
-/// Goes on with erasures that a crash interrupted.
-async fn resume_erasures(conn: &mut sqlx::SqliteConnection, shared: &Shared, db: &Db) -> Result<(), StoreError> {
+/// Goes on with erasures that a crash interrupted. Returns the users for whom that is not possible now (a full disk is no
+/// reason not to serve what is there; nobody sees what is to be erased): the writer goes on with them.
+async fn resume_erasures(conn: &mut SqliteConnection, shared: &Shared, db: &Db) -> Result<Vec<u32>, StoreError> {
     let open: Vec<u32> = {
         let users = shared.chains.users();
         users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
     };
-    if open.is_empty() { Ok(()) } else { erase::run(conn, &open, shared, db).await }
+    if open.is_empty() {
+        return Ok(open);
+    }
+    match erase::run(conn, &open, shared, db).await {
+        Ok(()) => Ok(Vec::new()),
+        Err(error @ StoreError::Damaged { .. }) => Err(error),
+        Err(error) => {
+            tracing::warn!(error = %topics::chain::chain(&error), "users are not erased yet; will retry");
+            db.open_anew(conn).await;
+            Ok(open)
+        }
+    }
+}
+
+/// Files of the store, all of which can be made again from a log that has every record.
+const FILES: [&str; 3] = ["journal.db", "views.db", "runs.db"];
+const SET_ASIDE: &str = "before-rebuild";
+
+impl Sqlite {
+    /// Moves the store's files out of the way, so that everything is made again from the log.
+    pub fn set_aside(dir: &DataDir) -> Result<(), StoreError> {
+        let aside = dir.path().join(SET_ASIDE);
+        let unusable = |source| StoreError::Directory { dir: aside.clone(), source };
+        std::fs::create_dir_all(&aside).map_err(unusable)?;
+        for file in FILES {
+            for end in ["", "-wal", "-shm"] {
+                let name = format!("{file}{end}");
+                match std::fs::rename(dir.path().join(&name), aside.join(&name)) {
+                    Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(unusable(source)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was set aside: once everything is made again, nothing may be left of users who are erased later.
+    pub fn forget_set_aside(dir: &Path) {
+        let aside = dir.join(SET_ASIDE);
+        match std::fs::remove_dir_all(&aside) {
+            Ok(()) => tracing::info!(dir = %aside.display(), "everything is made again; what was set aside is removed"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, dir = %aside.display(), "what was set aside cannot be removed"),
+        }
+    }
 }
 
 #[async_trait]

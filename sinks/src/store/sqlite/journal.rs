@@ -13,6 +13,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use topics::dead_letter::DeadLetter;
 
+use crate::store::StoreError;
 use crate::store::chains::User;
 use crate::store::changes::Changes;
 use crate::store::dead_letters::header_bytes;
@@ -35,11 +36,13 @@ pub(crate) struct Journal {
     pages: u64,
     /// Deltas up to here are gone.
     trimmed: u64,
+    /// Users whose erasure a start could not finish.
+    left: Vec<u32>,
 }
 
 impl Journal {
-    pub(crate) fn new(conn: SqliteConnection, n: u64) -> Self {
-        Journal { conn, n, pages: LOG_PAGES, trimmed: 0 }
+    pub(crate) fn new(conn: SqliteConnection, n: u64, left: Vec<u32>) -> Self {
+        Journal { conn, n, pages: LOG_PAGES, trimmed: 0, left }
     }
 
     /// Writes a group in one transaction, and trims deltas up to `trim_to`.
@@ -175,13 +178,19 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
     let _ending = Ending(shared.clone());
     let mut held: Option<Changes> = None;
     let mut log_empty = false;
+    let left = std::mem::take(&mut journal.left);
+    if !left.is_empty() {
+        erase_until_done(&mut journal, &left, &shared, &db).await;
+    }
     loop {
         match shared.groups.pop(IDLE) {
             Popped::Item(group) => {
                 let empty = group.is_empty();
                 let started = Instant::now();
                 if !empty {
-                    write_until_done(&mut journal, &group, &shared, &db).await;
+                    if !write_until_done(&mut journal, &group, &shared, &db).await {
+                        break;
+                    }
                     log_empty = false;
                     if let Some(earlier) = held.take() {
                         shared.pending.put(earlier);
@@ -230,8 +239,9 @@ impl Drop for Ending {
     }
 }
 
-/// A disk that refuses is tried again: what was appended is kept, and `append` pushes back meanwhile.
-async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared, db: &Db) {
+/// A disk that refuses is tried again: what was appended is kept, and `append` pushes back meanwhile. Returns false when a
+/// damaged file is not going to take it before the end: the log of records keeps it.
+async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared, db: &Db) -> bool {
     let mut pause = Duration::from_millis(50);
     let mut again = false;
     loop {
@@ -239,12 +249,15 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
         match journal.write(group, trim_to, std::mem::replace(&mut again, true)).await {
             Ok(()) => {
                 shared.set_failing(None);
-                return;
+                return true;
             }
             Err(source) => {
                 let error = db.failed("write a commit")(source);
                 tracing::error!(error = %topics::chain::chain(&error), "the journal refuses a commit; will retry");
                 shared.set_failing(Some(error.to_string()));
+                if matches!(error, StoreError::Damaged { .. }) && shared.stop.load(Ordering::Acquire) != 0 {
+                    return false;
+                }
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(Duration::from_secs(5));
                 db.open_anew(&mut journal.conn).await;
@@ -258,6 +271,10 @@ async fn erase_until_done(journal: &mut Journal, users: &[u32], shared: &Shared,
     while let Err(error) = erase::run(&mut journal.conn, users, shared, db).await {
         tracing::error!(error = %topics::chain::chain(&error), "a user's entries are not erased yet; will retry");
         shared.set_failing(Some(error.to_string()));
+        if shared.stop.load(Ordering::Acquire) != 0 {
+            // The next start goes on with it.
+            return;
+        }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(Duration::from_secs(5));
         db.open_anew(&mut journal.conn).await;
