@@ -255,7 +255,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
         SourceMode::Log | SourceMode::Dapr => Ok(()),
     };
-    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &listener, mode == SourceMode::Log, fits).await?;
+    let (store, restored) =
+        store::open(options.store.as_ref(), &settings, &held, &views, &listener, mode == SourceMode::Log, fits).await?;
     if restored.rebuilt {
         Sqlite::forget_set_aside(dir);
     }

@@ -91,10 +91,10 @@ async fn damaged_files_are_named_and_left_alone() {
 fn created(number: u32) -> serde_json::Value {
     let text = "x".repeat(2000);
     serde_json::json!({
-        "specversion": "1.0", "id": format!("e{number}"), "source": "/tests", "type": "com.todo.task.created",
-        "time": "2026-03-01T08:00:00Z",
-        "data": {"id": format!("00000000-0000-4000-8000-{number:012}"), "userId": "ann", "title": format!("task {number}"),
-            "description": text},
+        "specversion": "1.0", "id": format!("e{number}"), "source": "/services/chat-api",
+        "type": "com.todo.task.created", "time": "2026-03-01T08:00:00Z",
+        "data": {"taskId": format!("6f1c0b1e-7b0a-4a57-9d7e-{number:012}"), "userId": "ann",
+            "task": {"title": format!("task {number}"), "description": text}},
     })
 }
 
@@ -168,7 +168,10 @@ async fn what_a_newer_version_made_is_called_so() {
         sqlx::query(later).execute(&mut conn).await.unwrap();
         conn.close().await.unwrap();
         let said = output(&run(dir.path().to_str().unwrap()), &[]).2;
-        assert!(said.contains(name) && said.contains("newer version of Tasktide") && !said.contains("damaged"), "{said}");
+        assert!(
+            said.contains(name) && said.contains("newer version of Tasktide") && !said.contains("damaged"),
+            "{said}"
+        );
     }
 }
 
@@ -183,7 +186,8 @@ async fn a_start_on_a_full_disk_serves_reads() {
         env!("CARGO_BIN_EXE_tasktide"),
         dir.path().display()
     );
-    let running = Process::of(std::process::Command::new("bash").args(["-c", &script]).stderr(std::process::Stdio::null()));
+    let running =
+        Process::of(std::process::Command::new("bash").args(["-c", &script]).stderr(std::process::Stdio::null()));
     assert_eq!(tasks(&running).await, before);
     assert_eq!(running.get("/v1/audit?limit=100").await["items"].as_array().map(Vec::len), Some(40));
     let events: Vec<String> = (100..140).map(|number| created(number).to_string()).collect();

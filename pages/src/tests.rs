@@ -41,9 +41,8 @@ async fn make(path: &Path) {
 async fn read(path: &Path) -> Result<i64, sqlx::Error> {
     let mut conn = options(path).connect().await?;
     let rows: Vec<(i64, String)> = sqlx::query_as("SELECT no, text FROM t ORDER BY no").fetch_all(&mut conn).await?;
-    let by_text: i64 = sqlx::query_scalar("SELECT count(*) FROM t INDEXED BY t_text WHERE text > ''")
-        .fetch_one(&mut conn)
-        .await?;
+    let by_text: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM t INDEXED BY t_text WHERE text > ''").fetch_one(&mut conn).await?;
     conn.close().await?;
     assert_eq!(by_text, rows.len() as i64);
     for (at, (no, found)) in rows.iter().enumerate() {

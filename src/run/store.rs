@@ -61,11 +61,7 @@ pub(super) async fn open(
 
 /// The store in the data directory. Tables that are damaged, and that the journal alone cannot make again, are made again
 /// from the log where that still has every record, as after a loss of the whole store.
-async fn embedded(
-    held: &DataDir,
-    views: &[ViewSpec],
-    from_log: bool,
-) -> Result<(Arc<Sqlite>, Restored), StoreError> {
+async fn embedded(held: &DataDir, views: &[ViewSpec], from_log: bool) -> Result<(Arc<Sqlite>, Restored), StoreError> {
     match Sqlite::open(held, views, Options::default()).await {
         Err(StoreError::Damaged { file, what, .. })
             if from_log && file.ends_with("views.db") && has_every_record(held.path()).await =>

@@ -205,7 +205,7 @@ impl Postgres {
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
         };
-        let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone() };
+        let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone(), follows: false };
         let shared =
             Arc::new(Shared { engine: Engine::new(views, chains, options, start), ledger: Ledger::default(), audit });
         shared.ledger.add(&newer);

@@ -197,6 +197,7 @@ impl Sqlite {
             (runs_pool.clone(), runs_db.clone()),
             chains.clone(),
             index.clone(),
+            false,
         );
         let ledger = Ledger::default();
         ledger.add(&newer);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::store::changes::{Changes, erased_action};
 use crate::store::ledger::ActionTable;
 use crate::store::postgres::copy::Rows;
-use crate::store::postgres::db::{At, Db, from_sql, to_sql};
+use crate::store::postgres::db::{At, Db, Stored, from_sql, to_sql};
 use crate::store::{ActionQuery, ShownAction, StoreError};
 
 /// What [`read_action`] reads.
@@ -60,17 +60,17 @@ impl ActionTable for Table<'_> {
 
 /// Reads a row of [`COLUMNS`].
 pub(crate) fn read_action(row: &PgRow, db: &Db) -> Result<ShownAction, StoreError> {
-    let action: Action = serde_json::from_str(row.get(0))
+    let action: Action = serde_json::from_str(row.at(0, db)?)
         .map_err(|error| db.damaged(format!("an action in it cannot be read ({error})")))?;
-    let name: &str = row.get(1);
+    let name: &str = row.at(1, db)?;
     let state = ActionState::ALL.into_iter().find(|state| state.name() == name);
     let state = state.ok_or_else(|| db.damaged(format!("action {} has state \"{name}\"", action.id)))?;
     let progress = Progress {
         state,
-        attempts: row.get::<i64, _>(2).try_into().unwrap_or(u32::MAX),
-        last_error: row.get::<Option<&str>, _>(3).map(|text| from_sql(text).into()),
-        next_attempt_at: row.get::<Option<At>, _>(4).map(|at| at.0),
-        delivered_at: row.get::<Option<At>, _>(5).map(|at| at.0),
+        attempts: row.at::<i64>(2, db)?.try_into().unwrap_or(u32::MAX),
+        last_error: row.at::<Option<&str>>(3, db)?.map(|text| from_sql(text).into()),
+        next_attempt_at: row.at::<Option<At>>(4, db)?.map(|at| at.0),
+        delivered_at: row.at::<Option<At>>(5, db)?.map(|at| at.0),
     };
     Ok(ShownAction { action: Arc::new(action), progress })
 }
@@ -141,7 +141,7 @@ pub(crate) async fn put_actions(conn: &mut PgConnection, dirty: &Changes) -> Res
 async fn erase_user(conn: &mut PgConnection, user: &str) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT id, body FROM actions WHERE user_id = $1").bind(to_sql(user).into_owned());
     for row in rows.fetch_all(&mut *conn).await? {
-        let (id, body): (Uuid, &str) = (row.get(0), row.get(1));
+        let (id, body): (Uuid, &str) = (row.try_get(0)?, row.try_get(1)?);
         let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
         sqlx::query("UPDATE actions SET body = $1 WHERE id = $2")
             .bind(serde_json::to_string(&erased_action(&action)).expect("an action is JSON"))

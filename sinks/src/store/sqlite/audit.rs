@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::AssertSqlSafe;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::ids::TaskId;
 use topics::time::Timestamp;
@@ -24,6 +24,7 @@ use crate::store::page::{Best, Wanted};
 use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::cuts;
 use crate::store::sqlite::db::{Db, Stored, parts, placeholders};
+use crate::store::sqlite::load::refresh_users;
 use crate::store::sqlite::runs::{Index, Key, Kind};
 use crate::store::task_text::erase_state;
 
@@ -43,6 +44,8 @@ pub(crate) struct Audit {
     pub(crate) runs_db: Db,
     chains: Arc<Chains>,
     index: Arc<Index>,
+    /// Another process writes.
+    follows: bool,
     /// Each with the moment as of which it was read.
     cache: Mutex<HashMap<u64, (Removed, Arc<Block>)>>,
 }
@@ -94,8 +97,9 @@ impl Audit {
         (runs, runs_db): (SqlitePool, Db),
         chains: Arc<Chains>,
         index: Arc<Index>,
+        follows: bool,
     ) -> Self {
-        Audit { journal, journal_db, runs, runs_db, chains, index, cache: Mutex::default() }
+        Audit { journal, journal_db, runs, runs_db, chains, index, follows, cache: Mutex::default() }
     }
 
     /// What has been removed by now.
@@ -502,7 +506,10 @@ impl Audit {
         if let Some(n) = self.number(id).await?.filter(|n| *n <= entries) {
             let removed = self.removed().await?;
             return match self.entry(removed, n).await? {
-                Some(found) => self.show(removed, found).await,
+                Some(found) => {
+                    self.check_entry(n).await?;
+                    self.show(removed, found).await
+                }
                 None => Ok(None),
             };
         }
@@ -574,6 +581,19 @@ impl Audit {
         user.ok_or_else(|| self.journal_db.damaged(format!("user number {no} is missing")))
     }
 
+    pub(crate) fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// A replica learns what became of its users' secrets since; who writes is the one who knows.
+    pub(crate) async fn learn_users(&self) -> Result<(), StoreError> {
+        if !self.follows {
+            return Ok(());
+        }
+        let mut conn = self.journal.acquire().await.map_err(self.journal_db.failed("read users"))?;
+        refresh_users(&mut conn, &self.journal_db, &self.chains).await
+    }
+
     pub(crate) fn journal_db(&self) -> &Db {
         &self.journal_db
     }
@@ -616,7 +636,7 @@ pub(crate) const BLOCK_COLUMNS: &str = "first, count, gone, high_water, data";
 
 /// Reads a row of [`BLOCK_COLUMNS`].
 pub(crate) fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
-    let (first, count, gone, data): (i64, i64, i64, &[u8]) = 
+    let (first, count, gone, data): (i64, i64, i64, &[u8]) =
         (row.at(0, db)?, row.at(1, db)?, row.at(2, db)?, row.at(4, db)?);
     if gone == -1 && data.is_empty() {
         return Ok(Block::empty(first as u64, Timestamp::from_millis(row.at(3, db)?)));

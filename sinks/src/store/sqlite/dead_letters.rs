@@ -43,12 +43,16 @@ fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
     let failed = db.failed("read a dead letter");
     let no: i64 = row.try_get("no").map_err(&failed)?;
     let unreadable = |_: Unreadable| db.damaged(format!("dead letter {no} cannot be read"));
-    let (reason, topic) = read_names(row.try_get("reason").map_err(&failed)?, row.try_get("topic").map_err(&failed)?).map_err(unreadable)?;
+    let (reason, topic) = read_names(row.try_get("reason").map_err(&failed)?, row.try_get("topic").map_err(&failed)?)
+        .map_err(unreadable)?;
     let letter = DeadLetter {
         reason,
         detail: row.try_get("detail").map_err(&failed)?,
         topic,
-        position: Position { partition: row.try_get("partition").map_err(&failed)?, offset: row.try_get("record_offset").map_err(&failed)? },
+        position: Position {
+            partition: row.try_get("partition").map_err(&failed)?,
+            offset: row.try_get("record_offset").map_err(&failed)?,
+        },
         time: Timestamp::from_millis(row.try_get("time").map_err(&failed)?),
         key: row.try_get::<Option<&[u8]>, _>("key").map_err(&failed)?.map(Bytes::copy_from_slice),
         headers: read_headers(row.try_get("headers").map_err(&failed)?).map_err(unreadable)?,

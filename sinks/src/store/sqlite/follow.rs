@@ -115,6 +115,7 @@ impl SqliteReplica {
             (runs.clone(), runs_db.clone()),
             chains.clone(),
             index.clone(),
+            true,
         );
         let replica = SqliteReplica {
             journal_db,
