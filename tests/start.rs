@@ -119,7 +119,7 @@ async fn used(dir: &Path) -> serde_json::Value {
         .await;
         until("the tables", Duration::from_secs(30), || async {
             let status = running.get("/v1/views/status").await;
-            (status["tableLagMs"] == 0).then_some(())
+            (status["views"][0]["tableLagMs"] == 0).then_some(())
         })
         .await;
         assert!(running.terminate().0);

@@ -17,7 +17,7 @@ use crate::roundtrip::small;
 use crate::{append, check_restored, eventually, open_with};
 
 /// Flips of each layout; `TASKTIDE_FLIPS` asks for more.
-const FLIPS: usize = if cfg!(feature = "real-parts") { 300 } else { 40 };
+const FLIPS: usize = if cfg!(feature = "real-parts") { 300 } else { 30 };
 const SEED: u64 = 31;
 const COMMITS: usize = 14;
 const EVENTS: usize = 25;
