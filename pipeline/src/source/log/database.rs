@@ -287,6 +287,11 @@ impl Readers {
             .connect_with(options)
             .await
             .map_err(|e| failed(path, "open", e))?;
+        let version: i64 =
+            sqlx::query_scalar("PRAGMA user_version").fetch_one(&pool).await.map_err(|e| failed(path, "open", e))?;
+        if version > VERSION {
+            return Err(LogError::Newer { path: path.to_owned() });
+        }
         Ok(Readers { path: path.to_owned(), pool })
     }
 

@@ -69,14 +69,7 @@ impl Db {
     pub(crate) async fn open(&self) -> Result<SqliteConnection, StoreError> {
         self.inspect().await?;
         let mut conn = self.open_plain().await?;
-        let migrations = if self.path.ends_with("journal.db") {
-            &JOURNAL
-        } else if self.path.ends_with("views.db") {
-            &VIEWS
-        } else {
-            &RUNS
-        };
-        let Err(error) = migrations.run(&mut conn).await else { return Ok(conn) };
+        let Err(error) = self.migrations().run(&mut conn).await else { return Ok(conn) };
         close(conn).await;
         Err(match error {
             sqlx::migrate::MigrateError::Execute(source) => self.failed("make the tables")(source),
@@ -85,6 +78,26 @@ impl Db {
             sqlx::migrate::MigrateError::VersionMissing(_) => StoreError::Newer { file: self.path.clone() },
             other => self.damaged(format!("its tables are not this program's ({other})")),
         })
+    }
+
+    /// As for the writer, for who only reads: a file of a later version is refused.
+    pub(crate) async fn check_version(&self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
+        let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+            .fetch_one(conn)
+            .await
+            .map_err(self.failed("look at its version"))?;
+        let known = self.migrations().iter().map(|migration| migration.version).max();
+        if found > known { Err(StoreError::Newer { file: self.path.clone() }) } else { Ok(()) }
+    }
+
+    fn migrations(&self) -> &'static Migrator {
+        if self.path.ends_with("journal.db") {
+            &JOURNAL
+        } else if self.path.ends_with("views.db") {
+            &VIEWS
+        } else {
+            &RUNS
+        }
     }
 
     /// Looks at the file before SQLite does; pages of an older one get checksums.
