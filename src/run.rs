@@ -609,11 +609,26 @@ fn open_clock(option: ClockOption, dir: &Path, committed_at: Timestamp) -> anyho
     let ClockOption::Manual(at) = option else { return Ok(Clock::system()) };
     let path = dir.join(CLOCK_FILE);
     let stored = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().with_context(|| format!("{} is damaged", path.display()))?,
+        Ok(text) => read_clock(text.trim()).with_context(|| {
+            let path = path.display();
+            format!("{path} is damaged; remove it: the clock then stands where --clock and the last commit say")
+        })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Timestamp::MIN,
         Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
     };
     Ok(Clock::manual(at.max(stored).max(committed_at)))
+}
+
+/// Where a manual clock stands, with a checksum.
+fn clock_text(at: Timestamp) -> String {
+    format!("{at} {:016x}", pages::sum(at.to_string().as_bytes()))
+}
+
+/// Reads what [`clock_text`] made; an older program wrote no checksum.
+fn read_clock(text: &str) -> Option<Timestamp> {
+    let (at, has_sum) = text.split_once(' ').map_or((text, false), |(at, _)| (at, true));
+    let at = at.parse().ok()?;
+    (!has_sum || text == clock_text(at)).then_some(at)
 }
 
 /// Keeps where a manual clock stands, durably.
@@ -621,7 +636,7 @@ pub fn keep_clock(dir: &Path, at: Timestamp) -> std::io::Result<()> {
     use std::io::Write;
     let (path, new) = (dir.join(CLOCK_FILE), dir.join("manual-clock.new"));
     let mut file = std::fs::File::create(&new)?;
-    writeln!(file, "{at}")?;
+    writeln!(file, "{}", clock_text(at))?;
     file.sync_all()?;
     std::fs::rename(new, path)
 }
