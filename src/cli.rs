@@ -37,6 +37,8 @@ pub enum Command {
     Verify(VerifyOptions),
     /// Print the next occurrences of a recurrence rule, or why it is refused.
     Rrule(RruleOptions),
+    /// Print every setting: its name in the environment, what it is, its default, an example.
+    Settings(SettingsOptions),
 }
 
 /// Options of `run`.
@@ -246,6 +248,17 @@ pub struct QueryApiOptions {
     /// Settings in TOML; the environment wins over it.
     #[arg(long, value_name = "FILE", env = "TASKTIDE_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// Options of `settings`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SettingsOptions {
+    /// As JSON.
+    #[arg(long, conflicts_with = "markdown")]
+    pub json: bool,
+    /// As the table of docs/contract.md.
+    #[arg(long)]
+    pub markdown: bool,
 }
 
 /// Options of `rrule`.

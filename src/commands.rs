@@ -3,6 +3,7 @@
 pub mod ingest;
 pub mod query_api;
 pub mod rrule;
+pub mod settings;
 pub mod tail;
 pub mod topics;
 

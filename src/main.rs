@@ -19,6 +19,8 @@ fn main() -> std::process::ExitCode {
         }
         std::process::abort();
     }));
+    // What the program writes is other people's data: only its own user may read it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
     commands::start_logging();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
@@ -36,6 +38,7 @@ fn main() -> std::process::ExitCode {
             Command::QueryApi(options) => commands::query_api::command(options).await,
             Command::Verify(options) => verify::command(options).await,
             Command::Rrule(options) => commands::rrule::command(options),
+            Command::Settings(options) => commands::settings::command(options),
         }
     });
     match result {

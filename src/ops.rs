@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pipeline::Input;
 use pipeline::source::clock::ClockError;
-use pipeline::source::log::{LogError, NewRecord, records_of_body};
+use pipeline::source::log::{BodyError, LogError, NewRecord, records_of_body};
 use pipeline::source::push::Pushed;
 use pipeline::source::topics::TopicsError;
 use query_api::auth::{Caller, Scope};
@@ -124,8 +124,10 @@ async fn append_events(
         None => None,
         Some(value) => Some(value.to_str().map_err(|_| unsupported("content-type is not readable"))?),
     };
-    let records = records_of_body(content_type, body, partition, parts.clock.now())
-        .map_err(|error| unsupported(&error.to_string()))?;
+    let records = records_of_body(content_type, body, partition, parts.clock.now()).map_err(|error| match error {
+        BodyError::TooManyRecords { .. } => Problem::new(Code::BodyTooLarge, error.to_string()),
+        BodyError::UnsupportedContentType(_) => unsupported(&error.to_string()),
+    })?;
     let accepted = records.len();
     let positions = append(&parts, records).await?;
     let shown = json!({"accepted": accepted, "position": position_text(&positions)});

@@ -98,6 +98,7 @@ impl StatusSource for Progress {
                 })
                 .collect(),
             audit_rows: status.entries,
+            erasures_open: status.erasures,
             table_lag_ms: status.table_lag_ms,
             last_commit: self.0.rate.last(),
             commits_per_minute: self.0.rate.per_minute(self.0.clock.now()),

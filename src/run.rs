@@ -41,15 +41,19 @@ use topics::view::{ViewRow, ViewSpec};
 use tracing::{error, info};
 
 mod dead_letters;
+mod erasures;
+pub mod porch;
 mod rate;
 mod rebuild;
 pub mod store;
 mod targets;
 mod updates;
 
+pub use erasures::Eraser;
 pub use rate::Rate;
 
 use crate::cli::{ClockOption, RunOptions, SourceMode};
+use crate::run::porch::Porch;
 use crate::run::targets::Outcomes;
 use crate::run::updates::Publisher;
 use crate::settings::auth::AuthSettings;
@@ -59,6 +63,8 @@ use crate::{ops, reading, sidecar};
 
 /// How long open calls may take when the process stops.
 const RELAY_GRACE: Duration = Duration::from_secs(5);
+/// How long stopping waits until erased data is out of every copy; what is left is done after the next start.
+const ERASE_WITHIN: Duration = Duration::from_secs(8);
 /// How long stopping may take in all: a database that is away must not hold it up.
 const STOP_WITHIN: Duration = Duration::from_secs(22);
 /// How often the log drops what its topics' retention allows to go.
@@ -142,6 +148,8 @@ pub struct Parts {
     pub relay: Relay,
     /// What tells of changed rows, if that is wanted.
     pub publisher: Option<Publisher>,
+    /// What rewrites the copies of erased data.
+    pub eraser: Eraser,
     /// The readers' index.
     pub index: Arc<Index>,
     /// Counts of open tasks.
@@ -221,10 +229,13 @@ impl Running {
         self.parts.inputs.lock().expect("never poisoned").take();
         let pipeline = self.pipeline;
         tokio::task::spawn_blocking(move || pipeline.stop()).await.context("the dataflow ended badly")?;
+        self.parts.eraser.settle(self.parts.index.freshness().n, ERASE_WITHIN).await;
+        self.parts.eraser.end();
         if let Some(publisher) = &self.parts.publisher {
             publisher.stop().await;
         }
         self.parts.store.close().await;
+        self.parts.eraser.ended().await;
         if let Some(traces) = self.parts.traces.clone() {
             traces.stop().await;
         }
@@ -248,6 +259,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         .await
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
+    let porch = Porch::open(&listener)?;
     let auth = read_auth(&settings).await?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
@@ -255,15 +267,16 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
         SourceMode::Log | SourceMode::Dapr => Ok(()),
     };
+    let from_log = mode == SourceMode::Log;
     let (store, restored) =
-        store::open(options.store.as_ref(), &settings, &held, &views, &listener, mode == SourceMode::Log, fits).await?;
+        store::open(options.store.as_ref(), &settings, &held, &views, &porch, from_log, fits).await?;
     if restored.rebuilt {
         Sqlite::forget_set_aside(dir);
     }
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
-        Some(endpoint) => Some(Traces::start(endpoint).await?),
+        Some(endpoint) => Some(Traces::start(&endpoint.0).await?),
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
@@ -272,7 +285,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let stream =
         StreamConfig { replay: settings.stream_replay, buffer: settings.stream_buffer, ..StreamConfig::default() };
     let hub = Hub::new(stream, restored.n, &metrics);
-    let Feed { source, topics, log, push, kafka } =
+    let Feed { source, topics, log, embedded, push, kafka } =
         Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
     let rebuilds = !restored.rebuilt;
     let target = targets::target(&options.actions, &settings, &topics);
@@ -301,6 +314,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     config.reads_back = rebuilds;
     let confirming = store.clone();
     config.confirm = Some(Arc::new(move |id| confirming.contains(id).unwrap_or(true)));
+    let eraser = Eraser::start(store.clone(), embedded, config.limits.clone());
     let visible: Arc<Visible> = Arc::default();
     let pipeline = {
         let (index, store, visible, metrics) = (index.clone(), store.clone(), visible.clone(), metrics.clone());
@@ -334,6 +348,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         mirror,
         relay,
         publisher,
+        eraser,
         index: index.clone(),
         counts: pipeline.counts().clone(),
         metrics: metrics.clone(),
@@ -374,6 +389,7 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     resources.extend(sidecar::resources(&parts, settings.app_api_token.as_ref().map(|token| token.0.as_str())));
     let router = query_api::router_with(api, resources);
     let shutdown = CancellationToken::new();
+    porch.leave().await;
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })
 }
@@ -453,6 +469,9 @@ fn follow_durable(parts: &Arc<Parts>, hub: &Arc<Hub>, visible: Arc<Visible>) {
         if let Some(publisher) = &parts.publisher {
             publisher.wake();
         }
+        if parts.store.status().erasures > 0 {
+            parts.eraser.wake();
+        }
         let took = parts.store.status().last_commit_us;
         parts.metrics.observe_stored(Duration::from_micros(took));
     }));
@@ -463,6 +482,8 @@ struct Feed {
     source: Arc<dyn Source>,
     topics: Arc<dyn Topics>,
     log: Option<Arc<Log>>,
+    /// The embedded log, where some topic is in it.
+    embedded: Option<Arc<Log>>,
     push: Option<Arc<PushSource>>,
     kafka: Option<Arc<KafkaSource>>,
 }
@@ -480,22 +501,29 @@ impl Feed {
             SourceMode::Log => {
                 let log = Log::open(dir).await?;
                 let source = Arc::new(LogSource::open(log.clone(), committed, settings.allow_truncated)?);
-                Ok(Feed { source, topics: Arc::new(log.clone()), log: Some(log), push: None, kafka: None })
+                let topics = Arc::new(log.clone());
+                Ok(Feed { source, topics, embedded: Some(log.clone()), log: Some(log), push: None, kafka: None })
             }
             SourceMode::Kafka => {
                 let options = settings.kafka.options(settings.allow_truncated)?;
                 let topics = Arc::new(KafkaTopics::new(&options.access)?);
                 let source = Arc::new(KafkaSource::new(options, committed));
-                Ok(Feed { source: source.clone(), topics, log: None, push: None, kafka: Some(source) })
+                let kafka = Some(source.clone());
+                Ok(Feed { source, topics, log: None, embedded: None, push: None, kafka })
             }
             SourceMode::Dapr => {
                 let source = Arc::new(PushSource::open(committed, clock.clone()));
                 // Dead letters go to the broker where it is known, else to the embedded log.
-                let topics: Arc<dyn Topics> = match &settings.kafka.access {
-                    Some(access) => Arc::new(KafkaTopics::new(access)?),
-                    None => Arc::new(Log::open(dir).await?),
+                let embedded = match settings.kafka.access {
+                    Some(_) => None,
+                    None => Some(Log::open(dir).await?),
                 };
-                Ok(Feed { source: source.clone(), topics, log: None, push: Some(source), kafka: None })
+                let topics: Arc<dyn Topics> = match (&settings.kafka.access, &embedded) {
+                    (_, Some(log)) => Arc::new(log.clone()),
+                    (Some(access), None) => Arc::new(KafkaTopics::new(access)?),
+                    (None, None) => unreachable!("without a broker the embedded log was opened"),
+                };
+                Ok(Feed { source: source.clone(), topics, log: None, embedded, push: Some(source), kafka: None })
             }
         }
     }
@@ -597,6 +625,7 @@ fn watch_numbers(parts: &Arc<Parts>) {
         }
         metrics.set_overdue_tasks(parts.counts.get(&CountKey::Overdue));
         metrics.set_audit_entries(parts.store.status().entries);
+        metrics.set_erasures_open(parts.store.status().erasures);
         reading::set_reminders(metrics, &parts.index);
         if let Some(mirror) = &parts.mirror {
             metrics.set_state_mirror(mirror.waiting(), mirror.is_incomplete());

@@ -2,34 +2,34 @@
 //!
 //! A setting has a dotted name (`reminders.max_late`). In the environment it is `TASKTIDE_` and the name in upper
 //! case with `__` for each dot; in the file given by `--config` (TOML) it is a key of that path. The environment
-//! wins over the file. A bad value and an unknown key stop the start, naming the key, the value and an example.
+//! wins over the file. A bad value and an unknown key stop the start, naming the key, the value and an example. Which
+//! settings there are says [`list`].
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::NaiveTime;
+use pipeline::recurrence::Missed;
 use serde_json::Value;
 use topics::reminder::{Channel, Offset};
 
+pub mod list;
+mod given;
 pub mod auth;
+pub mod http;
 mod kafka;
 mod retention;
 pub mod secrets;
 mod store;
 
+pub use given::SettingError;
 pub use kafka::Kafka;
 pub use retention::Retention;
-pub use store::{StoreSettings, store_url};
+pub use store::{StoreSettings, is_postgres, store_url};
 
 use crate::cli::SourceMode;
-
-/// Prefix of settings in the environment.
-const PREFIX: &str = "TASKTIDE_";
-
-/// Names of that prefix that are read elsewhere: options of the command line, the log filter, tools of the tests.
-const ELSEWHERE: [&str; 9] =
-    ["DATA_DIR", "LISTEN", "ACTIONS", "CLOCK", "CONFIG", "LOG", "CHROMIUM", "SOURCE", "COMPONENTS_DIR"];
+use given::Given;
 
 /// Everything that can be set beside the command line.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ pub struct Settings {
     /// `query.timeout`.
     pub query_timeout: Duration,
     /// `otel.endpoint`: base address of an OTLP collector that traces are sent to by HTTP; none without it.
-    pub otel_endpoint: Option<String>,
+    pub otel_endpoint: Option<Secret>,
     /// `ready.max_lag`, in records.
     pub ready_max_lag: u64,
     /// `stream.replay`, in events.
@@ -80,6 +80,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Who may ask.
     pub auth: auth::AuthSettings,
+    /// Whether `auth.mode` is set, if only to `none`.
+    pub auth_named: bool,
+    /// What HTTP takes in at most.
+    pub http: http::HttpSettings,
 }
 
 /// A text that is never shown.
@@ -92,49 +96,6 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Why the settings do not hold.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingError {
-    /// No setting has this name.
-    #[error("there is no setting \"{key}\"{}", hint.as_ref().map(|h| format!("; did you mean \"{h}\"?")).unwrap_or_default())]
-    Unknown {
-        /// As given.
-        key: String,
-        /// The nearest name.
-        hint: Option<String>,
-    },
-    /// The value cannot be read.
-    #[error("setting \"{key}\" is {value}, which is not {expected}; for example {key}={example}")]
-    Invalid {
-        /// Name.
-        key: &'static str,
-        /// As given.
-        value: String,
-        /// What is asked for.
-        expected: &'static str,
-        /// A value that works.
-        example: &'static str,
-    },
-    /// A reference to a secret leads nowhere.
-    #[error("setting \"{key}\" refers to secret:{reference}: {detail}")]
-    Secret {
-        /// Name.
-        key: String,
-        /// As given, without its scheme.
-        reference: String,
-        /// Why.
-        detail: String,
-    },
-    /// The file cannot be read.
-    #[error("could not read the settings file {path}: {detail}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        detail: String,
-    },
-}
-
 impl Settings {
     /// Reads the file, if one is given, and the process's environment; asks the sidecar for secrets.
     pub async fn load(file: Option<&Path>) -> Result<Settings, SettingError> {
@@ -142,118 +103,100 @@ impl Settings {
         if let Some(path) = file {
             let unreadable = |detail: String| SettingError::File { path: path.to_owned(), detail };
             let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-            let table: Value = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+            let table: Value = toml::from_str(&text).map_err(|error| unreadable(place_of(&error, &text)))?;
             flatten(String::new(), table, &mut given);
         }
-        for (name, value) in std::env::vars() {
-            if let Some(key) = name.strip_prefix(PREFIX).filter(|key| !ELSEWHERE.contains(key)) {
-                given.insert(key.to_ascii_lowercase().replace("__", "."), Value::String(value));
-            }
+        for (variable, value) in std::env::vars_os() {
+            let Some(key) = variable.to_str().and_then(list::key_of) else { continue };
+            let value = value.into_string().map_err(|_| SettingError::Variable { variable: list::variable(&key) })?;
+            given.insert(key, Value::String(value));
+        }
+        // Before a sidecar is waited for.
+        if let Some(key) = given.keys().find(|key| list::find(key).is_none()) {
+            return Err(SettingError::Unknown { key: key.clone() });
         }
         let secret = secrets::resolve(&mut given, &secrets::Sidecar::from_environment()).await?;
-        Settings::read(given).map_err(|error| secrets::hidden(error, &secret))
+        Settings::of(Given::new(given, secret))
     }
 
     /// Reads settings from their dotted names.
     pub fn read(given: BTreeMap<String, Value>) -> Result<Settings, SettingError> {
-        let mut from = Given { given, known: Vec::new() };
-        let mut config = pipeline::Config::default();
-        if let Some(zone) = from.text("timezone", "an IANA zone name", "Europe/Berlin", topics::time::parse_zone)? {
-            config.timezone = zone;
-        }
-        if let Some(offsets) =
-            from.list("reminders.default_offsets", "a list of durations", r#"["PT1H"]"#, Offset::parse)?
-        {
-            config.default_offsets = offsets;
-        }
-        if let Some(list) =
-            from.list("reminders.channels", "a list of in-app, webhook, email", r#"["in-app"]"#, Channel::parse)?
-        {
-            config.default_channels = list;
-        }
-        if let Some(hour) = from
-            .text("reminders.all_day_hour", "a time of day", "09:00", |t| NaiveTime::parse_from_str(t, "%H:%M").ok())?
-        {
-            config.all_day_hour = hour;
-        }
-        if let Some(late) = from.duration("reminders.max_late", "P7D")? {
-            config.max_late = late;
-        }
-        if let Some(missed) = from.text("recurrence.missed", "skip or keep", "skip", |t| match t {
-            "skip" => Some(pipeline::recurrence::Missed::Skip),
-            "keep" => Some(pipeline::recurrence::Missed::Keep),
-            _ => None,
-        })? {
-            config.missed = missed;
-        }
-        if let Some(horizon) = from.duration("bootstrap.create_horizon", "1h")? {
-            config.create_horizon = horizon;
-        }
-        if let Some(hold) = from.duration("actions.hold_max", "5m")? {
-            config.hold_max = hold;
-        }
-        if let Some(bytes) = from.number("max_event_bytes", 1, 64 << 20, "1048576")? {
-            config.limits.max_event_bytes = bytes as usize;
-        }
-        let via = from.text("actions.create.via", "binding or invoke", "binding", |t| match t {
-            "binding" => Some(false),
-            "invoke" => Some(true),
-            _ => None,
+        Settings::of(Given::new(given, BTreeSet::new()))
+    }
+
+    fn of(mut from: Given) -> Result<Settings, SettingError> {
+        let otel_endpoint = from.optional("otel.endpoint", |t| is_http(t).then(|| Secret(t.to_owned())))?;
+        let audit_retention = from.value("audit.retention", |text| match text {
+            "unlimited" => Some(None),
+            text => Retention::parse(text).map(Some),
         })?;
-        let path = from.text("actions.create.path", "a path that starts with /", "/api/tasks", |t| {
-            t.starts_with('/').then(|| t.to_owned())
-        })?;
-        let publish_updates = from.text("updates.publish", "true or false", "true", |t| t.parse::<bool>().ok())?;
-        let audit_retention =
-            from.text("audit.retention", "an ISO 8601 duration or unlimited", "P1Y", |text| match text {
-                "unlimited" => Some(None),
-                text => Retention::parse(text).map(Some),
-            })?;
-        let otel_endpoint =
-            from.text("otel.endpoint", "the address of an OTLP collector by HTTP", "http://127.0.0.1:4318", |t| {
-                (t.starts_with("http://") || t.starts_with("https://")).then(|| t.to_owned())
-            })?;
-        config.traces = otel_endpoint.is_some();
-        let source = from.text("source.mode", "log, kafka or dapr", "kafka", |t| t.parse().ok())?;
-        let allow_truncated =
-            from.text("bootstrap.allow_truncated", "true or false", "false", |t| t.parse::<bool>().ok())?;
+        let (auth, auth_named) = auth::AuthSettings::read(&mut from)?;
         let settings = Settings {
-            source,
+            pipeline: read_pipeline(&mut from, otel_endpoint.is_some())?,
+            source: from.optional_word("source.mode")?.and_then(|mode| mode.parse().ok()),
             kafka: Kafka::read(&mut from)?,
-            allow_truncated: allow_truncated.unwrap_or(false),
+            allow_truncated: from.flag("bootstrap.allow_truncated")?,
             otel_endpoint,
             sidecar: secrets::Sidecar::from_environment(),
-            app_api_token: from.text("app_api_token", "a text", "secret:kubernetes/app-token/token", |t| {
-                (!t.is_empty()).then(|| Secret(t.to_owned()))
-            })?,
-            state_mirror: from
-                .text("state_mirror", "off or dapr", "off", |t| match t {
-                    "off" => Some(false),
-                    "dapr" => Some(true),
-                    _ => None,
-                })?
-                .unwrap_or(false),
-            audit_retention: audit_retention.flatten(),
-            publish_updates: publish_updates.unwrap_or(false),
+            app_api_token: from.optional("app_api_token", some)?.map(Secret),
+            state_mirror: from.word("state_mirror")? == "dapr",
+            audit_retention,
+            publish_updates: from.flag("updates.publish")?,
             store: StoreSettings::read(&mut from)?,
-            create_path: path.unwrap_or_else(|| "/api/tasks".to_owned()),
-            create_by_invoke: via.unwrap_or(false),
-            confirm_wait: from.duration("actions.confirm_wait", "5s")?.unwrap_or(Duration::from_secs(5)),
-            max_elapsed: from.duration("actions.max_elapsed", "24h")?.unwrap_or(Duration::from_secs(86_400)),
-            action_timeout: from.duration("actions.timeout", "10s")?.unwrap_or(Duration::from_secs(10)),
-            webhook_secret: from.text("webhook.secret", "a text", "whsec_…", |t| Some(Secret(t.to_owned())))?,
-            email_from: from
-                .text("email.from", "a mail address", "tasks@example.org", |t| t.contains('@').then(|| t.to_owned()))?,
-            query_timeout: from.duration("query.timeout", "5s")?.unwrap_or(Duration::from_secs(5)),
-            ready_max_lag: from.number("ready.max_lag", 0, u64::MAX, "10000")?.unwrap_or(10_000),
-            stream_replay: from.number("stream.replay", 0, 10_000_000, "10000")?.unwrap_or(10_000) as usize,
-            stream_buffer: from.number("stream.buffer", 1, 1_000_000, "1024")?.unwrap_or(1024) as usize,
-            auth: auth::AuthSettings::read(&mut from)?,
-            pipeline: config,
+            create_path: from.value("actions.create.path", |t| t.starts_with('/').then(|| t.to_owned()))?,
+            create_by_invoke: from.word("actions.create.via")? == "invoke",
+            confirm_wait: from.duration("actions.confirm_wait")?,
+            max_elapsed: from.duration("actions.max_elapsed")?,
+            action_timeout: from.duration("actions.timeout")?,
+            webhook_secret: from.optional("webhook.secret", some)?.map(Secret),
+            email_from: from.optional("email.from", |t| t.contains('@').then(|| t.to_owned()))?,
+            query_timeout: from.duration("query.timeout")?,
+            ready_max_lag: from.number("ready.max_lag")?,
+            stream_replay: from.number("stream.replay")? as usize,
+            stream_buffer: from.number("stream.buffer")? as usize,
+            auth,
+            auth_named,
+            http: http::HttpSettings::read(&mut from)?,
         };
         from.finish()?;
         Ok(settings)
     }
+}
+
+fn read_pipeline(from: &mut Given, traces: bool) -> Result<pipeline::Config, SettingError> {
+    let mut config = pipeline::Config {
+        timezone: from.value("timezone", topics::time::parse_zone)?,
+        default_offsets: from.list("reminders.default_offsets", Offset::parse)?,
+        default_channels: from.list("reminders.channels", Channel::parse)?,
+        all_day_hour: from.value("reminders.all_day_hour", |t| NaiveTime::parse_from_str(t, "%H:%M").ok())?,
+        max_late: from.duration("reminders.max_late")?,
+        missed: match from.word("recurrence.missed")? {
+            "keep" => Missed::Keep,
+            _ => Missed::Skip,
+        },
+        create_horizon: from.duration("bootstrap.create_horizon")?,
+        hold_max: from.duration("actions.hold_max")?,
+        traces,
+        ..pipeline::Config::default()
+    };
+    config.limits.max_event_bytes = from.number("max_event_bytes")? as usize;
+    Ok(config)
+}
+
+/// A text that is one.
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn is_http(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// What is wrong with a settings file, and where; its text is not shown, which may hold a secret.
+fn place_of(error: &toml::de::Error, text: &str) -> String {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("line {line} is not TOML")
 }
 
 fn flatten(path: String, value: Value, into: &mut BTreeMap<String, Value>) {
@@ -267,69 +210,6 @@ fn flatten(path: String, value: Value, into: &mut BTreeMap<String, Value>) {
         value => {
             into.insert(path, value);
         }
-    }
-}
-
-/// What was given, and which names were asked for.
-struct Given {
-    given: BTreeMap<String, Value>,
-    known: Vec<&'static str>,
-}
-
-impl Given {
-    fn text<T>(
-        &mut self,
-        key: &'static str,
-        expected: &'static str,
-        example: &'static str,
-        read: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<Option<T>, SettingError> {
-        self.known.push(key);
-        let Some(value) = self.given.remove(key) else { return Ok(None) };
-        let text = match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
-        match read(&text) {
-            Some(value) => Ok(Some(value)),
-            None => Err(SettingError::Invalid { key, value: format!("\"{text}\""), expected, example }),
-        }
-    }
-
-    fn list<T>(
-        &mut self,
-        key: &'static str,
-        expected: &'static str,
-        example: &'static str,
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, SettingError> {
-        self.text(key, expected, example, |text| {
-            let texts: Vec<String> = serde_json::from_str(text).ok()?;
-            texts.iter().map(|text| read(text)).collect()
-        })
-    }
-
-    fn duration(&mut self, key: &'static str, example: &'static str) -> Result<Option<Duration>, SettingError> {
-        self.text(key, "a duration", example, duration)
-    }
-
-    fn number(
-        &mut self,
-        key: &'static str,
-        min: u64,
-        max: u64,
-        example: &'static str,
-    ) -> Result<Option<u64>, SettingError> {
-        self.text(key, "a whole number in range", example, |text| {
-            text.parse().ok().filter(|number| (min..=max).contains(number))
-        })
-    }
-
-    fn finish(self) -> Result<(), SettingError> {
-        let Some(key) = self.given.into_keys().next() else { return Ok(()) };
-        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-        let hint = self.known.iter().find(|known| last(known) == last(&key) || known.starts_with(key.as_str()));
-        Err(SettingError::Unknown { hint: hint.map(|h| (*h).to_owned()), key })
     }
 }
 
@@ -377,7 +257,7 @@ mod tests {
             "reminders.default_offsets",
             "PT1H",
             Some(
-                "setting \"reminders.default_offsets\" is \"PT1H\", which is not a list of durations; for example reminders.default_offsets=[\"PT1H\"]",
+                "setting \"reminders.default_offsets\" is \"PT1H\", which is not a list of durations; for example reminders.default_offsets=[\"PT1H\",\"P1D\"]",
             ),
         );
         check("max_late", "P7D", Some("there is no setting \"max_late\"; did you mean \"reminders.max_late\"?"));
@@ -395,9 +275,23 @@ mod tests {
             "auth.mode",
             "jwt",
             Some(
-                "setting \"auth.jwt.algorithm\" is not set, which is not named, as auth.mode=jwt needs; for example auth.jwt.algorithm=RS256",
+                "setting \"auth.jwt.algorithm\" is not set, but auth.mode=jwt needs it; for example auth.jwt.algorithm=RS256",
             ),
         );
+    }
+
+    #[test]
+    fn every_setting_of_the_list_is_read_and_its_defaults_are_those_of_the_parts() {
+        let unset = Settings::read(BTreeMap::new()).unwrap();
+        assert_eq!(format!("{:?}", unset.pipeline), format!("{:?}", pipeline::Config::default()));
+        for setting in list::SETTINGS {
+            let given = BTreeMap::from([(setting.name.to_owned(), Value::from("\u{1}"))]);
+            // A text that any name could be is read; nothing else is unknown.
+            if let Err(error) = Settings::read(given) {
+                assert!(!matches!(error, SettingError::Unknown { .. }), "{error}");
+                assert!(error.to_string().contains(setting.name), "{error}");
+            }
+        }
     }
 
     #[test]

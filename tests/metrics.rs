@@ -196,6 +196,7 @@ const METRICS: &[Expected] = &[
     ("open_tasks", "gauge", &["priority"], &[(&["HIGH"], 1.0), (&["LOW"], 0.0)]),
     ("overdue_tasks", "gauge", &[], &[(&[], 0.0)]),
     ("audit_entries", "gauge", &[], &[(&[], 5.0)]),
+    ("erasures_open", "gauge", &[], &[(&[], 0.0)]),
     ("updates_total", "counter", &[], &[(&[], 0.0)]),
     ("updates_behind", "gauge", &[], &[(&[], 0.0)]),
     ("state_mirror_waiting", "gauge", &[], &[(&[], 0.0)]),

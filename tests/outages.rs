@@ -27,3 +27,5 @@ mod leaders;
 mod pipelines;
 #[path = "outages/poison.rs"]
 mod poison;
+#[path = "outages/starts.rs"]
+mod starts;

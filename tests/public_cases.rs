@@ -6,30 +6,37 @@ mod oracle;
 #[allow(dead_code, reason = "two test targets share it, and neither uses all")]
 #[path = "oracle/product.rs"]
 mod product;
+#[path = "support/stand_in.rs"]
+mod stand_in;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use oracle::cases::{self, check};
+use oracle::compare::Events;
 use oracle::compare::Product;
-use product::{Events, Given, InProcess};
+use product::{Given, InProcess};
 use serde_json::{Value, json};
+use stand_in::StandIn;
+use tasktide::cli::Actions;
 
 /// Cases that need something this test does not have, and what.
-const NOT_RUN: [(u64, &str); 7] = [
+const NOT_RUN: [(u64, &str); 8] = [
     (122, "an edit of the audit's tables, which the case only describes; the store's own tests make one"),
     (141, "Kafka, whose topic gets more partitions"),
-    (144, "the Dapr source"),
-    (146, "a stand-in for the sidecar that refuses a component"),
-    (152, "a stand-in for the sidecar that hangs"),
+    (144, "the Dapr source, whose dead letters need a broker"),
+    (146, "three waits of a minute each; the relay's own tests have a sidecar that lacks a component"),
     (163, "a cluster's API versions"),
     (165, "the chart"),
+    // To be taken out once a stream tells what the clock moves.
+    (214, "what the clock moves out of a day word is not told yet"),
+    (207, "Kafka, with transactions: tests/kafka.rs"),
 ];
 
 /// Kinds whose cases are events, queries and steps.
-const BY_VIEWS: [&str; 9] =
-    ["recurrence", "reminder", "filter", "search", "paging", "audit", "envelope", "outbox", "broker"];
+const BY_VIEWS: [&str; 10] =
+    ["recurrence", "reminder", "filter", "search", "paging", "audit", "envelope", "outbox", "broker", "http"];
 
 fn number(case: &Value) -> u64 {
     case["n"].as_u64().expect("cases are numbered")
@@ -37,19 +44,42 @@ fn number(case: &Value) -> u64 {
 
 fn is_by_views(case: &Value) -> bool {
     let kind = case["kind"].as_str().expect("a case has a kind");
-    BY_VIEWS.contains(&kind) && case.get("rule").is_none() && !NOT_RUN.iter().any(|(n, _)| *n == number(case))
+    (BY_VIEWS.contains(&kind) || case.get("steps").is_some())
+        && case.get("rule").is_none()
+        && !NOT_RUN.iter().any(|(n, _)| *n == number(case))
+}
+
+/// The product as a case needs it.
+fn started(case: &Value) -> InProcess {
+    let texts = |list: &Value| -> Vec<String> {
+        list.as_array().into_iter().flatten().map(|text| text.as_str().expect("a text").to_owned()).collect()
+    };
+    let clock = cases::clock(case);
+    if case.get("chat").is_some() {
+        let chat = StandIn::chat(&texts(&case["chat"]));
+        return InProcess::start_with(clock, Given::new(), Actions::ChatApi(chat.url()), Some(chat));
+    }
+    if let Some(components) = case["sidecar"].as_object() {
+        let answers = components.iter().map(|(name, answers)| (name.clone(), texts(answers))).collect();
+        let sidecar = StandIn::sidecar(answers, cases::REAL_SECONDS_IN_ONE);
+        // The defaults, in a tenth of the time.
+        let given = [("actions.timeout", "1s"), ("actions.confirm_wait", "500ms")];
+        let given = given.map(|(name, value)| (name.to_owned(), json!(value)));
+        return InProcess::start_with(clock, Given::from(given), Actions::Dapr, Some(sidecar));
+    }
+    InProcess::start(clock, Given::new())
 }
 
 #[test]
 fn views_and_queries() {
     let mut wrong = Vec::new();
     let mut ran = 0;
-    for case in cases::load().iter().filter(|case| is_by_views(case)) {
+    for case in cases::load().into_iter().filter(is_by_views) {
         ran += 1;
-        let mut product = InProcess::start(cases::clock(case), Given::new());
-        wrong.extend(check(case, &mut product).into_iter().map(|line| format!("case {}: {line}", number(case))));
+        let mut product = started(&case);
+        wrong.extend(check(&case, &mut product).into_iter().map(|line| format!("case {}: {line}", number(&case))));
     }
-    assert!(ran > 40, "only {ran} cases");
+    assert!(ran > 60, "only {ran} cases");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

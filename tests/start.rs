@@ -206,3 +206,35 @@ async fn a_start_on_a_full_disk_serves_reads() {
     let shown = tasks(&running).await;
     assert!(shown.as_array().unwrap().len() >= 40);
 }
+
+#[tokio::test]
+async fn only_the_owner_may_read_what_is_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let process = Process::run(&data, &["--clock", "manual:2026-03-01T08:00:00Z"]);
+    process.post_events(&[serde_json::json!({"nothing": true})]).await;
+    let clock = reqwest::Client::new().post(format!("{}/v1/ops/clock", process.base));
+    let answer = clock.json(&serde_json::json!({"now": "2026-03-01T09:00:00Z"})).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let reader = Process::start(&["query-api", "--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    let mut open = Vec::new();
+    let mut folders = vec![data];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let Ok(found) = std::fs::metadata(&path) else { continue };
+            files += usize::from(found.is_file());
+            let mode = found.permissions().mode() & 0o777;
+            if mode & 0o077 != 0 {
+                open.push(format!("{} {mode:o}", path.display()));
+            }
+            folders.extend(found.is_dir().then_some(path));
+        }
+        let mode = std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777;
+        assert_eq!(format!("{mode:o}"), "700", "{}", folder.display());
+    }
+    assert!(files > 6, "only {files} files");
+    assert_eq!(open, Vec::<String>::new());
+    drop(reader);
+}

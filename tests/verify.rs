@@ -150,6 +150,7 @@ impl Tables<'_> {
         match self {
             Tables::Sqlite(data) => {
                 let path = data.join("views.db");
+                pages::register();
                 let mut conn = sqlx::SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
                 let sql = sql.replace('?', &format!("x'{plain}'"));
                 let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
@@ -255,6 +256,11 @@ async fn a_topic_is_recomputed(server: Option<&Server>) {
         change("\"eventId\":\"p1\"", "\"eventId\":\"p2\"");
         subject.check(&[], 1, &["audit entry ", "eventId", "audit chain of", "entry 1 does not hold"]);
         change("\"eventId\":\"p2\"", "\"eventId\":\"p1\"");
+        // One that cannot be read is named, and everything else is compared all the same.
+        change("\"eventId\":", "\"eventId\"");
+        subject.check(&[], 1, &["audit entry ", "cannot be read", "audit chain of", "tasks,"]);
+        change("\"eventId\"", "\"eventId\":");
+        subject.check(&[], 0, &["; 0 differ"]);
     }
 
     // Without the records there is nothing to compute from; that is no difference, and is said.

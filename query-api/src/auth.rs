@@ -17,6 +17,8 @@ pub mod jwt;
 mod keys;
 mod openssl;
 
+pub use keys::origin_of;
+
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {

@@ -92,6 +92,7 @@ pub struct Metrics {
     audit_entries: Gauge,
     updates: Counter,
     updates_behind: Gauge,
+    erasures_open: Gauge,
     actions: Family<ActionLabels, Counter>,
     outbox_pending: Family<KindLabels, Gauge>,
     outbox_oldest: Seconds,
@@ -180,6 +181,7 @@ impl Metrics {
             audit_entries: add(r, "audit_entries", "Audit entries kept", Gauge::default()),
             updates: add(r, "updates", "Changes of rows published", Counter::default()),
             updates_behind: add(r, "updates_behind", "Commits whose changes wait to be published", Gauge::default()),
+            erasures_open: add(r, "erasures_open", "Erasures of which a copy is left", Gauge::default()),
             overdue_tasks: add(r, "overdue_tasks", "Open tasks whose due has passed", Gauge::default()),
             actions: add(r, "actions", "Calls of actions by result", Family::default()),
             outbox_pending: add(r, "outbox_pending", "Actions not yet settled", Family::default()),
@@ -334,6 +336,11 @@ impl Metrics {
     /// Commits whose changes wait to be published.
     pub fn set_updates_behind(&self, commits: u64) {
         self.updates_behind.set(commits as i64);
+    }
+
+    /// Erasures of which some copy is not rewritten yet.
+    pub fn set_erasures_open(&self, number: u64) {
+        self.erasures_open.set(number as i64);
     }
 
     /// Reminders that stand at `status`.

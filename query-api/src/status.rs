@@ -111,6 +111,8 @@ pub struct Report {
     pub outbox_oldest: Option<Timestamp>,
     /// Actions given up.
     pub outbox_failed: u64,
+    /// Erasures of which some copy is not rewritten yet.
+    pub erasures_open: u64,
     /// Dead letters kept.
     pub dead_letters: Option<u64>,
 }

@@ -24,7 +24,6 @@ use topics::action::{Action, OutboxChange, Outcome, Progress};
 use uuid::Uuid;
 
 mod backoff;
-pub mod canonical;
 mod http;
 mod lanes;
 mod ledger;

@@ -15,6 +15,7 @@ use topics::action::{Action, ActionKind, ActionState, Progress};
 use topics::audit::{AuditAction, AuditEntry, AuditKey, AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::Commit;
 use topics::dead_letter::DeadLetter;
+use topics::event::Limits;
 use topics::ids::TaskId;
 use topics::time::Timestamp;
 use uuid::Uuid;
@@ -38,14 +39,16 @@ mod ledger;
 mod engine;
 mod page;
 mod dead_letters;
+mod erasures;
 mod chain_check;
 mod replica;
 pub mod sqlite;
 pub mod postgres;
 
 pub use data_dir::DataDir;
-pub use engine::Options;
+pub use engine::{Options, lower_priority};
 pub use entry_text::Hash;
+pub use erasures::{Erasure, Erasures, RecordRange};
 pub use postgres::{Database, Lease, Postgres, PostgresReplica, Waiting};
 pub use replica::{Followed, OpenActions, Replica, ReplicaProgress};
 pub use sqlite::{Sqlite, SqliteReplica};
@@ -128,6 +131,19 @@ pub trait Store: Send + Sync {
     /// For threads that run no asynchronous code.
     fn contains(&self, audit_id: Uuid) -> Result<bool, StoreError>;
 
+    /// Erasures of which some copy is not rewritten yet.
+    async fn erasures(&self) -> Result<Erasures, StoreError>;
+
+    /// Up to which event time a user was erased.
+    fn erased_until(&self, user: &str) -> Option<Timestamp>;
+
+    /// Rewrites the store's own copies of what `erasures` cover, in steps, and frees the space that they took in a way
+    /// that leaves nothing readable. `false` when that has to wait for the tables or for a reader: call it again.
+    async fn erase_copies(&self, erasures: &Erasures, limits: &Limits) -> Result<bool, StoreError>;
+
+    /// All copies of these are rewritten.
+    async fn erasures_done(&self, erasures: &Erasures) -> Result<(), StoreError>;
+
     /// From now on keeps the changes of commits until they are published. Returns the last commit of which they were.
     async fn keep_updates(&self) -> Result<u64, StoreError>;
 
@@ -166,6 +182,8 @@ pub struct StoreStatus {
     pub last_commit_us: u64,
     /// Why the disk refuses to be written, while it does: what was appended is kept and tried again.
     pub failing: Option<String>,
+    /// Erasures, and records that came after them, of which some copy is not rewritten yet.
+    pub erasures: u64,
 }
 
 /// What checking every chain found.
@@ -291,6 +309,22 @@ pub enum StoreError {
         source: sqlx::Error,
     },
 
+    /// The database cannot hold a store: its version or its settings do not allow it.
+    #[error("{file} cannot be used: {what}")]
+    Unsuitable {
+        /// The database.
+        file: PathBuf,
+        /// What is in the way.
+        what: String,
+    },
+
+    /// A pipeline has yet to make the tables, or to bring those of an older version up to date.
+    #[error("the tables in {file} are not made yet")]
+    NotMade {
+        /// The database.
+        file: PathBuf,
+    },
+
     /// The database is the store of another pipeline, with which this one must not go on.
     #[error("{file} is the store of another pipeline")]
     OfAnother {
@@ -304,6 +338,17 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the same may succeed later without anybody's help: a server that is away, a connection that broke.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            StoreError::Database { source, .. } => postgres::is_passing(source),
+            StoreError::NotMade { .. } | StoreError::Closed => true,
+            _ => false,
+        }
+    }
 }
 
 /// How to have everything made again from the log.

@@ -28,11 +28,12 @@ use topics::record::SourceTopic;
 use topics::topic_list;
 use topics::view::ViewSpec;
 use topics::{TaskId, Timestamp};
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::cli::QueryApiOptions;
 use crate::reading;
+use crate::run::porch::Porch;
 use crate::run::{Rate, read_auth, stop_signal, store};
 use crate::settings::Settings;
 
@@ -47,8 +48,9 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("could not listen on --listen {}", options.listen))?;
     let addr = listener.local_addr()?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
+    let porch = Porch::open(&listener)?;
     let (replica, restored) = tokio::select! {
-        opened = open(&options, &settings, &views) => opened?,
+        opened = open(&options, &settings, &views, &porch) => opened?,
         () = stop_signal() => return Ok(ExitCode::SUCCESS),
     };
     let metrics = Arc::new(Metrics::new());
@@ -89,6 +91,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     });
     let shutdown = CancellationToken::new();
     let router = query_api::router(api);
+    porch.leave().await;
     let http = tokio::spawn(query_api::serve(listener, router, shutdown.clone().cancelled_owned()));
     announce(addr);
     let following = async {
@@ -117,15 +120,20 @@ async fn open(
     options: &QueryApiOptions,
     settings: &Settings,
     views: &[ViewSpec],
+    porch: &Porch,
 ) -> anyhow::Result<(Arc<dyn Replica>, Restored)> {
+    let waiting = |why: &str| {
+        warn!(why, "the store cannot be read yet; will try again");
+        porch.waits_for(Waiting::Database, why);
+    };
     if let Some(url) = options.store.as_ref().or(settings.store.url.as_ref()) {
-        let (replica, restored) = PostgresReplica::open(&store::database(url, settings)?, views).await?;
+        let (replica, restored) = PostgresReplica::open(&store::database(url, settings)?, views, waiting).await?;
         return Ok((replica, restored));
     }
     let dir = options.data_dir.as_ref().context(
         "give what the pipeline has: --store postgres://user:password@host/database, or --data-dir DIR on its machine",
     )?;
-    let (replica, restored) = SqliteReplica::open(dir, views).await?;
+    let (replica, restored) = SqliteReplica::open(dir, views, waiting).await?;
     Ok((replica, restored))
 }
 
@@ -223,6 +231,8 @@ impl StatusSource for Status {
             source_mode: "store",
             partitions: partitions.collect(),
             audit_rows: self.replica.progress().audit_rows(),
+            // Only the pipeline follows them.
+            erasures_open: 0,
             table_lag_ms: self.replica.progress().tables_late().as_millis() as u64,
             last_commit: (seen.n > 0).then_some(seen.committed_at),
             commits_per_minute: self.rate.per_minute(self.clock.now()),

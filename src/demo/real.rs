@@ -17,7 +17,7 @@ use components::redis::Redis;
 use pipeline::source::clock::Clock;
 use pipeline::source::kafka::admin::{Admin, Replication};
 use pipeline::source::kafka::{Access, KafkaTopics};
-use pipeline::source::log::records_of_body;
+use pipeline::source::log::{BodyError, records_of_body};
 use pipeline::source::topics::Topics;
 use tokio::net::TcpListener;
 use tracing::error;
@@ -146,8 +146,10 @@ async fn take_events(access: &Access) -> anyhow::Result<SocketAddr> {
 
 async fn append(State(topics): State<Arc<dyn Topics>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let Ok(records) = records_of_body(content_type, body, None, Clock::system().now()) else {
-        return StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let records = match records_of_body(content_type, body, None, Clock::system().now()) {
+        Ok(records) => records,
+        Err(BodyError::UnsupportedContentType(_)) => return StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Err(BodyError::TooManyRecords { .. }) => return StatusCode::PAYLOAD_TOO_LARGE,
     };
     match topics.append("task-events", records).await {
         Ok(_) => StatusCode::ACCEPTED,

@@ -1,41 +1,36 @@
-//! The store that the command line and the settings ask for, opened; and what is served while it has to be waited for.
+//! The store that the command line and the settings ask for, opened.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use pipeline::source::SourceError;
 use pipeline::source::log::Log;
-use query_api::problem::{Code, Problem};
-use query_api::status::{Readiness, Waiting as Needs};
+use query_api::status::Waiting as Needs;
 use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, StoreError, Waiting};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use topics::commit::{NextOffset, Restored};
 use topics::record::SourceTopic;
 use topics::view::ViewSpec;
 use tracing::{info, warn};
 
-use crate::settings::{Secret, Settings};
+use super::porch::Porch;
+use crate::settings::{Secret, Settings, is_postgres};
 
+/// Pause after a database that could not be opened.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Longest time for one statement that answers a reader, beyond the query's own limit.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 
-/// Opens the store: the database at `url`, else the embedded one. While another process has the database, health and
-/// readiness are served on `listener`. `from_log` says that everything comes from the embedded log. An error where `fits` refuses the committed positions.
+/// Opens the store: the database at `url`, else the embedded one. `porch` tells why that takes long; `from_log` says that
+/// everything comes from the embedded log. An error where `fits` refuses the committed positions, and where waiting does
+/// not help.
 pub(super) async fn open(
     url: Option<&Secret>,
     settings: &Settings,
     held: &DataDir,
     views: &[ViewSpec],
-    listener: &TcpListener,
+    porch: &Porch,
     from_log: bool,
     fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
 ) -> anyhow::Result<(Arc<dyn Store>, Restored)> {
@@ -45,9 +40,7 @@ pub(super) async fn open(
             (store, restored)
         }
         Some(url) => {
-            let database = database(url, settings)?;
-            let lease = wait_for_lease(&database, settings, listener, &fits).await?;
-            let (store, restored) = Postgres::open(&database, lease, views, Options::default()).await?;
+            let (store, restored) = open_database(&database(url, settings)?, settings, views, porch, &fits).await?;
             (store, restored)
         }
     };
@@ -84,9 +77,37 @@ async fn has_every_record(dir: &Path) -> bool {
     !trimmed
 }
 
+/// Waits for the lease of a database and opens it, as often as it takes: the server may go away in the midst of that,
+/// and another process that starts at the same time may be faster.
+async fn open_database(
+    database: &Database,
+    settings: &Settings,
+    views: &[ViewSpec],
+    porch: &Porch,
+    fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
+) -> anyhow::Result<(Arc<Postgres>, Restored)> {
+    loop {
+        let lease = wait_for_lease(database, settings, porch, &fits).await?;
+        match Postgres::open(database, lease.clone(), views, Options::default()).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) if lease.is_lost() || error.is_passing() => {
+                let why = topics::chain::chain(&error).to_string();
+                warn!(why, "the database could not be opened; will try again");
+                porch.waits_for(Needs::Database, &why);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+}
+
 /// The database at `url`.
 pub fn database(url: &Secret, settings: &Settings) -> anyhow::Result<Database> {
     let patience = settings.query_timeout + STATEMENT_GRACE;
+    anyhow::ensure!(
+        is_postgres(&url.0),
+        "--store is no address of a PostgreSQL database, such as postgres://user:password@db.example:5432/tasktide"
+    );
     Database::at(&url.0, patience).context("store.url (--store) cannot be read")
 }
 
@@ -96,75 +117,31 @@ pub fn holder() -> String {
     format!("{}:{}", host.trim(), std::process::id())
 }
 
-/// Takes the lease, serving as a standby until it is free.
+/// Takes the lease, as a standby until it is free.
 async fn wait_for_lease(
     database: &Database,
     settings: &Settings,
-    listener: &TcpListener,
+    porch: &Porch,
     fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
 ) -> anyhow::Result<Lease> {
-    let (tell, waiting) = watch::channel(None);
-    let ended = CancellationToken::new();
-    let mut serving: Option<tokio::task::JoinHandle<std::io::Result<()>>> = None;
-    let mut failed = None;
     let holder = holder();
     let fits = |positions: &[NextOffset]| fits(positions).map_err(Into::into);
-    let taken = database.lease(&holder, settings.store.lease, fits, |why| {
-        match &why {
-            Waiting::Standby { holder } => info!(holder, "standby: another process has the lease of the database"),
-            Waiting::Unreachable { why } => warn!(why, "the database cannot be reached; will try again"),
+    let mut was_standby = false;
+    let taken = database.lease(&holder, settings.store.lease, fits, |why| match why {
+        Waiting::Standby { holder } => {
+            info!(holder, "standby: another process has the lease of the database");
+            was_standby = true;
+            porch.stands_by();
         }
-        tell.send_replace(Some(why));
-        if serving.is_none() {
-            match listen_too(listener) {
-                Ok(listener) => {
-                    let router = standby(waiting.clone());
-                    serving = Some(tokio::spawn(query_api::serve(listener, router, ended.clone().cancelled_owned())));
-                }
-                Err(error) => failed = Some(error),
-            }
+        Waiting::Unreachable { why } => {
+            warn!(why, "the database cannot be reached; will try again");
+            porch.waits_for(Needs::Database, &why);
         }
     });
-    let taken = taken.await;
-    ended.cancel();
-    let was_standby = serving.is_some();
-    if let Some(serving) = serving {
-        serving.await.context("the standby's HTTP server ended badly")??;
-    }
-    if let Some(error) = failed {
-        warn!(%error, "nothing was served while the database had to be waited for");
-    }
-    let lease = taken?;
+    let lease = taken.await?;
     if was_standby {
         info!("took over the lease of the database");
     }
+    porch.waits_for(Needs::CatchUp, "the store is loaded");
     Ok(lease)
-}
-
-/// The same socket once more: what comes in between two servers waits for the second.
-fn listen_too(listener: &TcpListener) -> std::io::Result<TcpListener> {
-    use std::os::fd::AsFd;
-    let socket = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?);
-    TcpListener::from_std(socket)
-}
-
-fn standby(waiting: watch::Receiver<Option<Waiting>>) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { axum::Json(serde_json::json!({"status": "ok"})) }))
-        .route("/readyz", get(ready))
-        .fallback(async || {
-            Problem::new(Code::NotReady, "This process is a standby: another one serves.").into_response()
-        })
-        .with_state(waiting)
-}
-
-async fn ready(State(waiting): State<watch::Receiver<Option<Waiting>>>) -> Response {
-    let readiness = match &*waiting.borrow() {
-        Some(Waiting::Unreachable { why }) => {
-            Readiness { waiting: vec![Needs::Database], reason: Some(why.clone()), role: None }
-        }
-        _ => Readiness { role: Some("standby"), ..Readiness::default() },
-    };
-    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, axum::Json(readiness.body())).into_response()
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use pipeline::source::kafka::{Access, Identity, Mechanism, Options, Pem, Tls};
 
-use super::{Given, SettingError};
+use super::given::{Given, SettingError};
+use super::some;
 
 /// Settings of a Kafka source.
 #[derive(Clone, Debug)]
@@ -29,12 +30,8 @@ enum AuthType {
 
 impl Kafka {
     pub(super) fn read(from: &mut Given) -> Result<Kafka, SettingError> {
-        let partitions = from.text("source.partitions", "a range of partitions", "0-5", partitions)?;
-        let group_id = from
-            .text("group_id", "the name of a consumer group", "task-pipeline", |t| {
-                (!t.is_empty()).then(|| t.to_owned())
-            })?
-            .unwrap_or_else(|| "task-pipeline".to_owned());
+        let partitions = from.optional("source.partitions", partitions)?;
+        let group_id = from.value("group_id", some)?;
         Ok(Kafka { access: access(from)?, group_id, partitions })
     }
 
@@ -46,12 +43,8 @@ impl Kafka {
 
     /// How the broker is reached; an error where its address is missing.
     pub fn access(&self) -> Result<&Access, SettingError> {
-        self.access.as_ref().ok_or(missing("kafka.brokers", "host:port, as a Kafka source needs", "kafka:9092"))
+        self.access.as_ref().ok_or(SettingError::missing("kafka.brokers", "a Kafka source"))
     }
-}
-
-fn missing(key: &'static str, expected: &'static str, example: &'static str) -> SettingError {
-    SettingError::Invalid { key, value: "not set".to_owned(), expected, example }
 }
 
 fn partitions(text: &str) -> Option<RangeInclusive<i32>> {
@@ -61,99 +54,73 @@ fn partitions(text: &str) -> Option<RangeInclusive<i32>> {
 }
 
 fn access(from: &mut Given) -> Result<Option<Access>, SettingError> {
-    let brokers = from.text("kafka.brokers", "host:port, more of them separated by commas", "kafka:9092", |t| {
+    let brokers = from.optional("kafka.brokers", |t| {
         let named = |broker: &str| {
             broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
         t.split(',').all(|broker| named(broker.trim())).then(|| t.to_owned())
     })?;
-    let auth = from
-        .text("kafka.auth_type", "none, password, mtls or oidc", "password", |t| match t {
-            "none" => Some(AuthType::None),
-            "password" => Some(AuthType::Password),
-            "mtls" => Some(AuthType::Mtls),
-            "oidc" => Some(AuthType::Oidc),
-            _ => None,
-        })?
-        .unwrap_or(AuthType::None);
-    let username = from.text("kafka.sasl_username", "a user's name", "tasktide", |t| Some(t.to_owned()))?;
-    let password =
-        from.text("kafka.sasl_password", "a password", "secret:kubernetes/kafka/password", |t| Some(t.to_owned()))?;
-    let mechanism = from.text("kafka.sasl_mechanism", "PLAINTEXT, SHA-256 or SHA-512", "SHA-512", Mechanism::parse)?;
-    let token_file =
-        from.text("kafka.token_file", "a path", "/var/run/secrets/kafka/token", |t| Some(PathBuf::from(t)))?;
-    let mut pem = |key, example| from.text(key, "a PEM text, or the path of one", example, pem_of);
-    let ca = pem("kafka.ca_cert", "/etc/kafka/ca.crt")?;
-    let certificate = pem("kafka.client_cert", "/etc/kafka/user.crt")?;
-    let key = pem("kafka.client_key", "/etc/kafka/user.key")?;
-    let plain = from
-        .text("kafka.disable_tls", "true or false", "true", |t| t.parse::<bool>().ok())?
-        .unwrap_or(auth == AuthType::None && ca.is_none());
+    let auth = match from.word("kafka.auth_type")? {
+        "password" => AuthType::Password,
+        "mtls" => AuthType::Mtls,
+        "oidc" => AuthType::Oidc,
+        _ => AuthType::None,
+    };
+    let username = from.optional("kafka.sasl_username", some)?;
+    let password = from.optional("kafka.sasl_password", some)?;
+    let mechanism = from.optional_word("kafka.sasl_mechanism")?.and_then(Mechanism::parse);
+    let token_file = from.optional("kafka.token_file", |t| some(t).map(PathBuf::from))?;
+    let ca = from.optional("kafka.ca_cert", pem_of)?;
+    let certificate = from.optional("kafka.client_cert", pem_of)?;
+    let key = from.optional("kafka.client_key", pem_of)?;
+    let plain = from.optional("kafka.disable_tls", |t| t.parse::<bool>().ok())?;
+    let plain = plain.unwrap_or(auth == AuthType::None && ca.is_none());
     let Some(brokers) = brokers else { return Ok(None) };
 
-    let identity = match auth {
-        AuthType::None | AuthType::Mtls => {
-            if username.is_some() {
-                let expected = "set only with kafka.auth_type=password";
-                return Err(SettingError::Invalid {
-                    key: "kafka.sasl_username",
-                    value: "set".to_owned(),
-                    expected,
-                    example: "(not set)",
-                });
-            }
-            Identity::Unnamed
-        }
-        AuthType::Password => Identity::Password {
-            username: username.ok_or(missing(
-                "kafka.sasl_username",
-                "a name, as kafka.auth_type=password needs",
-                "tasktide",
-            ))?,
-            password: password.ok_or(missing(
-                "kafka.sasl_password",
-                "a password, as kafka.auth_type=password needs",
-                "secret:…",
-            ))?,
-            mechanism: mechanism.ok_or(missing(
-                "kafka.sasl_mechanism",
-                "named, as kafka.auth_type=password needs",
-                "SHA-512",
-            ))?,
-        },
-        AuthType::Oidc => Identity::Token(token_file.ok_or(missing(
-            "kafka.token_file",
-            "a path, as kafka.auth_type=oidc needs",
-            "/var/run/secrets/kafka/token",
-        ))?),
-    };
+    let identity = identity(auth, username, password, mechanism, token_file)?;
     let client = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) if auth == AuthType::Mtls => {
-            return Err(missing(
-                "kafka.client_cert",
-                "a certificate, as kafka.auth_type=mtls needs",
-                "/etc/kafka/user.crt",
-            ));
+            return Err(SettingError::missing("kafka.client_cert", "kafka.auth_type=mtls"));
         }
         (None, None) => None,
-        (Some(_), None) => {
-            return Err(missing("kafka.client_key", "the key of kafka.client_cert", "/etc/kafka/user.key"));
-        }
-        (None, Some(_)) => {
-            return Err(missing("kafka.client_cert", "the certificate of kafka.client_key", "/etc/kafka/user.crt"));
-        }
+        (Some(_), None) => return Err(SettingError::missing("kafka.client_key", "kafka.client_cert")),
+        (None, Some(_)) => return Err(SettingError::missing("kafka.client_cert", "kafka.client_key")),
     };
     if plain && auth == AuthType::Mtls {
-        return Err(SettingError::Invalid {
-            key: "kafka.disable_tls",
-            value: "\"true\"".to_owned(),
-            expected: "possible with kafka.auth_type=mtls",
-            example: "false",
+        return Err(SettingError::Contradiction {
+            name: "kafka.disable_tls",
+            with: "as true with kafka.auth_type=mtls: certificates are shown by TLS",
         });
     }
     let tls = (!plain).then_some(Tls { ca, client });
     Ok(Some(Access { brokers, tls, identity }))
+}
+
+fn identity(
+    auth: AuthType,
+    username: Option<String>,
+    password: Option<String>,
+    mechanism: Option<Mechanism>,
+    token_file: Option<PathBuf>,
+) -> Result<Identity, SettingError> {
+    let missing = |name| SettingError::missing(name, "kafka.auth_type=password");
+    match auth {
+        AuthType::None | AuthType::Mtls if username.is_some() => Err(SettingError::Contradiction {
+            name: "kafka.sasl_username",
+            with: "without kafka.auth_type=password: nobody would be told it",
+        }),
+        AuthType::None | AuthType::Mtls => Ok(Identity::Unnamed),
+        AuthType::Password => Ok(Identity::Password {
+            username: username.ok_or(missing("kafka.sasl_username"))?,
+            password: password.ok_or(missing("kafka.sasl_password"))?,
+            mechanism: mechanism.ok_or(missing("kafka.sasl_mechanism"))?,
+        }),
+        AuthType::Oidc => {
+            let missing = SettingError::missing("kafka.token_file", "kafka.auth_type=oidc");
+            Ok(Identity::Token(token_file.ok_or(missing)?))
+        }
+    }
 }
 
 /// A text, or a file that is there.
@@ -164,7 +131,7 @@ fn pem_of(value: &str) -> Option<Pem> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use serde_json::Value;
 
@@ -173,7 +140,7 @@ mod tests {
     fn read(settings: &[(&str, &str)]) -> Result<Kafka, SettingError> {
         let given: BTreeMap<String, Value> =
             settings.iter().map(|(key, value)| ((*key).to_owned(), Value::String((*value).to_owned()))).collect();
-        Kafka::read(&mut Given { given, known: Vec::new() })
+        Kafka::read(&mut Given::new(given, BTreeSet::new()))
     }
 
     /// Shows protocol and identity.
@@ -208,7 +175,7 @@ mod tests {
         let user = [("kafka.auth_type", "password"), ("kafka.sasl_username", "ann")];
         check(
             &user,
-            "setting \"kafka.sasl_password\" is not set, which is not a password, as kafka.auth_type=password needs; for example kafka.sasl_password=secret:…",
+            "setting \"kafka.sasl_password\" is not set, but kafka.auth_type=password needs it; for example kafka.sasl_password=secret:kubernetes/kafka/password",
         );
         check(
             &[("kafka.auth_type", "scram")],
@@ -216,7 +183,7 @@ mod tests {
         );
         check(
             &[("kafka.auth_type", "mtls")],
-            "setting \"kafka.client_cert\" is not set, which is not a certificate, as kafka.auth_type=mtls needs; for example kafka.client_cert=/etc/kafka/user.crt",
+            "setting \"kafka.client_cert\" is not set, but kafka.auth_type=mtls needs it; for example kafka.client_cert=/etc/kafka/user.crt",
         );
         check(
             &[("kafka.ca_cert", "/no/such/file")],

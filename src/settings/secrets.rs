@@ -1,12 +1,13 @@
 //! Settings that are kept in a secret store: `secret:<store>/<key>` or `secret:<store>/<key>/<field>` in any setting's
 //! place is what the sidecar's secrets API has there when the process starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::SettingError;
+use super::list;
 
 /// What begins a reference.
 const SCHEME: &str = "secret:";
@@ -28,7 +29,7 @@ pub struct Sidecar {
 
 impl std::fmt::Debug for Sidecar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sidecar").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("Sidecar").field("endpoint", &self.shown()).finish_non_exhaustive()
     }
 }
 
@@ -40,34 +41,32 @@ impl Sidecar {
         let token = std::env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty());
         Sidecar { endpoint: endpoint.trim_end_matches('/').to_owned(), token }
     }
+
+    /// Its address without credentials.
+    fn shown(&self) -> String {
+        query_api::auth::origin_of(&self.endpoint)
+    }
 }
 
 /// Puts what they refer to in the place of references; returns the settings that now hold a secret.
-pub async fn resolve(given: &mut BTreeMap<String, Value>, sidecar: &Sidecar) -> Result<Vec<String>, SettingError> {
-    let mut secret = Vec::new();
+pub async fn resolve(given: &mut BTreeMap<String, Value>, sidecar: &Sidecar) -> Result<BTreeSet<String>, SettingError> {
+    let mut secret = BTreeSet::new();
     for (key, value) in given.iter_mut() {
         let Some(reference) = value.as_str().and_then(|text| text.strip_prefix(SCHEME)) else { continue };
         *value = Value::String(look_up(key, reference, sidecar).await?);
-        secret.push(key.clone());
+        secret.insert(key.clone());
     }
     Ok(secret)
 }
 
-/// The error without a value that is a secret.
-pub fn hidden(error: SettingError, secret: &[String]) -> SettingError {
-    match error {
-        SettingError::Invalid { key, expected, example, .. } if secret.iter().any(|hidden| hidden == key) => {
-            SettingError::Invalid { key, value: "what its secret holds".to_owned(), expected, example }
-        }
-        other => other,
-    }
-}
-
 async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<String, SettingError> {
-    let failed =
-        |detail: String| SettingError::Secret { key: setting.to_owned(), reference: reference.to_owned(), detail };
     let mut parts = reference.splitn(3, '/');
-    let (Some(store), Some(name)) = (parts.next(), parts.next()) else {
+    let (store, name) = (parts.next().unwrap_or_default(), parts.next());
+    // A password may begin like a reference; what has the form of one is a name, and no secret.
+    let hidden = name.is_none() && list::find(setting).is_none_or(|setting| setting.secret);
+    let shown = if hidden { "…" } else { reference };
+    let failed = |detail: String| SettingError::Secret { key: setting.to_owned(), reference: shown.to_owned(), detail };
+    let Some(name) = name else {
         return Err(failed("a reference is secret:<store>/<key> or secret:<store>/<key>/<field>".to_owned()));
     };
     let field = parts.next();
@@ -75,7 +74,7 @@ async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<St
         reqwest::Url::parse(&sidecar.endpoint).map_err(|error| failed(format!("the sidecar's address: {error}")))?;
     match url.path_segments_mut() {
         Ok(mut path) => path.pop_if_empty().extend(["v1.0", "secrets", store, name]),
-        Err(()) => return Err(failed(format!("the sidecar's address {} is no base", sidecar.endpoint))),
+        Err(()) => return Err(failed(format!("the sidecar's address {} is no base", sidecar.shown()))),
     };
     let client = reqwest::Client::builder().timeout(ANSWER_WITHIN).no_proxy().build();
     let client = client.map_err(|error| failed(error.to_string()))?;
@@ -92,7 +91,11 @@ async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<St
             }
             Ok(answer) => break answer,
             Err(error) if began.elapsed() >= SIDECAR_WITHIN => {
-                return Err(failed(format!("the sidecar at {} does not answer ({error})", sidecar.endpoint)));
+                return Err(failed(format!(
+                    "the sidecar at {} does not answer ({})",
+                    sidecar.shown(),
+                    error.without_url()
+                )));
             }
             // It may start after us.
             Err(_) => tokio::time::sleep(ASK_AGAIN).await,

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::computed::Made;
 use super::replay::Replay;
-use super::{ENTRIES_A_PAGE, shown};
+use super::{ENTRIES_A_PAGE, exact, shown};
 
 /// The latest time that was removed of each chain.
 pub(super) struct Removed(HashMap<Chain, Timestamp>);
@@ -54,7 +54,7 @@ impl Removed {
         replay.take_users_before(&of_users.iter().map(|entry| entry.key.id).collect()).await?;
         let mut told = HashSet::new();
         for entry in entries(store, &[AuditAction::ReminderSent]).await? {
-            let json: Value = serde_json::from_str(&entry.json)?;
+            let json = exact(&entry.json);
             told.extend(id_in(&json["metadata"]["reminderId"]));
         }
         for change in stored.rows.iter().filter(|change| views[usize::from(change.view)].singular == "reminder") {

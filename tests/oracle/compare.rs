@@ -19,6 +19,18 @@ pub struct Answer {
     pub text: String,
 }
 
+/// A question over HTTP.
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<Vec<u8>>,
+}
+
+/// Events of a stream as (event, id, data).
+pub type Events = Vec<(String, Option<String>, Value)>;
+
 /// What is held against the oracle. Every call returns once the system has settled.
 pub trait Product {
     /// Appends records, at once where the interface can.
@@ -30,16 +42,41 @@ pub trait Product {
     }
     /// Appends the records of a body as `POST /v1/events` does; gives the status.
     fn post(&mut self, content_type: &str, body: Vec<u8>) -> u16;
+    /// As [`Product::post`], but returns before the actions of it are through.
+    fn post_only(&mut self, content_type: &str, body: Vec<u8>) -> u16 {
+        self.post(content_type, body)
+    }
     /// Moves the clock.
     fn advance(&mut self, to: Timestamp);
     /// Stops in order and starts again.
     fn restart(&mut self);
     /// Is killed and starts again.
     fn kill(&mut self);
+    /// Stops in order, loses everything but its log, and starts again.
+    fn rebuild(&mut self) {}
     /// Every row of a view, in the order shown.
     fn rows(&mut self, view: View) -> Vec<Value>;
     /// Any other question; `None` where there is no HTTP.
-    fn get(&mut self, _path: &str) -> Option<Answer> {
+    fn ask(&mut self, _ask: &Ask<'_>) -> Option<Answer> {
+        None
+    }
+    /// A plain question; `None` where there is no HTTP.
+    fn get(&mut self, path: &str) -> Option<Answer> {
+        self.ask(&Ask { method: "GET", path, headers: Vec::new(), body: None })
+    }
+    /// Follows a stream from now on.
+    fn listen(&mut self, _path: &str) {}
+    /// What the stream told until now, waiting for `count` events at most for as long as a test may; `None` where there
+    /// is no stream.
+    fn told(&mut self, _count: usize) -> Option<Events> {
+        None
+    }
+    /// Method and path of each call that the stand-in for another service got; `None` where there is none.
+    fn calls(&mut self) -> Option<Vec<String>> {
+        None
+    }
+    /// The exit code of `tasktide verify` on what is stored; `None` where nothing is.
+    fn verify_exit(&mut self) -> Option<i32> {
         None
     }
     /// A counter over all lives of the process, by its name with labels; `None` where there are none.

@@ -12,7 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
 use topics::event::Limits;
-use topics::{TaskId, Timestamp};
+use topics::{TaskId, Timestamp, ids};
 use uuid::Uuid;
 
 use super::history::{History, Item, RecordSpec, Step};
@@ -164,8 +164,10 @@ impl Strand {
             66..73 => self.silence(),
             73 if self.one_partition && self.rng.random_bool(0.4) => self.user_erased(),
             73..78 if self.one_partition => self.user_updated(),
-            73..84 => self.successor_returns().unwrap_or_else(|| self.complete()),
-            84..88 => self.again(),
+            73..82 => self.successor_returns().unwrap_or_else(|| self.complete()),
+            82..84 => self.successor_is_early().unwrap_or_else(|| self.complete()),
+            84..86 => self.tells_series(),
+            86..88 => self.again(),
             88..91 => self.late(),
             91..95 => self.poison(),
             95..98 if !self.http_only => self.batch(),
@@ -275,9 +277,9 @@ impl Strand {
         let gone = |client: &Client, oracle: &Oracle| {
             oracle.tasks().get(&TaskId(client.id)).is_some_and(|known| known.live.is_none())
         };
-        let Some(index) = self.clients.iter().position(|client| gone(client, &self.oracle)) else {
-            return self.delete();
-        };
+        let all: Vec<usize> =
+            (0..self.clients.len()).filter(|index| gone(&self.clients[*index], &self.oracle)).collect();
+        let Some(index) = all.choose(&mut self.rng).copied() else { return self.delete() };
         let now = self.oracle.now();
         let fields = &mut self.clients[index].fields;
         fields.insert("completed".into(), json!(false));
@@ -405,6 +407,61 @@ impl Strand {
         Some(self.send(index, "CREATED", data))
     }
 
+    /// A successor comes before the completion that asks for it, under its own id or under another.
+    fn successor_is_early(&mut self) -> Option<RecordSpec> {
+        let open: Vec<TaskId> = self
+            .oracle
+            .tasks()
+            .iter()
+            .filter(|(id, known)| {
+                known.live.as_ref().is_some_and(|task| task.rule.is_some() && !task.completed)
+                    && !self.oracle.actions().contains_key(&ids::successor(**id).0)
+                    && !self.oracle.tasks().contains_key(&ids::successor(**id))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        let previous = *open.choose(&mut self.rng)?;
+        let before = self.clients.iter().position(|client| client.id == previous.0)?;
+        let (user, partition) = (self.clients[before].user.clone(), self.clients[before].partition);
+        let mut fields = self.clients[before].fields.clone();
+        fields.insert("completed".into(), json!(false));
+        SERIES.iter().for_each(|name| drop(fields.remove(*name)));
+        let now = self.oracle.now();
+        if self.rng.random_bool(0.5) {
+            set(&mut fields, "dueDate", words::due(&mut self.rng, now));
+        }
+        let own = self.rng.random_bool(0.5);
+        let id = if own { ids::successor(previous).0 } else { uuid(&mut self.rng) };
+        if !own || self.rng.random_bool(0.2) {
+            fields.insert("previousTaskId".into(), json!(previous));
+        }
+        let ordering = if self.rng.random_bool(0.5) { Ordering::Log } else { Ordering::Version };
+        self.clients.push(Client { id, user, partition, ordering, count: 0, fields });
+        Some(self.task_event(self.clients.len() - 1, "CREATED", true))
+    }
+
+    /// A client that read its task tells of its series what it read, or some of it, and may do so long after; or it
+    /// forgets that again.
+    fn tells_series(&mut self) -> RecordSpec {
+        let index = self.any();
+        let id = TaskId(self.clients[index].id);
+        let shown = self.oracle.tasks().get(&id).and_then(|known| known.live.as_ref()).map(|task| task.json());
+        for name in SERIES {
+            match &shown {
+                Some(shown) if self.rng.random_bool(0.7) => {
+                    set(&mut self.clients[index].fields, name, shown[name].clone());
+                }
+                _ => drop(self.clients[index].fields.remove(name)),
+            }
+        }
+        if self.rng.random_bool(0.5) {
+            let now = self.oracle.now();
+            let (field, value) = words::field(&mut self.rng, now);
+            set(&mut self.clients[index].fields, field, value);
+        }
+        self.task_event(index, "UPDATED", true)
+    }
+
     /// A record once more, as it was.
     fn again(&mut self) -> RecordSpec {
         self.sent.choose(&mut self.rng).cloned().unwrap_or_else(|| self.noise())
@@ -517,12 +574,8 @@ impl Strand {
     }
 }
 
-/// `null` and absent are the same for a client. One that changes the rule or the due forgets what it was told of the
-/// series: whether an old `recurrenceStart` may come back under a new rule is not said.
+/// `null` and absent are the same for a client.
 fn set(fields: &mut Map<String, Value>, field: &str, value: Value) {
-    if matches!(field, "recurrenceRule" | "dueDate") {
-        SERIES.iter().for_each(|name| drop(fields.remove(*name)));
-    }
     if value.is_null() {
         fields.remove(field);
     } else {

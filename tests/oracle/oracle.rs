@@ -86,9 +86,14 @@ pub struct Known {
     pub version: u64,
     /// The version that the last applied entry tells of: an erasure has none.
     pub told: u64,
+    /// The task as that entry told of it, when series fields were filled in since.
+    pub told_task: Option<TaskState>,
     pub seq: u64,
     /// Whether it had its successor when it was last deleted.
     pub decided_before_deletion: bool,
+    pub series: series::Memory,
+    /// The task as it was when it was deleted.
+    pub resting: Option<TaskState>,
 }
 
 /// A row of outbox and ledger.
@@ -108,6 +113,15 @@ pub struct Create {
     pub body: Map<String, Value>,
     pub correlation: Option<String>,
     pub fields: TaskState,
+}
+
+/// What the ledger says to a task that appears.
+#[derive(Default)]
+struct Confirmed {
+    /// What its create said.
+    create: Option<TaskState>,
+    /// Another task was that successor before.
+    duplicate: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -403,13 +417,17 @@ impl State {
             task: Some(id),
             user: user.clone(),
             action: action_name(change.action),
-            before: before_state(before.as_ref(), known.as_ref().map_or(0, |known| known.told)),
+            before: before_state(
+                known.as_ref().and_then(|known| known.told_task.as_ref().or(known.live.as_ref())),
+                known.as_ref().map_or(0, |known| known.told),
+            ),
             after: Value::Null,
             compared: true,
             stale: false,
             gap: false,
             warnings: time_warnings,
             implicit_create: json!(false),
+            duplicate: false,
         };
         if stale {
             self.stale += 1;
@@ -420,6 +438,7 @@ impl State {
             self.write(id, |seq| entry.json(seq));
             return Ok(());
         }
+        let new = known.is_none();
         let mut known = known.unwrap_or_else(|| Known {
             live: None,
             owner: user.clone(),
@@ -427,16 +446,21 @@ impl State {
             firsts: Firsts { created: event.time, completed: None },
             version: 0,
             told: 0,
+            told_task: None,
             seq: 0,
             decided_before_deletion: false,
+            series: series::Memory::default(),
+            resting: None,
         });
         entry.gap = known.order.is_gap(change);
         known.order.applied(event, change);
         known.owner = user.clone();
         known.version += 1;
         known.told = known.version;
+        known.told_task = None;
         let mut completes = false;
         if change.action == TaskAction::Deleted {
+            known.resting = before.clone().or(known.resting);
             known.live = None;
             known.decided_before_deletion = self.actions.contains_key(&ids::successor(id).0);
         } else {
@@ -449,21 +473,20 @@ impl State {
             let (mut after, firsts) = task::after(change, &meeting);
             let zone = self.zone(after.zone, &user);
             let fields = change.snapshot.as_ref().or(change.changes.as_ref());
-            let said = fields.and_then(|fields| fields.recurrence_start.as_value().copied());
-            // A client that sends back what it was told says nothing new.
-            let mut given = said.is_some() && said != before.as_ref().and_then(|task| task.start);
-            if change.action == TaskAction::Created
-                && let Some(create) = self.confirm(event, &after)
-                && before.is_none()
-            {
-                after.start = after.start.or(create.start);
-                after.scheduled = after.scheduled.or(create.scheduled);
-                after.series = after.series.or(create.series);
-                after.previous = after.previous.or(create.previous);
-                after.index = after.index.or(create.index);
-                given = true;
+            let said = series::Said::by_event(fields.map(|fields| &**fields));
+            let Confirmed { create, duplicate } = match change.action == TaskAction::Created || before.is_none() {
+                true => self.confirm(event, change.action, &after, said.previous),
+                false => Confirmed::default(),
+            };
+            entry.duplicate = duplicate && new;
+            // Of the deleted only a successor goes on with its series.
+            let resting = known.resting.take().filter(|task| task.previous.is_some() || create.is_some());
+            let goes_on = before.as_ref().or(resting.as_ref());
+            if goes_on.is_none() {
+                let renewed = known.series.renewed;
+                known.series = series::Memory { renewed, ..series::Memory::default() };
             }
-            series::settle(&mut after, before.as_ref(), given, zone);
+            series::settle(&mut after, goes_on, &said, create.as_ref(), &mut known.series, zone);
             completes = series::completes(&after, before.as_ref(), change.action);
             after.version = known.version;
             after.warnings.append(&mut entry.warnings);
@@ -487,24 +510,29 @@ impl State {
         Ok(())
     }
 
-    /// A `CREATED` that a create was waiting for; gives the fields decided then.
-    fn confirm(&mut self, event: &TaskEvent, task: &TaskState) -> Option<TaskState> {
+    /// A task appears that a create was, or is, waiting for; gives the fields decided then.
+    fn confirm(
+        &mut self,
+        event: &TaskEvent,
+        action: TaskAction,
+        task: &TaskState,
+        previous: Option<TaskId>,
+    ) -> Confirmed {
         let same = |create: &Create| {
-            create.correlation.is_some()
+            action == TaskAction::Created
+                && create.correlation.is_some()
                 && create.correlation.as_deref() == event.correlation_id.as_deref()
                 && create.fields.title == task.title
                 && create.fields.due == task.due
         };
         let found = self.actions.iter_mut().find(|(id, action)| {
             action.create.as_ref().is_some_and(|create| {
-                **id == task.id.0 || (task.id != action.task && (task.previous == Some(action.task) || same(create)))
+                **id == task.id.0 || (task.id != action.task && (previous == Some(action.task) || same(create)))
             })
         });
-        let (_, action) = found?;
-        if std::mem::replace(&mut action.state, "CONFIRMED") == "CONFIRMED" {
-            return None;
-        }
-        action.create.as_ref().map(|create| create.fields.clone())
+        let Some((_, action)) = found else { return Confirmed::default() };
+        let duplicate = std::mem::replace(&mut action.state, "CONFIRMED") == "CONFIRMED";
+        Confirmed { create: action.create.as_ref().map(|create| create.fields.clone()), duplicate }
     }
 
     /// A task was completed: decides its successor, once.
@@ -547,19 +575,47 @@ impl State {
         ] {
             body.insert(name.to_owned(), shown[name].clone());
         }
-        body.values_mut().for_each(exact_numbers);
+        body.values_mut().for_each(as_it_travels);
         let correlation = event.correlation_id.as_ref().map(|id| id.to_string());
         body.insert("correlationId".to_owned(), json!(correlation));
         body.insert("causationId".to_owned(), json!(event.id.as_str()));
+        // Tasks that are the successor already, or name the completed one.
+        let names = |known: &Known| {
+            known.live.as_ref().or(known.resting.as_ref()).is_some_and(|task| task.previous == Some(id))
+        };
+        let early: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(task, known)| **task == successor_id || names(known))
+            .map(|(task, _)| *task)
+            .collect();
         let action = Action {
             kind: "create-next-task",
             component: "chat-api-out",
             task: id,
-            state: "DELIVERED",
-            create: Some(Create { body, correlation, fields }),
+            state: if early.is_empty() { "DELIVERED" } else { "CONFIRMED" },
+            create: Some(Create { body, correlation, fields: fields.clone() }),
         };
         self.actions.insert(successor_id.0, action);
+        for early in early {
+            self.fill_in(early, &fields, event);
+        }
         Some(("NEXT_TASK_CREATED", successor_id.0))
+    }
+
+    /// A task, perhaps a deleted one, turned out to be the successor that was just decided.
+    fn fill_in(&mut self, id: TaskId, create: &TaskState, event: &TaskEvent) {
+        let known = self.tasks.get_mut(&id).expect("chosen from the tasks");
+        let Known { live, resting, series, version, told_task, .. } = known;
+        let before = live.clone();
+        let Some(task) = live.as_mut().or(resting.as_mut()) else { return };
+        let filled = series::fill_in(task, create, series);
+        let (true, Some(before)) = (filled, before) else { return };
+        *version += 1;
+        task.version = *version;
+        *told_task = told_task.take().or(Some(before));
+        let facts = self.align(id, event.time);
+        self.write_facts(id, event, facts);
     }
 
     fn align(&mut self, id: TaskId, time: Timestamp) -> Vec<reminders::Fact> {
@@ -595,6 +651,7 @@ impl State {
                 .map(|warning| (warning.field.to_string(), warning.code.to_string()))
                 .collect(),
             implicit_create: json!(false),
+            duplicate: false,
         };
         self.write(id, |seq| entry.json(seq));
         let Some(task) = task.filter(|task| !task.completed) else { return Ok(()) };
@@ -667,6 +724,7 @@ impl State {
             gap: false,
             warnings: warnings.map(|warning| (warning.field.to_string(), warning.code.to_string())).collect(),
             implicit_create: json!(false),
+            duplicate: false,
         };
         let seq = self.user_seqs.entry(user.to_owned()).or_default();
         *seq += 1;
@@ -701,6 +759,7 @@ impl State {
                 .map(|warning| (warning.field.to_string(), warning.code.to_string()))
                 .collect(),
             implicit_create: json!(false),
+            duplicate: false,
         };
         let seq = self.user_seqs.entry(user.to_owned()).or_default();
         *seq += 1;
@@ -724,6 +783,9 @@ impl State {
             known.version += 1;
             if let Some(task) = &mut known.live {
                 task.version = known.version;
+                task.erase();
+            }
+            if let Some(task) = &mut known.told_task {
                 task.erase();
             }
             let mut facts = Vec::new();
@@ -813,17 +875,18 @@ fn action_name(action: TaskAction) -> &'static str {
     }
 }
 
-/// Integers that a double cannot hold travel as strings.
-fn exact_numbers(value: &mut Value) {
+/// Integers that a double cannot hold travel as strings, texts without control characters but tabs and line ends.
+fn as_it_travels(value: &mut Value) {
     const EXACT: u64 = 1 << 53;
     match value {
+        Value::String(text) => text.retain(|c| !c.is_control() || "\t\n\r".contains(c)),
         Value::Number(number)
             if number.as_u64().is_some_and(|n| n > EXACT) || number.as_i64().is_some_and(|n| n < -(EXACT as i64)) =>
         {
             *value = Value::String(number.to_string());
         }
-        Value::Array(list) => list.iter_mut().for_each(exact_numbers),
-        Value::Object(fields) => fields.values_mut().for_each(exact_numbers),
+        Value::Array(list) => list.iter_mut().for_each(as_it_travels),
+        Value::Object(fields) => fields.values_mut().for_each(as_it_travels),
         _ => {}
     }
 }

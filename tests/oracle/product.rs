@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pipeline::source::log::NewRecord;
@@ -11,16 +12,23 @@ use serde_json::{Value, json};
 use tasktide::cli::{Actions, ClockOption, RunOptions, VerifyOptions};
 use tasktide::run::Running;
 use tasktide::settings::Settings;
+use tasktide::settings::secrets::Sidecar;
+use tasktide::verify::Report;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use topics::Timestamp;
 
 use crate::oracle::View;
-use crate::oracle::compare::{Answer, Product};
+use crate::oracle::compare::{Answer, Ask, Events, Product};
 use crate::oracle::history::RecordSpec;
+use crate::stand_in::StandIn;
 
 /// The longest wait for the system to settle.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait for what a stream must tell.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// How long what a stream must not tell is waited for.
+const AFTER_THE_LAST: Duration = Duration::from_millis(200);
 /// Chains verified at each comparison.
 const VERIFIED_MAX: usize = 20;
 
@@ -39,9 +47,21 @@ impl Client {
     }
 
     fn get(&self, path: &str) -> Answer {
+        self.ask(&Ask { method: "GET", path, headers: Vec::new(), body: None })
+    }
+
+    fn ask(&self, ask: &Ask<'_>) -> Answer {
+        let (method, path) = (ask.method, ask.path);
         let url = format!("http://{}{path}", self.addr);
         self.runtime.block_on(async {
-            let response = self.http.get(url).send().await.unwrap_or_else(|error| panic!("GET {path}: {error}"));
+            let mut request = self.http.request(method.parse().expect("a method"), url);
+            for (name, value) in &ask.headers {
+                request = request.header(name, value);
+            }
+            if let Some(body) = &ask.body {
+                request = request.body(body.clone());
+            }
+            let response = request.send().await.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
             Answer {
                 status: response.status().as_u16(),
                 headers: response
@@ -49,7 +69,7 @@ impl Client {
                     .iter()
                     .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
                     .collect(),
-                text: response.text().await.unwrap_or_else(|error| panic!("GET {path}: {error}")),
+                text: response.text().await.unwrap_or_else(|error| panic!("{method} {path}: {error}")),
             }
         })
     }
@@ -93,8 +113,8 @@ impl Client {
         assert_eq!(answer.status, 200, "clock to {now}: {}", answer.text);
     }
 
-    /// Returns once all appended records are in the views and no action is under way.
-    fn settle(&self, ends: &BTreeMap<i32, i64>, now: Timestamp) {
+    /// Returns once all appended records are in the views.
+    fn reach(&self, ends: &BTreeMap<i32, i64>) {
         let deadline = Instant::now() + PATIENCE;
         if !ends.is_empty() {
             let position: Vec<String> =
@@ -104,6 +124,12 @@ impl Client {
                 assert!(Instant::now() < deadline, "the views never reached {position:?}");
             }
         }
+    }
+
+    /// Returns once all appended records are in the views and no action is under way.
+    fn settle(&self, ends: &BTreeMap<i32, i64>, now: Timestamp) {
+        let deadline = Instant::now() + PATIENCE;
+        self.reach(ends);
         self.set_clock(now);
         loop {
             let status = self.json("/v1/views/status");
@@ -189,18 +215,27 @@ pub struct InProcess {
     ends: BTreeMap<i32, i64>,
     /// Counters of earlier lives, which begin at zero with each start.
     counted: BTreeMap<String, f64>,
+    /// The text so far of the stream that is followed.
+    followed: Option<Arc<Mutex<Vec<u8>>>>,
+    /// What stands in for the service that gets the actions.
+    other: Option<StandIn>,
 }
 
 impl InProcess {
     /// A new system whose clock stands at `start`.
     pub fn start(start: Timestamp, given: Given) -> InProcess {
+        InProcess::start_with(start, given, Actions::Log, None)
+    }
+
+    /// As [`InProcess::start`], with actions that go to `other`.
+    pub fn start_with(start: Timestamp, given: Given, actions: Actions, other: Option<StandIn>) -> InProcess {
         let dir = tempfile::Builder::new().prefix("tasktide-history-").tempdir().expect("a temporary directory");
         let options = RunOptions {
             store: None,
             data_dir: dir.path().to_owned(),
             listen: "127.0.0.1:0".parse().expect("an address"),
             source: None,
-            actions: Actions::Log,
+            actions,
             clock: ClockOption::Manual(start),
             config: None,
         };
@@ -214,13 +249,18 @@ impl InProcess {
             now: start,
             ends: BTreeMap::new(),
             counted: BTreeMap::new(),
+            followed: None,
+            other,
         };
         product.up();
         product
     }
 
     fn up(&mut self) {
-        let settings = Settings::read(self.given.clone()).expect("good settings");
+        let mut settings = Settings::read(self.given.clone()).expect("good settings");
+        if let (Actions::Dapr, Some(other)) = (&self.options.actions, &self.other) {
+            settings.sidecar = Sidecar { endpoint: other.url(), token: None };
+        }
         let running =
             self.client.runtime.block_on(tasktide::run::start(&self.options, settings)).expect("the product starts");
         self.client.addr = running.addr();
@@ -236,13 +276,23 @@ impl InProcess {
     /// Ends it; what `tasktide verify` finds in what it leaves behind.
     pub fn verify(mut self) -> Vec<String> {
         self.down();
+        let report = self.report();
+        assert!(report.tasks > 0 && report.entries > 0, "comparing nothing proves nothing");
+        report.shown
+    }
+
+    /// What `tasktide verify` finds, while it is down.
+    fn report(&self) -> Report {
         let options =
             VerifyOptions { data_dir: self.options.data_dir.clone(), source: None, store: None, config: None };
         let settings = Settings::read(self.given.clone()).expect("good settings");
-        let report = self.client.runtime.block_on(tasktide::verify::verify(&options, settings));
-        let report = report.expect("it can be compared");
-        assert!(report.tasks > 0 && report.entries > 0, "comparing nothing proves nothing");
-        report.shown
+        self.client.runtime.block_on(tasktide::verify::verify(&options, settings)).expect("it can be compared")
+    }
+
+    fn counters_of_this_life(&mut self) {
+        for (name, value) in counters(&self.client.get("/metrics").text) {
+            *self.counted.entry(name).or_default() += value;
+        }
     }
 
     /// Key, headers and value of the first record of the topic of dead letters.
@@ -326,9 +376,6 @@ impl InProcess {
     }
 }
 
-/// Events of a stream as (event, id, data).
-pub type Events = Vec<(String, Option<String>, Value)>;
-
 /// The whole events of a text of Server-Sent Events.
 fn events_of(text: &[u8]) -> Events {
     let text = String::from_utf8_lossy(text);
@@ -390,13 +437,77 @@ impl Product for InProcess {
         self.client.settle(&BTreeMap::new(), self.now);
     }
 
-    fn restart(&mut self) {
-        for (name, value) in counters(&self.client.get("/metrics").text) {
-            *self.counted.entry(name).or_default() += value;
+    fn post_only(&mut self, content_type: &str, body: Vec<u8>) -> u16 {
+        let answer = self.client.post("/v1/events", content_type, body);
+        if answer.status == 202 {
+            note_position(&answer, &mut self.ends);
+            self.client.reach(&self.ends);
         }
+        answer.status
+    }
+
+    fn restart(&mut self) {
+        self.counters_of_this_life();
         self.down();
         self.up();
         self.client.settle(&self.ends, self.now);
+    }
+
+    fn rebuild(&mut self) {
+        self.counters_of_this_life();
+        self.down();
+        for file in std::fs::read_dir(self.dir.path()).expect("it is a directory") {
+            let file = file.expect("an entry");
+            if file.path().is_file() && !file.file_name().to_string_lossy().starts_with("log.db") {
+                std::fs::remove_file(file.path()).expect("it can be removed");
+            }
+        }
+        self.options.clock = ClockOption::Manual(self.now);
+        self.up();
+        self.client.settle(&self.ends, self.now);
+    }
+
+    fn listen(&mut self, path: &str) {
+        let request = self.client.http.get(format!("http://{}{path}", self.client.addr)).send();
+        let mut response = self.client.runtime.block_on(request).expect("an answer");
+        assert_eq!(response.status().as_u16(), 200, "GET {path}");
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        self.followed = Some(text.clone());
+        self.client.runtime.spawn(async move {
+            while let Ok(Some(chunk)) = response.chunk().await {
+                text.lock().expect("nobody panics here").extend_from_slice(&chunk);
+            }
+        });
+    }
+
+    fn told(&mut self, count: usize) -> Option<Events> {
+        let text = self.followed.as_ref()?;
+        let deadline = Instant::now() + TOLD_WITHIN;
+        loop {
+            let events = events_of(&text.lock().expect("nobody panics here"));
+            // One that must not come would be on its way now.
+            let wait = if events.len() < count { deadline } else { deadline.min(Instant::now() + AFTER_THE_LAST) };
+            if events.len() >= count || Instant::now() >= deadline {
+                std::thread::sleep(wait.saturating_duration_since(Instant::now()));
+                return Some(events_of(&text.lock().expect("nobody panics here")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn calls(&mut self) -> Option<Vec<String>> {
+        self.other.as_ref().map(StandIn::calls)
+    }
+
+    fn verify_exit(&mut self) -> Option<i32> {
+        self.counters_of_this_life();
+        self.down();
+        let report = self.report();
+        for line in &report.shown {
+            eprintln!("{line}");
+        }
+        self.up();
+        Some(i32::from(report.differences > 0))
     }
 
     fn kill(&mut self) {
@@ -407,8 +518,8 @@ impl Product for InProcess {
         self.client.all(view.path())
     }
 
-    fn get(&mut self, path: &str) -> Option<Answer> {
-        Some(self.client.get(path))
+    fn ask(&mut self, ask: &Ask<'_>) -> Option<Answer> {
+        Some(self.client.ask(ask))
     }
 
     fn counter(&mut self, name: &str) -> Option<f64> {
@@ -533,8 +644,8 @@ impl Product for Program {
         self.client.all(view.path())
     }
 
-    fn get(&mut self, path: &str) -> Option<Answer> {
-        Some(self.client.get(path))
+    fn ask(&mut self, ask: &Ask<'_>) -> Option<Answer> {
+        Some(self.client.ask(ask))
     }
 
     fn inconsistencies(&mut self) -> Vec<String> {

@@ -164,6 +164,7 @@ fn public_cases() {
             || case.get("record").is_some();
         if !by_rows
             || case.get("sidecar").is_some()
+            || case.get("chat").is_some()
             || !matches!(kind, "recurrence" | "reminder" | "audit" | "envelope" | "outbox" | "broker")
         {
             continue;

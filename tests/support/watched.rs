@@ -30,11 +30,16 @@ impl Tasktide {
 
     /// Starts `tasktide run` on a directory, with [`TIMELESS`] and more settings; the log stands beside it.
     pub fn start_on(data: &Path, args: &[&str], settings: &[(&str, &str)]) -> Tasktide {
-        let log = data.with_extension("log");
+        let run = ["run", "--data-dir", data.to_str().unwrap()];
+        Tasktide::command(&data.with_extension("log"), &[&run[..], args].concat(), settings)
+    }
+
+    /// Starts `tasktide` with these arguments and an address, with [`TIMELESS`] and more settings.
+    pub fn command(log: &Path, args: &[&str], settings: &[(&str, &str)]) -> Tasktide {
+        let log = log.to_owned();
         let listen = format!("127.0.0.1:{}", components::free_port().unwrap());
-        let run = ["run", "--data-dir", data.to_str().unwrap(), "--listen", &listen];
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = command(&[&run[..], args].concat());
+        let mut command = command(&[args, &["--listen", &listen]].concat());
         command.envs(TIMELESS).envs(settings.iter().copied()).stdout(Stdio::null()).stderr(file);
         Tasktide { child: command.spawn().unwrap(), base: format!("http://{listen}"), log }
     }
@@ -62,6 +67,12 @@ impl Tasktide {
         let answer = reqwest::get(format!("{}/readyz", self.base)).await.ok()?;
         let status = answer.status().as_u16();
         Some((status, answer.json().await.ok()?))
+    }
+
+    /// The role that a ready process says that it has.
+    pub async fn ready_as(&self) -> Option<String> {
+        let (status, body) = self.readiness().await?;
+        (status == 200).then(|| body["role"].as_str().unwrap_or("writer").to_owned())
     }
 
     /// `writer` or `standby`, once it is one.

@@ -48,6 +48,11 @@ impl Reason {
         Reason::TooLarge,
     ];
 
+    /// Whether it is found in the stored tasks and not in the record alone.
+    pub fn is_of_stored(self) -> bool {
+        matches!(self, Reason::MissingUserId | Reason::SnapshotMissing)
+    }
+
     /// The name in header `x-dlq-reason` and in metrics.
     pub fn name(self) -> &'static str {
         match self {

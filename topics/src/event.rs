@@ -16,6 +16,7 @@ use crate::task::{Priority, RecurrenceMode, Warning};
 use crate::time::{Due, Timestamp};
 
 mod decode;
+pub mod erase;
 mod fields;
 mod json;
 pub use decode::{Decoded, Limits, SkipReason, decode};

@@ -5,6 +5,7 @@
 //! rows of every view ([`task::Task`] and [`view::ViewRow`]s), audit entries, actions and positions.
 
 pub mod time;
+pub mod json;
 pub mod ids;
 pub mod record;
 pub mod topic_list;

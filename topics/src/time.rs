@@ -30,7 +30,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Reads RFC 3339 with an offset; digits finer than a millisecond are cut. `None` when it is anything else,
+    /// Reads RFC 3339 with an offset; digits finer than a millisecond are cut, and a second 60 is the next one. `None` when it is anything else,
     /// or outside the years 1 to 9999.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let at = DateTime::parse_from_rfc3339(text).ok()?;
@@ -172,7 +172,9 @@ impl Due {
         let wall = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
             .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M"))
             .ok()?;
-        (chrono::Datelike::year(&wall) >= 1).then(|| Due::Floating(cut_to_millis(wall)))
+        // A leap second belongs to an instant: no wall clock of a zone shows it, so nothing could fall due on it.
+        let leaps = chrono::Timelike::nanosecond(&wall) >= 1_000_000_000;
+        (chrono::Datelike::year(&wall) >= 1 && !leaps).then(|| Due::Floating(cut_to_millis(wall)))
     }
 
     /// The instant of this due in `zone`: an all-day due is the midnight that begins its date.
@@ -231,11 +233,10 @@ impl<'de> Deserialize<'de> for Due {
 /// `dueKey` of a task without due.
 pub const NO_DUE_KEY: &str = "none";
 
-/// Cuts what is finer than a millisecond, and a leap second to its last millisecond.
-pub fn cut_to_millis(wall: NaiveDateTime) -> NaiveDateTime {
+/// Cuts what is finer than a millisecond.
+fn cut_to_millis(wall: NaiveDateTime) -> NaiveDateTime {
     use chrono::Timelike;
-    let millis = (wall.nanosecond() / 1_000_000).min(999);
-    wall.with_nanosecond(millis * 1_000_000).expect("under a second")
+    wall.with_nanosecond(wall.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(wall)
 }
 
 /// The instant of a wall time in `zone`. Inside a gap it moves forward by the gap; an ambiguous one is the earlier (§1.2).
@@ -279,6 +280,11 @@ mod tests {
         check_due("2026-04-01T09:00", Some("2026-04-01T09:00:00.000"));
         check_due("2026-04-01T09:00:05.1239", Some("2026-04-01T09:00:05.123"));
         check_due("2026-04-01T09:00:00+02:00", Some("2026-04-01T07:00:00.000Z"));
+        check_due("2026-04-01T09:00:60Z", Some("2026-04-01T09:01:00.000Z"));
+        check_due("2026-12-31T23:59:60.25Z", Some("2027-01-01T00:00:00.250Z"));
+        check_due("2026-04-01T09:00:60", None);
+        check_due("2026-04-01T09:00:60.5", None);
+        check_due("2026-04-01T09:00:61Z", None);
         check_due("2026-4-1", None);
         check_due("2026-02-30", None);
         check_due("tomorrow", None);

@@ -211,3 +211,134 @@ fn nothing_is_lost_or_rounded() {
     let shown: Vec<_> = extra.iter().map(|(k, v)| format!("{k}={}", v.get())).collect();
     assert_eq!(shown, ["big=9007199254740993", "f=1.50", "list_id=\"l\""]);
 }
+
+/// The only event of a `data`, which may be as large as it likes.
+fn decoded(data: &str) -> TaskEvent {
+    let value = event("com.todo.task.updated", &format!(r#","data":{data}"#));
+    match decode(&record(&[], value.as_bytes()), &Limits { max_event_bytes: usize::MAX }) {
+        Decoded::Events(mut events) if events.len() == 1 => events.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Title, unknown fields as kept and warnings of a snapshot.
+#[track_caller]
+fn check_kept(task: &str, title: &str, extra: &[(&str, &str)], warnings: &str) {
+    for data in [
+        format!(r#"{{"taskId":"T","task":{task}}}"#).replace("\"T\"", &format!("\"{TASK}\"")),
+        format!(r#"{{"taskId":"T","changes":{task}}}"#).replace("\"T\"", &format!("\"{TASK}\"")),
+    ] {
+        let event = decoded(&data);
+        let EventBody::Task(change) = &event.body else { panic!("a task event") };
+        let fields = change.snapshot.as_ref().or(change.changes.as_ref()).unwrap();
+        assert_eq!(fields.title.as_value().map(CompactString::as_str).unwrap_or_default(), title, "{data}");
+        let kept: Vec<(&str, &str)> = fields.extra.iter().map(|(key, raw)| (key.as_str(), raw.get())).collect();
+        assert_eq!(kept, extra, "{data}");
+        let said: Vec<String> = fields.warnings.iter().map(|w| format!("{}:{}", w.field, w.code)).collect();
+        assert_eq!(said.join(" "), warnings, "{data}");
+    }
+}
+
+#[test]
+fn odd_json_is_kept_as_written() {
+    let long = "7".repeat(401);
+    check_kept(
+        &format!(r#"{{"title":"a\u0000b","n":1e400,"m":[-0,1.50,{long}],"f":0.12345678901234567890}}"#),
+        "a\0b",
+        &[("f", "0.12345678901234567890"), ("m", &format!("[-0,1.50,{long}]")), ("n", "1e400")],
+        "",
+    );
+    check_kept(
+        r#"{"x":{"a":1,"b":{"c":1,"c":2},"a":3},"x2":1,"x2":{"y":2}}"#,
+        "",
+        &[("x", r#"{"b":{"c":2},"a":3}"#), ("x2", r#"{"y":2}"#)],
+        "",
+    );
+    check_kept(r#"{"title":"first","title":"last","\u0061":1,"a":2}"#, "last", &[("a", "2")], "");
+    check_kept(r#"{"$erased":true,"x":{"$erased":true}}"#, "", &[("x", r#"{"$erased":true}"#)], "extra:extra_invalid");
+}
+
+#[test]
+fn half_pairs_are_replaced_and_warned_of() {
+    check_kept(
+        r#"{"title":"a\ud800b","description":"\udc00","tags":["\ud83d","\ud83d\ude00"],"x":["\udfff"],"\ud800k":1,"y":"\ufffd"}"#,
+        "a\u{fffd}b",
+        &[("x", r#"["\ufffd"]"#), ("y", r#""\ufffd""#), ("\u{fffd}k", "1")],
+        "description:text_invalid tags:text_invalid title:text_invalid x:text_invalid \u{fffd}k:text_invalid",
+    );
+    let event = decoded(&format!(
+        r#"{{"taskId":"{TASK}","userId":"a\ud800","correlationId":"\udc00","actor":{{"id":"\ud800"}},"task":{{}}}}"#
+    ));
+    let said: Vec<&str> = event.warnings.iter().map(|w| w.field.as_str()).collect();
+    assert_eq!(said, ["actor", "correlationId", "userId"]);
+    assert_eq!(event.correlation_id.as_deref(), Some("\u{fffd}"));
+    let outer = format!(
+        r#"{{"specversion":"1.0","id":"\ud800","source":"/s","type":"com.todo.task.deleted","x\udc00":"1","time":"2026-03-01T09:00:00Z","data":"{{\"taskId\":\"{TASK}\",\"userId\":\"\ud800\"}}"}}"#
+    );
+    check(&[], &outer, "Deleted data:text_invalid id:text_invalid x\u{fffd}:text_invalid");
+}
+
+#[test]
+fn what_no_reader_could_read_is_a_dead_letter_that_says_so() {
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    for (depth, dead) in [(100, false), (101, true), (400_000, true)] {
+        for rest in [
+            format!(r#","data":{{"taskId":"{TASK}","task":{{"x":{}}}}}"#, nested(depth)),
+            format!(r#","data":{{"taskId":"{TASK}","changes":{{"x":{{"to":{}}}}}}}"#, nested(depth)),
+            format!(r#","x":{},"data":{{"taskId":"{TASK}","task":{{}}}}"#, nested(depth)),
+        ] {
+            let value = event("com.todo.task.updated", &rest);
+            match decode(&record(&[], value.as_bytes()), &Limits { max_event_bytes: usize::MAX }) {
+                Decoded::Events(events) => assert!(!dead && events.len() == 1, "{depth}"),
+                Decoded::Dead(letter) => {
+                    assert!(dead, "{depth}");
+                    assert_eq!(letter.reason.name(), "invalid_data");
+                    assert_eq!(letter.detail, "x is nested deeper than 100 levels");
+                }
+                Decoded::Skipped(_) => panic!("skipped"),
+            }
+        }
+    }
+    // What is not kept may be as deep as it likes.
+    check_data(&format!(r#"{{"taskId":"T","z":{},"task":{{}}}}"#, nested(500)), "Updated");
+    check_data(&format!(r#"{{"taskId":"T","task":{{"title":{}}}}}"#, nested(500)), "Updated title:title_invalid");
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    let data = format!(r#","data":{{"taskId":"{TASK}","task":{{}}}}"#);
+    check(&[], &format!("\u{feff}{}", event("com.todo.task.updated", &data)), "Updated");
+    check(&[], &format!(" \u{feff}{}", event("com.todo.task.updated", &data)), "not_json");
+}
+
+/// With as many members as here, whatever compares each with each takes minutes.
+#[test]
+fn events_of_very_many_members_are_decoded_in_one_pass() {
+    const MANY: usize = 200_000;
+    let of = |member: &dyn Fn(usize) -> String| (0..MANY).map(member).collect::<Vec<_>>().join(",");
+    let snapshot = |members: String| format!(r#"{{"taskId":"{TASK}","task":{{{members}}}}}"#);
+    for data in [
+        snapshot(of(&|n| format!(r#""due_date":"2026-03-{:02}""#, 1 + n % 28))),
+        snapshot(of(&|n| format!(r#""dueDate":null,"due_date":{n}"#))),
+        snapshot(of(&|n| format!(r#""x{n}":"\ud800""#))),
+        snapshot(of(&|n| format!(r#""x":{n}"#))),
+        snapshot(format!(r#""x":{{{}}}"#, of(&|n| format!(r#""k{}":{n}"#, n % 1000)))),
+        snapshot(format!(r#""tags":[{}]"#, of(&|n| format!(r#""t{}""#, n % 100)))),
+        snapshot(format!(r#""reminders":[{}]"#, of(&|n| format!(r#""PT{}H""#, n)))),
+        format!(r#"{{"taskId":"{TASK}","changes":{{{}}}}}"#, of(&|n| format!(r#""dueDate":{{"to":{n}}}"#))),
+        format!(r#"{{{},"taskId":"{TASK}","task":{{}}}}"#, of(&|n| format!(r#""task_id":{n},"actor":"\ud800{n}""#))),
+    ] {
+        let event = decoded(&data);
+        let EventBody::Task(change) = &event.body else { panic!("a task event") };
+        let fields = change.snapshot.as_ref().or(change.changes.as_ref()).unwrap();
+        assert!(fields.warnings.len() + event.warnings.len() < 150, "bounded");
+    }
+    let outer = format!(
+        r#"{{{},"specversion":"1.0","id":"1","source":"/s","type":"com.todo.task.deleted","data":{{"taskId":"{TASK}"}}}}"#,
+        of(&|n| format!(r#""x{n}":"\udc00""#))
+    );
+    match decode(&record(&[], outer.as_bytes()), &Limits { max_event_bytes: usize::MAX }) {
+        Decoded::Events(events) => assert!(events[0].warnings.len() < 150, "bounded"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -8,7 +8,7 @@
 //! ([`block`]) and stores them in one transaction. A damaged file is named and left as it is: [`LogError::Damaged`].
 //!
 //! [`source::LogSource`] hands the records to the pipeline, [`body`] reads what was posted, [`ingest`] reads files,
-//! [`tail`] prints a topic.
+//! [`tail`] prints a topic, [`rewrite`] takes out what an erasure covers.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,12 +29,14 @@ mod block;
 pub mod body;
 mod database;
 pub mod ingest;
+mod rewrite;
 pub mod source;
 pub mod tail;
 mod writer;
 
 pub use body::{BodyError, records_of_body};
 pub use database::FILE_NAME;
+pub use rewrite::{Part, Rewritten, Step};
 pub use source::LogSource;
 
 use database::Readers;

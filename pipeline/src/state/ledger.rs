@@ -5,8 +5,8 @@
 //! `previousTaskId`, and at last by correlation, title and due. It may also be read before the completion that asks
 //! for it, when the two stand in different partitions: then it is remembered until the decision.
 //!
-//! A create that was confirmed needs only to be known: it is kept as a mark. All others keep their action, since an
-//! operator may have a failed one tried again.
+//! A create that was confirmed keeps the series fields alone: the successor may be deleted and come back without them,
+//! and a second task may match it. All others keep their action, since an operator may have a failed one tried again.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ pub struct Ledger {
     /// Creates by [`content_key`].
     by_content: HashMap<u64, Uuid>,
     /// Tasks that name a previous task whose create is not decided, by the successor id that it will have.
-    early: HashMap<Uuid, TaskId>,
+    early: HashMap<Uuid, Vec<TaskId>>,
     /// Recurring tasks that name none, by [`content_key`].
     early_by_content: HashMap<u64, TaskId>,
 }
@@ -58,8 +58,15 @@ pub struct Ledger {
 #[derive(Debug)]
 enum Create {
     /// The created task came back, or its user was erased.
-    Settled(ActionState),
+    Settled(ActionState, Option<Box<Known>>),
     Open(Box<Open>),
+}
+
+/// What stays of a create that was settled.
+#[derive(Debug)]
+struct Known {
+    user: UserId,
+    series: SeriesFields,
 }
 
 #[derive(Debug)]
@@ -73,7 +80,7 @@ struct Open {
     reported: bool,
 }
 
-/// A `CREATED` event, as the ledger looks at it.
+/// A `CREATED` event, or another one that a task is first seen by or comes back with, as the ledger looks at it.
 pub struct Created<'a> {
     /// The created task.
     pub task: TaskId,
@@ -138,7 +145,10 @@ impl Ledger {
             self.by_content.insert(content_key(correlation, &read.title, Some(read.due_date)), action.id);
         }
         let create = match (progress.state, read) {
-            (ActionState::Confirmed | ActionState::Cancelled, _) => Create::Settled(progress.state),
+            (ActionState::Confirmed | ActionState::Cancelled, read) => {
+                let known = |read: body::Read| Box::new(Known { user: action.user.clone(), series: read.series() });
+                Create::Settled(progress.state, read.map(known))
+            }
             (_, Some(read)) => {
                 let reported = progress.state == ActionState::Failed;
                 let series = read.series();
@@ -152,7 +162,7 @@ impl Ledger {
                 }))
             }
             // An erased body can no longer be sent or matched.
-            (_, None) => Create::Settled(ActionState::Cancelled),
+            (_, None) => Create::Settled(ActionState::Cancelled, None),
         };
         self.creates.insert(action.id, create);
     }
@@ -162,7 +172,7 @@ impl Ledger {
         self.creates.contains_key(&successor.0)
     }
 
-    /// Matches a `CREATED` event with the create that asked for it.
+    /// Matches a task that appears with the create that asked for it.
     pub fn created(&mut self, created: &Created<'_>, out: &mut Out<'_>) -> Match {
         let content = created.correlation.map(|correlation| content_key(correlation, created.title, created.due));
         let by_previous = created.previous.map(|previous| ids::successor(previous).0);
@@ -175,16 +185,18 @@ impl Ledger {
         let Some(id) = id else {
             return match by_previous {
                 Some(successor) => {
-                    self.early.insert(successor, created.task);
+                    self.note_early(successor, created.task);
                     Match::default()
                 }
                 None => Match { content: content.filter(|_| created.recurring), ..Match::default() },
             };
         };
         match self.creates.get_mut(&id).expect("it was found above") {
-            Create::Settled(state) => {
-                Match { duplicate: created.new && *state == ActionState::Confirmed, ..Match::default() }
-            }
+            Create::Settled(state, known) => Match {
+                series: known.as_ref().map(|known| known.series.clone()),
+                duplicate: created.new && *state == ActionState::Confirmed,
+                content: None,
+            },
             Create::Open(open) => {
                 let series = open.series.clone();
                 let task = open.action.task;
@@ -194,7 +206,8 @@ impl Ledger {
                     next_attempt_at: None,
                     ..open.progress.clone()
                 };
-                self.creates.insert(id, Create::Settled(ActionState::Confirmed));
+                let known = Known { user: open.action.user.clone(), series: series.clone() };
+                self.creates.insert(id, Create::Settled(ActionState::Confirmed, Some(Box::new(known))));
                 moved(id, task, confirmed, out);
                 Match { series: Some(series), ..Match::default() }
             }
@@ -203,26 +216,34 @@ impl Ledger {
 
     /// Remembers a recurring task that may turn out to be a successor, by its [`Match::content`].
     pub fn remember_early(&mut self, content: u64, task: TaskId) {
-        self.early_by_content.insert(content, task);
+        // Of two the same one, whichever is read first.
+        self.early_by_content.entry(content).and_modify(|held| *held = task.min(*held)).or_insert(task);
     }
 
-    /// Remembers a stored task that names a previous one, in case that its create is still to be decided.
-    pub fn restore_early(&mut self, previous: TaskId, task: TaskId) {
+    /// Remembers a task that names a previous one, in case that its create is still to be decided.
+    pub fn remember_previous(&mut self, previous: TaskId, task: TaskId) {
         let successor = ids::successor(previous);
         if !self.is_decided(successor) {
-            self.early.insert(successor.0, task);
+            self.note_early(successor.0, task);
         }
     }
 
-    /// Decides the successor of a completed task, if it has one and it was not decided before. `exists` tells whether
-    /// a task was seen. Returns the task that is that successor already, with the series fields it should have.
-    pub fn decide(
+    fn note_early(&mut self, successor: Uuid, task: TaskId) {
+        let early = self.early.entry(successor).or_default();
+        if let Err(place) = early.binary_search(&task) {
+            early.insert(place, task);
+        }
+    }
+
+    /// Decides the successor of a completed task, if it has one and it was not decided before. `owner` tells whose a
+    /// task is that was seen. Returns the tasks that are that successor already, with the series fields it should have.
+    pub fn decide<'a>(
         &mut self,
         completion: &Completion<'_>,
         rules: &mut RuleCache,
-        exists: impl Fn(TaskId) -> bool,
+        owner: impl Fn(TaskId) -> Option<&'a UserId>,
         out: &mut Out<'_>,
-    ) -> Option<(TaskId, SeriesFields)> {
+    ) -> Option<(Vec<TaskId>, SeriesFields)> {
         let Completion { task, zone, cause, order, now, missed, horizon } = *completion;
         task.recurrence_rule.as_ref()?;
         let successor = ids::successor(task.id);
@@ -237,7 +258,9 @@ impl Ledger {
         }) else {
             return None;
         };
-        let base = base_of(task).unwrap_or(Due::Instant(completed_at));
+        // A due that was cleared leaves the later of the scheduled one and the completion.
+        let missed = if task.due_date.is_some() { missed } else { Missed::Skip };
+        let base = base_of(task).or(task.recurrence_id).unwrap_or(Due::Instant(completed_at));
         let Next::Due(next) = series.next_after(base, task.occurrence_index.unwrap_or(1), Some(completed_at), missed)
         else {
             return None;
@@ -290,10 +313,15 @@ impl Ledger {
             next_attempt_at: None,
             delivered_at: None,
         };
-        let by_previous = self.early.remove(&successor.0);
-        let by_content = content.and_then(|key| self.early_by_content.remove(&key)).filter(|early| *early != task.id);
-        if let Some(early) = exists(successor).then_some(successor).or(by_previous).or(by_content) {
-            self.creates.insert(successor.0, Create::Settled(ActionState::Confirmed));
+        let mut early = self.early.remove(&successor.0).unwrap_or_default();
+        early.extend(owner(successor).map(|_| successor));
+        let by_content = content.and_then(|key| self.early_by_content.remove(&key));
+        early.extend(by_content.filter(|early| *early != task.id && owner(*early) == Some(&task.user_id)));
+        if !early.is_empty() {
+            early.sort_unstable();
+            early.dedup();
+            let known = Known { user: task.user_id.clone(), series: fields.clone() };
+            self.creates.insert(successor.0, Create::Settled(ActionState::Confirmed, Some(Box::new(known))));
             moved(successor.0, task.id, Progress { state: ActionState::Confirmed, ..progress }, out);
             return Some((early, fields));
         }
@@ -360,8 +388,15 @@ impl Ledger {
         moved(open.action.id, open.action.task, open.progress.clone(), out);
     }
 
-    /// Cancels what is still open of an erased user.
+    /// Cancels what is still open of an erased user, whose bodies are gone from the store.
     pub fn erase(&mut self, user: &UserId, out: &mut Out<'_>) {
+        for create in self.creates.values_mut() {
+            if let Create::Settled(_, known) = create
+                && known.as_ref().is_some_and(|known| known.user == *user)
+            {
+                *known = None;
+            }
+        }
         let mut gone: Vec<Uuid> = self
             .creates
             .iter()
@@ -369,7 +404,7 @@ impl Ledger {
             .collect();
         gone.sort_unstable();
         for id in gone {
-            if let Some(Create::Open(open)) = self.creates.insert(id, Create::Settled(ActionState::Cancelled)) {
+            if let Some(Create::Open(open)) = self.creates.insert(id, Create::Settled(ActionState::Cancelled, None)) {
                 let progress = Progress { state: ActionState::Cancelled, next_attempt_at: None, ..open.progress };
                 moved(id, open.action.task, progress, out);
             }
@@ -385,7 +420,7 @@ impl Ledger {
                     && Some(open.due) == created.due
                     && open.action.correlation_id.as_deref() == created.correlation
             }
-            Some(Create::Settled(_)) => true,
+            Some(Create::Settled(_, known)) => known.as_ref().is_none_or(|known| known.user == *created.user),
             None => false,
         }
     }

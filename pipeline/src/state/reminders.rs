@@ -30,7 +30,6 @@ mod wanted;
 mod tests;
 
 pub use book::Book;
-pub use triggered::push_text;
 
 /// What the configuration says of reminders, beside what [`Settings`](crate::state::Settings) merge for each user.
 #[derive(Clone, Debug)]

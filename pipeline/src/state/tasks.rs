@@ -37,7 +37,9 @@ mod snapshot;
 
 pub(crate) use draft::trace_id;
 pub use order::Order;
-pub use series::Echo;
+use series::Noted;
+pub use series::{Echo, Marks, Resting};
+use snapshot::Given;
 
 /// Rules held at once.
 const RULES_MAX: usize = 65_536;
@@ -55,6 +57,8 @@ pub struct Entry {
     pub order: Order,
     /// Entries in its audit chain.
     pub chain: u32,
+    /// Which of its series fields were given.
+    pub marks: Marks,
     /// What few tasks have.
     pub rare: Option<Box<Rare>>,
 }
@@ -62,10 +66,15 @@ pub struct Entry {
 /// What few tasks have to be remembered by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rare {
-    /// Series fields that a sender keeps sending although the pipeline replaced them.
-    pub echo: Option<Echo>,
+    /// Series fields that a sender may keep sending although the pipeline replaced them.
+    #[serde(default, rename = "echo", deserialize_with = "series::one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub echoes: Vec<Echo>,
     /// It may turn out to be a successor: see [`ledger::Match::content`].
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<u64>,
+    /// The series of a deleted task, in case that it comes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resting: Option<Box<Resting>>,
 }
 
 /// All that the records of one time came to.
@@ -150,8 +159,13 @@ impl Tasks {
             (entry.owner, _) = tasks.users.meet(&entry.owner);
             tasks.users.own(&entry.owner, row.id, false);
             entry.task = row.after;
-            if let Some(previous) = entry.task.as_ref().and_then(|task| task.previous_task_id) {
-                tasks.ledger.restore_early(previous, row.id);
+            let resting = entry.rare.as_ref().and_then(|rare| rare.resting.as_ref());
+            let previous = match &entry.task {
+                Some(task) => task.previous_task_id,
+                None => resting.and_then(|resting| resting.previous()),
+            };
+            if let Some(previous) = previous {
+                tasks.ledger.remember_previous(previous, row.id);
             }
             if let Some(content) = entry.rare.as_ref().and_then(|rare| rare.content) {
                 tasks.ledger.remember_early(content, row.id);
@@ -276,6 +290,73 @@ impl Tasks {
 
     fn horizon(&self) -> Option<Timestamp> {
         self.horizon_ms.map(|ms| self.now.plus_millis(-ms))
+    }
+}
+
+impl Entry {
+    /// Takes in the task after an event.
+    fn keep(&mut self, task: Arc<Task>, noted: Noted, content: Option<u64>) {
+        if self.task.replace(task).is_none()
+            && let Some(rare) = &mut self.rare
+        {
+            rare.resting = None;
+            if noted.anew {
+                rare.echoes.clear();
+            }
+        }
+        self.marks = noted.marks;
+        if content.is_some() || !noted.old.is_empty() {
+            let rare = self.rare.get_or_insert_default();
+            rare.content = content.or(rare.content);
+            Echo::remember(&mut rare.echoes, noted.old);
+        }
+        self.tidy();
+    }
+
+    /// The task was deleted, perhaps not for the first time.
+    fn bury(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        if let Some(resting) = Resting::of(&task, self.marks) {
+            self.rare.get_or_insert_default().resting = Some(Box::new(resting));
+        }
+    }
+
+    /// Fills in the series fields of a successor that was seen before its create was decided. Returns the task before
+    /// and, when it changed, after.
+    fn fill_in(&mut self, known: &ledger::SeriesFields) -> (Option<Arc<Task>>, Option<Arc<Task>>) {
+        let before = self.task.clone();
+        let mut rare = self.rare.take().unwrap_or_default();
+        rare.content = None;
+        let mut after = None;
+        let echo = match (&before, &mut rare.resting) {
+            (Some(task), _) => {
+                let mut fields = Given::of(task);
+                let echo = series::fill_in(&mut fields, known, &mut self.marks);
+                if fields != Given::of(task) {
+                    self.version += 1;
+                    let mut filled = Task::clone(task);
+                    fields.lay_on(&mut filled);
+                    filled.version = self.version;
+                    after = Some(Arc::new(filled));
+                }
+                echo
+            }
+            (None, Some(resting)) => resting.fill_in(known, &mut self.marks),
+            (None, None) => None,
+        };
+        Echo::remember(&mut rare.echoes, echo.into_iter().collect());
+        self.rare = Some(rare);
+        self.tidy();
+        if after.is_some() {
+            self.task.clone_from(&after);
+        }
+        (before, after)
+    }
+
+    fn tidy(&mut self) {
+        if self.rare.as_deref() == Some(&Rare::default()) {
+            self.rare = None;
+        }
     }
 }
 

@@ -201,7 +201,7 @@ fn a_create_is_confirmed_by_whatever_came_back() {
             -- task 22
             22: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=2 previousTaskId=2 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-02T09:00Z seriesId=2 title=Task 2
             -- task 23
-            23: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-03T09:00Z seriesId=23 title=Task 3
+            23: v1 dueDate=2026-03-03T09:00Z occurrenceIndex=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-03T09:00Z seriesId=23 title=Task 3
             -- counts
             duplicates=0 stale=0 duplicate_successors=2
             -- audit 31
@@ -238,7 +238,7 @@ fn a_successor_read_before_its_completion_confirms_at_once() {
         "#,
         expect![[r#"
             -- task next(1)
-            next(1): v1 dueDate=2026-03-03T09:00Z occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-03T09:00Z seriesId=next(1) title=Task next(1)
+            next(1): v1 dueDate=2026-03-03T09:00Z occurrenceIndex=1 recurrenceId=2026-03-03T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-03T09:00Z seriesId=next(1) title=Task next(1)
             -- actions
             reminder of 1 CANCELLED
             reminder of 2 CANCELLED

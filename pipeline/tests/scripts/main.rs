@@ -7,6 +7,7 @@ mod world;
 mod order;
 mod series;
 mod creates;
+mod identity;
 mod restart;
 mod users;
 mod random;

@@ -65,7 +65,7 @@ fn erasure_takes_what_is_personal() {
         "#,
         expect![[r#"
             -- tasks
-            1: v3 completed=true completedAt=2026-03-01T08:00Z description={$erased:true} dueDate=2026-03-10T09:00Z extra={$erased:true} occurrenceIndex=1 recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-10T09:00Z seriesId=1 tags={$erased:true} title={$erased:true}
+            1: v3 completed=true completedAt=2026-03-01T08:00Z description={$erased:true} dueDate=2026-03-10T09:00Z extra={$erased:true} occurrenceIndex=1 recurrenceId=2026-03-10T09:00Z recurrenceRule=FREQ=DAILY recurrenceStart=2026-03-10T09:00Z seriesId=1 tags={$erased:true} title={$erased:true}
             2: v2 description={$erased:true} dueDate=2026-03-10T09:00Z extra={$erased:true} tags={$erased:true} title={$erased:true}
             3: v1 dueDate=2026-03-10T09:00Z title=Task 3
             -- reminders

@@ -12,6 +12,7 @@ use super::keys::{Keys, NoKey};
 use super::{Caller, Scope, openssl};
 
 pub use super::keys::Place;
+pub use super::openssl::SECRET_BYTES;
 
 /// Allowed difference of clocks, in seconds.
 const LEEWAY: u64 = 60;

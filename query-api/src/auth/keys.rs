@@ -27,12 +27,29 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SIZE_MAX: usize = 1 << 20;
 
 /// Where a JWKS is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Place {
     /// A file, perhaps a mounted secret or config map.
     File(PathBuf),
     /// An `http` or `https` address.
     Url(String),
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::File(path) => write!(f, "{}", path.display()),
+            Place::Url(url) => f.write_str(&origin_of(url)),
+        }
+    }
+}
+
+/// What may be shown of an address: scheme, host and port. The rest may hold credentials.
+pub fn origin_of(url: &str) -> String {
+    match reqwest::Url::parse(url).map(|url| url.origin()) {
+        Ok(origin) if origin.is_tuple() => origin.ascii_serialization(),
+        _ => "an address that cannot be read".to_owned(),
+    }
 }
 
 impl Place {
@@ -48,8 +65,8 @@ impl Place {
 
     async fn read(&self, client: &reqwest::Client) -> Result<String, String> {
         let text = match self {
-            Place::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()))?,
-            Place::Url(url) => fetch(client, url).await.map_err(|e| format!("{url}: {e}"))?,
+            Place::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{self:?}: {e}"))?,
+            Place::Url(url) => fetch(client, url).await.map_err(|e| format!("{self:?}: {e}"))?,
         };
         String::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())
     }

@@ -19,7 +19,7 @@ use openssl::sign;
 /// RFC 7518 §3.3: smaller keys must not be used.
 const RSA_BITS: i32 = 2048;
 /// RFC 7518 §3.2: a secret has at least as many bits as the digest.
-pub(super) const SECRET_BYTES: usize = 32;
+pub const SECRET_BYTES: usize = 32;
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),

@@ -97,6 +97,9 @@ async fn status(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Probl
             "pending": waiting.count, "nextTriggerTime": waiting.first, "overdue": waiting.reached,
         },
     });
+    if report.source_mode != "store" {
+        body["erasures"] = json!({ "open": report.erasures_open });
+    }
     if let Some(total) = report.dead_letters {
         body["deadLetters"] = json!({ "total": total });
     }

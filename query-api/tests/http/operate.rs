@@ -56,6 +56,7 @@ async fn status_has_every_part() {
             "commits": {"last": "2026-03-30T07:30:00.000Z", "perMinute": 0.0},
             "outbox": {"pending": 0, "oldestAgeMs": null, "failed": 0, "byKind": {"create-next-task": 0, "reminder": 0}},
             "reminders": {"pending": 1, "nextTriggerTime": "2026-03-30T08:00:00.000Z", "overdue": 0},
+            "erasures": {"open": 0},
             "deadLetters": {"total": 2},
         })
     );

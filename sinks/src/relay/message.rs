@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use topics::action::{Action, ActionKind};
 use topics::event::SOURCE;
+use topics::json::Json;
+use topics::json::travel::{self, push_text};
 use topics::reminder::Channel;
 
 use topics::Timestamp;
 use topics::trace::of_delivery;
 
-use super::canonical::{canonical, write_raw, write_text};
 use super::signature::WebhookSecret;
 
 /// Media type of an event as a record or a body.
@@ -42,7 +43,7 @@ pub struct UnreadableBody;
 
 /// The body of a create.
 pub(super) fn create_body(action: &Action) -> Result<String, UnreadableBody> {
-    canonical(&action.body).ok_or(UnreadableBody)
+    travel::of_text(&action.body).ok_or(UnreadableBody)
 }
 
 /// The event `com.todo.reminder.triggered.v1` of a delivery.
@@ -55,7 +56,7 @@ pub(super) fn triggered_event(action: &Action, attempt: u32) -> Result<String, U
             event.push('"');
             event.push_str(name);
             event.push_str("\":");
-            write_text(value, &mut event);
+            push_text(&mut event, value);
             event.push(',');
         }
     };
@@ -71,17 +72,17 @@ pub(super) fn triggered_event(action: &Action, attempt: u32) -> Result<String, U
         if n > 0 {
             event.push(',');
         }
-        write_text(name, &mut event);
+        push_text(&mut event, name);
         event.push(':');
         let value: &RawValue = serde_json::from_str(value).map_err(|_| UnreadableBody)?;
-        write_raw(value, &mut event).ok_or(UnreadableBody)?;
+        travel::write(&Json::of(value).ok_or(UnreadableBody)?, &mut event);
     }
     event.push_str("},");
     let mut put = |name: &str, value: &str| {
         event.push('"');
         event.push_str(name);
         event.push_str("\":");
-        write_text(value, &mut event);
+        push_text(&mut event, value);
         event.push(',');
     };
     let task = action.task.to_string();
@@ -119,9 +120,9 @@ impl Binding {
             if n > 0 {
                 json.push(',');
             }
-            write_text(name, &mut json);
+            push_text(&mut json, name);
             json.push(':');
-            write_text(value, &mut json);
+            push_text(&mut json, value);
         }
         json.push_str("},\"operation\":\"");
         json.push_str(self.operation);
@@ -172,7 +173,7 @@ pub(super) fn binding(
             set("subject", one_line(action.metadata.get("subject").unwrap_or(&subject)));
             set("priority", action.metadata.get("priority").cloned().unwrap_or_else(|| "3".to_owned()));
             let mut data = String::with_capacity(html.len() + 2);
-            write_text(&html, &mut data);
+            push_text(&mut data, &html);
             ("create", data)
         }
         (ActionKind::Reminder, _) => {

@@ -10,6 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use topics::ids::{TaskId, UserId};
+use topics::time::Timestamp;
 
 use crate::store::entry_text::{Hash, NO_HASH, UserKey};
 
@@ -56,6 +57,8 @@ pub(crate) struct User {
     pub(crate) erased_to: u64,
     /// Secret of the entries up to `erased_to` while they still wait to be rewritten.
     pub(crate) old_key: Option<UserKey>,
+    /// Events up to this time are covered by an erasure.
+    pub(crate) erased_until: Option<Timestamp>,
 }
 
 /// All users, by number and by id.
@@ -63,6 +66,7 @@ pub(crate) struct User {
 pub(crate) struct Users {
     list: Vec<User>,
     by_id: HashMap<UserId, u32>,
+    some_erased: bool,
 }
 
 impl Users {
@@ -76,6 +80,24 @@ impl Users {
 
     pub(crate) fn get_mut(&mut self, no: u32) -> Option<&mut User> {
         self.list.get_mut(no as usize)
+    }
+
+    /// Events of the user up to `until` are covered by an erasure.
+    pub(crate) fn erased(&mut self, no: u32, until: Timestamp) {
+        if let Some(user) = self.get_mut(no) {
+            user.erased_until = user.erased_until.max(Some(until));
+            self.some_erased = true;
+        }
+    }
+
+    /// Whether anybody was ever erased.
+    pub(crate) fn some_erased(&self) -> bool {
+        self.some_erased
+    }
+
+    /// Up to which event time a user was erased.
+    pub(crate) fn erased_until(&self, id: &str) -> Option<Timestamp> {
+        UserId::parse(id).and_then(|id| self.get(self.no(&id)?)?.erased_until)
     }
 
     /// Adds a user and returns the number.

@@ -1,7 +1,8 @@
-//! The data directory: one process at a time.
+//! The data directory: one process at a time, and nobody else's eyes.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory where it is missing, and locks it.
+    /// Makes the directory where it is missing, locks it, and closes it and its files to other users.
     pub fn lock(dir: &Path) -> Result<DataDir, StoreError> {
         let unusable = |source| StoreError::Directory { dir: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(unusable)?;
@@ -43,6 +44,12 @@ impl DataDir {
         if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
             tracing::warn!(%error, file = %lock.display(), "the lock does not say who holds it");
         }
+        match close_to_others(dir) {
+            Ok(0) => {}
+            Ok(open) => tracing::warn!(dir = %dir.display(), open, "other users could read the data; now they cannot"),
+            // Of another owner, as a volume's mount point may be: what is in it is closed by who makes it.
+            Err(error) => tracing::warn!(dir = %dir.display(), %error, "other users may be able to read the data"),
+        }
         Ok(DataDir { path: dir.to_owned(), lock: Arc::new(file) })
     }
 
@@ -57,9 +64,56 @@ impl DataDir {
     }
 }
 
+/// Takes the rights of group and others from a directory and everything in it; returns of how many.
+fn close_to_others(path: &Path) -> io::Result<usize> {
+    const OWNER: u32 = 0o700;
+    let found = std::fs::symlink_metadata(path)?;
+    if found.is_symlink() {
+        return Ok(0);
+    }
+    let mode = found.permissions().mode() & 0o777;
+    let mut open = 0;
+    if mode & !OWNER != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & OWNER))?;
+        open = 1;
+    }
+    if found.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            open += match close_to_others(&entry?.path()) {
+                // A file of a query process that ended just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                closed => closed?,
+            };
+        }
+    }
+    Ok(open)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_could_read_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir_all(data.join("replicas")).unwrap();
+        let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        for name in ["journal.db", "log.db-wal", "replicas/one"] {
+            std::fs::write(data.join(name), "x").unwrap();
+            set(&data.join(name), 0o664);
+        }
+        set(&data, 0o755);
+        set(&data.join("replicas"), 0o755);
+        drop(DataDir::lock(&data).unwrap());
+        let mode = |name: &str| std::fs::metadata(data.join(name)).unwrap().permissions().mode() & 0o777;
+        for (name, expected) in
+            [("", 0o700), ("replicas", 0o700), ("journal.db", 0o600), ("log.db-wal", 0o600), ("replicas/one", 0o600)]
+        {
+            assert_eq!(format!("{:o}", mode(name)), format!("{expected:o}"), "{name}");
+        }
+        assert_eq!(close_to_others(&data).unwrap(), 0);
+    }
 
     #[test]
     fn second_start_is_refused_until_the_first_ends() {

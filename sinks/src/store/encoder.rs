@@ -19,6 +19,7 @@ use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::delta;
 use crate::store::entry_text::{EntryText, Hash, UserKey, actor_name, erase_actor_name, link, personal_digest};
+use crate::store::erasures::{self, Erasure, RecordRange};
 use crate::store::task_text::{Personal, write_task};
 
 /// A block as written: a full one once, the last one again with every group.
@@ -58,6 +59,10 @@ pub(crate) struct Group {
     pub(crate) users: Vec<(u32, User)>,
     /// Users whose older entries are to be rewritten without personal fields.
     pub(crate) erased: Vec<u32>,
+    /// What is to be remembered of erasures, by the user's number.
+    pub(crate) erasures: Vec<(u32, Erasure)>,
+    /// Records that earlier erasures cover.
+    pub(crate) late: Vec<RecordRange>,
     pub(crate) indexed: Vec<Indexed>,
     pub(crate) changes: Changes,
     pub(crate) delta: Vec<u8>,
@@ -202,6 +207,8 @@ impl Encoder {
         changes.caught_up = commit.caught_up;
         changes.touched.extend_from_slice(&commit.touched);
         erasures.iter().for_each(|(_, user)| changes.erase(UserId::clone(user)));
+        group.late.extend(erasures::late(&commit, &self.chains.users()));
+        erasures.iter().for_each(|(_, user)| self.remember(&commit, user, group));
         group.weight += weight(&commit);
         group.commits.push(commit);
     }
@@ -269,7 +276,9 @@ impl Encoder {
                 user.key = Some(key);
                 (no, user.erased_to)
             }
-            None => (users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None }), 0),
+            None => {
+                (users.add(User { id: id.clone(), key: Some(key), erased_to: 0, old_key: None, erased_until: None }), 0)
+            }
         };
         self.changed_users.push(no);
         (no, key, erased_to)
@@ -384,6 +393,16 @@ impl Encoder {
         after.personal = write_task(task, &mut after.text);
         after.digest = self.hasher.hash_one(&after.text) | 1; // 0 means unknown
         after.task = Some(task.clone());
+    }
+
+    /// Has the erasure of a user remembered until every copy is rewritten.
+    fn remember(&mut self, commit: &Commit, id: &UserId, group: &mut Group) {
+        let mut users = self.chains.users_mut();
+        let Some(no) = users.no(id) else { return };
+        users.erased(no, erasures::until(commit, id));
+        let until = users.erased_until(id.as_str()).expect("it was set above");
+        let (user, n, committed_at) = (id.clone(), commit.n, commit.committed_at);
+        group.erasures.push((no, Erasure { user, until, n, committed_at }));
     }
 
     /// Marks all entries so far of a user as erased, and erases those of the open block.

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use topics::commit::Commit;
+use topics::ids::UserId;
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
 
@@ -14,6 +15,7 @@ use crate::store::chains::{Chains, read};
 use crate::store::changes::Changes;
 use crate::store::cut::{Expiry, Line};
 use crate::store::encoder::{Encoder, Group, weight};
+use crate::store::erasures::Open;
 use crate::store::pending::Pending;
 use crate::store::queue::{Popped, Queue};
 use crate::store::{Durable, OnDurable, StoreStatus};
@@ -63,6 +65,9 @@ impl Default for Options {
 pub(crate) const PASS_SHARE: u32 = 4;
 pub(crate) const PASS_PAUSE: Duration = Duration::from_millis(200);
 
+/// Erasures that may wait until entries are rewritten, before commits wait.
+const ERASING_MAX: usize = 100_000;
+
 /// What the threads and readers of a store share, whatever its engine.
 pub(crate) struct Engine {
     pub(crate) views: Arc<[ViewSpec]>,
@@ -89,7 +94,10 @@ pub(crate) struct Engine {
     pub(crate) applied: AtomicU64,
     pub(crate) last_commit_us: AtomicU64,
     failing: Mutex<Option<String>>,
-    pub(crate) stop: AtomicU64,
+    pub(crate) stop: Arc<AtomicU64>,
+    /// Users whose entries are to be rewritten: groups of them, each once its erasure is durable.
+    pub(crate) erasing: Queue<Vec<u32>>,
+    pub(crate) erasures: Open,
 }
 
 /// Where a store stands when it is opened.
@@ -128,7 +136,9 @@ impl Engine {
             applied: AtomicU64::new(start.applied),
             last_commit_us: AtomicU64::new(0),
             failing: Mutex::default(),
-            stop: AtomicU64::new(0),
+            stop: Arc::default(),
+            erasing: Queue::new(ERASING_MAX),
+            erasures: Open::default(),
         }
     }
 
@@ -156,6 +166,22 @@ impl Engine {
         let _ = watch.wait_for(|now| *now >= n).await;
     }
 
+    /// Goes on with erasures that a crash interrupted.
+    pub(crate) fn resume_erasures(&self) {
+        let open: Vec<u32> = {
+            let users = self.chains.users();
+            users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
+        };
+        if !open.is_empty() {
+            self.erasing.push(open, 1);
+        }
+    }
+
+    /// What says, other than 0, that the store is to stop.
+    pub(crate) fn stopping(&self) -> Arc<AtomicU64> {
+        self.stop.clone()
+    }
+
     /// Nothing more is taken; what was appended is still written.
     pub(crate) fn stop(&self) {
         self.commits.close();
@@ -181,6 +207,7 @@ impl Engine {
             queued_events: self.unwritten.load(Ordering::Relaxed),
             last_commit_us: self.last_commit_us.load(Ordering::Relaxed),
             failing: self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            erasures: self.erasures.get(),
         }
     }
 
@@ -193,6 +220,7 @@ impl Engine {
                 self.chains.set_head(*chain, *head);
             }
             index(&group);
+            self.erasures.add(group.erasures.len() + group.late.len());
         }
         let Group { commits, hashes, changes, weight, .. } = group;
         if !empty {
@@ -267,7 +295,7 @@ pub(crate) fn thread_of<W: Future<Output = ()>>(
 
 /// What projections of the journal cost must not be taken from those who wait for a commit. Threads that this thread
 /// starts are as it is.
-pub(crate) fn lower_priority() {
+pub fn lower_priority() {
     const NICE: i32 = 5;
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "a background thread keeps its priority");
@@ -280,6 +308,7 @@ pub(crate) async fn encode(mut encoder: Encoder, shared: impl std::ops::Deref<Ta
     loop {
         let Popped::Item(commit) = shared.commits.pop(Duration::MAX) else { break };
         let mut group = Group::default();
+        wait_for_erasures(&shared, &commit);
         encoder.add(commit, &mut group);
         loop {
             if group.weight >= options.group_events || !group.erased.is_empty() {
@@ -287,28 +316,30 @@ pub(crate) async fn encode(mut encoder: Encoder, shared: impl std::ops::Deref<Ta
             }
             let left = next.saturating_duration_since(Instant::now());
             match shared.commits.pop(left) {
-                Popped::Item(commit) => encoder.add(commit, &mut group),
+                Popped::Item(commit) => {
+                    wait_for_erasures(&shared, &commit);
+                    encoder.add(commit, &mut group);
+                }
                 // While the writer has one group at work and one at hand, this one may as well grow.
                 Popped::Nothing if shared.groups.weight() > 0 => next = Instant::now() + Duration::from_millis(1),
                 Popped::Nothing | Popped::Closed => break,
             }
         }
         encoder.close(&mut group, shared.durable.get());
-        let last = group.commits.last().map_or(0, |commit| commit.n);
-        let erased = !group.erased.is_empty();
         shared.groups.push(group, 1);
         next = Instant::now() + options.linger;
-        if erased {
-            wait_for_erasure(&shared, last);
-        }
     }
     shared.groups.close();
 }
 
-/// Until the keys of erased users are gone: a second erasure of one of them must not find the first one's key.
-fn wait_for_erasure(shared: &Engine, n: u64) {
-    shared.durable.wait_blocking(n);
-    while shared.chains.users().iter().any(|(_, user)| user.old_key.is_some()) {
+/// A second erasure of a user must not find the first one's key: it waits until that is gone, which is soon. The first
+/// one's group is on its way: groups end with an erasure.
+fn wait_for_erasures(shared: &Engine, commit: &Commit) {
+    let is_open = |user: &UserId| {
+        let users = shared.chains.users();
+        users.no(user).and_then(|no| users.get(no)).is_some_and(|user| user.old_key.is_some())
+    };
+    while commit.erased.iter().any(is_open) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -33,6 +33,7 @@ impl Pace {
     pub(crate) fn patience(&self, dirty: &Changes, pending: &Pending) -> Duration {
         match dirty.caught_up {
             _ if self.is_left(dirty, pending) => FOR_EVER,
+            true if !dirty.erased.is_empty() => Duration::ZERO,
             true => self.next.saturating_duration_since(Instant::now()),
             false => IDLE,
         }
@@ -42,6 +43,8 @@ impl Pace {
     pub(crate) fn is_due(&self, dirty: &Changes, pending: &Pending, idle: bool) -> bool {
         match dirty.caught_up || idle {
             _ if self.is_left(dirty, pending) => false,
+            // What was erased is not to stay in the tables any longer than must be.
+            true if dirty.caught_up && !dirty.erased.is_empty() => true,
             true => Instant::now() >= self.next || dirty.len() >= self.flush_rows,
             false => dirty.len() >= self.backlog_rows,
         }

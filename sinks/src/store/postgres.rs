@@ -19,6 +19,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::mpsc::UnboundedReceiver;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, NextOffset, Restored};
+use topics::event::Limits;
 use topics::ids::TaskId;
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
@@ -28,7 +29,9 @@ use crate::store::chains::{ChainId, Chains, write};
 use crate::store::encoder::{Encoder, Resume};
 use crate::store::engine::{Engine, Options, Start, encode, thread, thread_of};
 use crate::store::ledger::Ledger;
-use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
+use crate::store::{
+    ActionQuery, Erasures, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification,
+};
 
 mod db;
 mod copy;
@@ -43,6 +46,7 @@ mod cuts;
 mod audit;
 mod dead_letters;
 mod erase;
+mod erasures;
 mod retention;
 mod follow;
 mod indexes;
@@ -52,6 +56,7 @@ pub use follow::PostgresReplica;
 pub use lease::{Lease, Waiting};
 
 use audit::Audit;
+pub(crate) use db::is_passing;
 use db::{Db, Role, close};
 use ledger::Table;
 use partitions::Partitions;
@@ -90,6 +95,8 @@ pub(crate) struct Shared {
     engine: Engine,
     ledger: Ledger,
     audit: Audit,
+    /// Held by who packs a table, as a flush does.
+    tables: tokio::sync::Mutex<()>,
 }
 
 impl std::ops::Deref for Shared {
@@ -156,6 +163,10 @@ impl Postgres {
                 let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
                 move || retention::run(shared, db, lease)
             }),
+            thread_of("store-erase", {
+                let (shared, db, lease) = (shared.clone(), db.clone(), lease.clone());
+                move || erase::follow(shared, db, lease)
+            }),
             thread_of("store-indexes", {
                 let ((found, told), db, lease) = (indexes, db.clone(), lease.clone());
                 move || indexes::run(found, told, db, lease)
@@ -184,7 +195,7 @@ impl Postgres {
             return Err(db.damaged(what));
         }
         load::check_entries(conn_ref, db, mark).await?;
-        load::shape_views(conn_ref, db, views, applied.n).await?;
+        load::shape_views(conn_ref, db, views, applied.n, lease).await?;
         let chains = Arc::new(Chains::new());
         load::users(conn_ref, db, &chains, 0).await?;
         let mut newer = load::newer(conn_ref, db, views, applied, mark).await?;
@@ -196,7 +207,6 @@ impl Postgres {
             .fetch_one(&mut *conn_ref)
             .await
             .map_err(db.failed("read dead letters"))?;
-        close(conn).await;
         let start = Start {
             n: mark.n,
             entries: mark.entries,
@@ -206,17 +216,14 @@ impl Postgres {
             applied: applied.n,
         };
         let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone(), follows: false };
-        let shared =
-            Arc::new(Shared { engine: Engine::new(views, chains, options, start), ledger: Ledger::default(), audit });
+        let engine = Engine::new(views, chains, options, start);
+        let (ledger, tables) = (Ledger::default(), tokio::sync::Mutex::default());
+        let shared = Arc::new(Shared { engine, ledger, audit, tables });
         shared.ledger.add(&newer);
+        erasures::load(conn_ref, &shared, db).await?;
+        close(conn).await;
         // Erasures that a crash interrupted.
-        let open: Vec<u32> = {
-            let users = shared.chains.users();
-            users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
-        };
-        if !open.is_empty() {
-            erase::run(open, shared.clone(), db.clone(), lease.clone()).await?;
-        }
+        shared.resume_erasures();
         let resume = Resume { entries: mark.entries, open: None, high_water: found.high_water, tasks: found.tasks };
         let (tell, told) = tokio::sync::mpsc::unbounded_channel();
         let indexes = (partitions.names(), told);
@@ -317,7 +324,7 @@ impl Store for Postgres {
             // The pipeline cannot go on without knowing; the database comes back, or the process ends.
             loop {
                 match shared.audit.contains(audit_id).await {
-                    Err(error) if db::is_passing(&error) && !lease.is_lost() => {
+                    Err(error) if is_passing(&error) && !lease.is_lost() => {
                         tracing::warn!(%error, "could not look up an audit entry; will try again");
                         tokio::time::sleep(Duration::from_millis(500)).await;
                     }
@@ -326,6 +333,22 @@ impl Store for Postgres {
             }
         });
         rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    async fn erasures(&self) -> Result<Erasures, StoreError> {
+        erasures::open(&self.pool, &self.db, &self.shared).await
+    }
+
+    fn erased_until(&self, user: &str) -> Option<Timestamp> {
+        self.shared.chains.users().erased_until(user)
+    }
+
+    async fn erase_copies(&self, erasures: &Erasures, limits: &Limits) -> Result<bool, StoreError> {
+        erasures::erase_copies(erasures, limits, &self.shared, &self.db, &self.lease).await
+    }
+
+    async fn erasures_done(&self, erasures: &Erasures) -> Result<(), StoreError> {
+        erasures::done(erasures, &self.shared, &self.db, &self.lease).await
     }
 
     async fn keep_updates(&self) -> Result<u64, StoreError> {

@@ -55,6 +55,26 @@ pub trait Replica: Send + Sync {
     async fn dead_letters(&self) -> Result<u64, StoreError>;
 }
 
+/// Loads, again and again while that fails with an error that may pass. `waiting` is told why, whenever that changes.
+pub(crate) async fn until_loaded<T>(
+    mut waiting: impl FnMut(&str),
+    may_pass: impl Fn(&StoreError) -> bool,
+    mut load: impl AsyncFnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut told = None;
+    loop {
+        let why = match load().await {
+            Err(error) if may_pass(&error) => topics::chain::chain(&error).to_string(),
+            loaded => return loaded,
+        };
+        if told.as_ref() != Some(&why) {
+            waiting(&why);
+            told = Some(why);
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
 /// A group of commits that the replica takes over in one step.
 #[derive(Debug)]
 pub struct Followed {

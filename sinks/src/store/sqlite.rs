@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Restored};
+use topics::event::Limits;
 use topics::ids::TaskId;
 use topics::time::Timestamp;
 use topics::view::ViewSpec;
@@ -29,7 +30,9 @@ use crate::store::chains::{Chains, write};
 use crate::store::data_dir::DataDir;
 use crate::store::encoder::Encoder;
 use crate::store::engine::{Engine, Options, Start, encode, thread};
-use crate::store::{ActionQuery, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification};
+use crate::store::{
+    ActionQuery, Erasures, KeptDeadLetter, OnDurable, ShownAction, Store, StoreError, StoreStatus, Verification,
+};
 
 mod db;
 mod threads;
@@ -43,6 +46,7 @@ mod audit;
 mod cuts;
 mod check;
 mod erase;
+mod erasures;
 mod retention;
 mod load;
 mod registry;
@@ -72,6 +76,8 @@ pub(crate) struct Shared {
     removed_to: AtomicU64,
     /// Another thread than the journal's writer wrote to the journal.
     journal_changed: AtomicBool,
+    /// Held by who rewrites `views.db`, as a flush does.
+    tables: tokio::sync::Mutex<()>,
     dir: PathBuf,
     /// Threads may outlive the one who holds the directory.
     _lock: Arc<std::fs::File>,
@@ -217,18 +223,21 @@ impl Sqlite {
             applied_safe: AtomicU64::new(applied_safe),
             removed_to: AtomicU64::new(mark.removed.to),
             journal_changed: AtomicBool::new(false),
+            tables: tokio::sync::Mutex::default(),
             dir: dir.path().to_owned(),
             _lock: dir.hold(),
         });
-        let left = resume_erasures(journal_conn, &shared, &journal_db).await?;
+        shared.resume_erasures();
+        erasures::load(journal_conn, &shared, &journal_db).await?;
         let encoder = Encoder::new(chains, shared.engine.views.clone(), resume);
-        let journal = Journal::new(files.journal.take().expect("it was opened above"), mark.n, left);
+        let journal = Journal::new(files.journal.take().expect("it was opened above"), mark.n);
         let threads = vec![
             thread("store-encode", encode(encoder, Hold(shared.clone()), options.clone())),
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
             thread("store-tables", views::run(shared.clone(), views_db.clone(), options.clone(), newer)),
             thread("store-index", index_runs(shared.clone(), runs_db)),
             thread("store-retention", retention::run(shared.clone(), journal_db.clone())),
+            thread("store-erase", erase::follow(shared.clone(), journal_db.clone())),
         ];
         std::mem::take(files).close().await;
         let store = Sqlite {
@@ -292,27 +301,6 @@ async fn may_make_views(journal: &Db, views: &Db) -> Result<(), StoreError> {
     Err(views.damaged("it is missing or empty, and journal.db no longer has the changes of every commit"))
 }
 
-/// Goes on with erasures that a crash interrupted. Returns the users for whom that is not possible now (a full disk is no
-/// reason not to serve what is there; nobody sees what is to be erased): the writer goes on with them.
-async fn resume_erasures(conn: &mut SqliteConnection, shared: &Shared, db: &Db) -> Result<Vec<u32>, StoreError> {
-    let open: Vec<u32> = {
-        let users = shared.chains.users();
-        users.iter().filter(|(_, user)| user.old_key.is_some()).map(|(no, _)| no).collect()
-    };
-    if open.is_empty() {
-        return Ok(open);
-    }
-    match erase::run(conn, &open, shared, db).await {
-        Ok(()) => Ok(Vec::new()),
-        Err(error @ StoreError::Damaged { .. }) => Err(error),
-        Err(error) => {
-            tracing::warn!(error = %topics::chain::chain(&error), "users are not erased yet; will retry");
-            db.open_anew(conn).await;
-            Ok(open)
-        }
-    }
-}
-
 /// Files of the store, all of which can be made again from a log that has every record.
 const FILES: [&str; 3] = ["journal.db", "views.db", "runs.db"];
 const SET_ASIDE: &str = "before-rebuild";
@@ -335,14 +323,18 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Removes what was set aside: once everything is made again, nothing may be left of users who are erased later.
-    pub fn forget_set_aside(dir: &Path) {
+    /// Removes what was set aside: nothing may be left of users who are erased. Returns whether it is gone.
+    pub fn forget_set_aside(dir: &Path) -> bool {
         let aside = dir.join(SET_ASIDE);
         match std::fs::remove_dir_all(&aside) {
-            Ok(()) => tracing::info!(dir = %aside.display(), "everything is made again; what was set aside is removed"),
+            Ok(()) => tracing::info!(dir = %aside.display(), "what was set aside is removed"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, dir = %aside.display(), "what was set aside cannot be removed"),
+            Err(error) => {
+                tracing::warn!(%error, dir = %aside.display(), "what was set aside cannot be removed");
+                return false;
+            }
         }
+        true
     }
 }
 
@@ -423,6 +415,22 @@ impl Store for Sqlite {
         let (tx, rx) = std::sync::mpsc::channel();
         self.runtime.spawn(async move { tx.send(shared.audit.number(audit_id).await) });
         rx.recv().map_err(|_| StoreError::Closed)?.map(|found| found.is_some())
+    }
+
+    async fn erasures(&self) -> Result<Erasures, StoreError> {
+        erasures::open(&self.journal, &self.shared).await
+    }
+
+    fn erased_until(&self, user: &str) -> Option<Timestamp> {
+        self.shared.chains.users().erased_until(user)
+    }
+
+    async fn erase_copies(&self, erasures: &Erasures, limits: &Limits) -> Result<bool, StoreError> {
+        erasures::erase_copies(erasures, limits, &self.shared, (&self.journal.1, &self.views.1)).await
+    }
+
+    async fn erasures_done(&self, erasures: &Erasures) -> Result<(), StoreError> {
+        erasures::done(erasures, &self.shared, &self.journal.1).await
     }
 
     async fn keep_updates(&self) -> Result<u64, StoreError> {

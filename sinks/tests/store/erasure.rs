@@ -44,7 +44,7 @@ fn check_erased(json: &Json) {
     assert!(name.is_null() || *name == gone, "{name}");
 }
 
-on_every_engine!(an_erased_user_is_gone_and_hashes_hold);
+on_every_engine!(an_erased_user_is_gone_and_hashes_hold, what_is_to_be_erased_is_remembered_until_it_is_done);
 
 async fn an_erased_user_is_gone_and_hashes_hold(place: &Place) {
     let mut history = History::new(31);
@@ -184,4 +184,89 @@ async fn nothing_of_an_erased_user_stays_readable_in_the_files() {
     assert_eq!(readable(dir.path(), WORD), Vec::<String>::new());
     let opened = open_with(dir.path(), small()).await;
     check_restored(&opened.restored, &history);
+}
+
+/// Rows that grow and go in any order are moved between pages, and what they were stays in the pages that they left
+/// unless the file is packed anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_moved_leave_nothing_readable() {
+    const WORD: &str = "xylophone-quartz-7731";
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(35);
+    history.users = 1;
+    let user = history.user();
+    let opened = open_with(dir.path(), small()).await;
+    let mut commits: Vec<_> = (0..60).map(|_| history.commit(40)).collect();
+    for (n, commit) in commits.iter_mut().enumerate() {
+        let commit = std::sync::Arc::make_mut(commit);
+        for (m, row) in commit.tasks.iter_mut().enumerate() {
+            if let Some(task) = &mut row.after {
+                let task = std::sync::Arc::make_mut(task);
+                task.title = WORD.into();
+                task.description = Some(WORD.repeat((n * 7 + m * 13) % 30).into());
+            }
+        }
+    }
+    for some in commits.chunks(5) {
+        append(&*opened.store, some).await;
+        let n = some.last().unwrap().n;
+        eventually("a flush", || opened.store.status().applied_n >= n).await;
+    }
+    append(&*opened.store, &[history.erase(&user)]).await;
+    assert_eq!(opened.store.status().erasures, 1);
+    let todo = opened.store.erasures().await.unwrap();
+    assert_eq!((&todo.users[0].user, todo.users.len()), (&user, 1));
+    assert_eq!(opened.store.erased_until(user.as_str()), Some(todo.users[0].until));
+    let store = &opened.store;
+    until_erased(&**store, &todo).await;
+    assert_eq!(opened.store.status().erasures, 0);
+    assert!(opened.store.erasures().await.unwrap().is_empty());
+    // Before anything is closed.
+    assert_eq!(readable(dir.path(), WORD), Vec::<String>::new());
+    opened.store.close().await;
+    drop(opened);
+    assert_eq!(readable(dir.path(), WORD), Vec::<String>::new());
+    let opened = open_with(dir.path(), small()).await;
+    check_restored(&opened.restored, &history);
+    assert_eq!(opened.store.status().erasures, 0);
+    assert_eq!(opened.store.verify().await.unwrap().faults, vec![]);
+}
+
+/// Has the copies rewritten, however often that has to wait for something.
+async fn until_erased(store: &dyn Store, todo: &sinks::store::Erasures) {
+    for _ in 0..500 {
+        if store.erase_copies(todo, &topics::event::Limits::default()).await.unwrap() {
+            return store.erasures_done(todo).await.unwrap();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the copies are not rewritten: {todo:?}");
+}
+
+async fn what_is_to_be_erased_is_remembered_until_it_is_done(place: &Place) {
+    let mut history = History::new(36);
+    let opened = place.open(small()).await;
+    append(&*opened.store, &(0..5).map(|_| history.commit(20)).collect::<Vec<_>>()).await;
+    let (user, other) = (history.user(), history.user());
+    append(&*opened.store, &[history.erase(&user), history.erase(&other)]).await;
+    let todo = opened.store.erasures().await.unwrap();
+    assert!(!todo.is_empty() && todo.n() == history.n, "{todo:?}");
+    opened.store.close().await;
+    drop(opened);
+
+    let opened = place.open(small()).await;
+    assert_eq!(opened.store.erasures().await.unwrap(), todo, "a restart forgets none");
+    assert_eq!(opened.store.status().erasures, todo.users.len() as u64);
+    until_erased(&*opened.store, &todo).await;
+    // The same user again, after the first was done.
+    append(&*opened.store, &[history.commit(20), history.erase(&user)]).await;
+    let again = opened.store.erasures().await.unwrap();
+    assert_eq!((again.users.len(), &again.users[0].user, again.n()), (1, &user, history.n));
+    // What was taken up before it came is not noted as done for it.
+    opened.store.erasures_done(&todo).await.unwrap();
+    assert_eq!(opened.store.erasures().await.unwrap(), again);
+    until_erased(&*opened.store, &again).await;
+    assert_eq!(opened.store.status().erasures, 0);
+    assert_eq!(opened.store.verify().await.unwrap().faults, vec![]);
+    opened.store.close().await;
 }

@@ -100,13 +100,14 @@ impl Place {
     pub async fn replica(&self) -> (Arc<dyn Replica>, Restored) {
         match self {
             Place::Sqlite(_) | Place::Directory(_) => {
-                let (replica, restored) = SqliteReplica::open(Path::new(&self.name()), &[NOTES]).await.unwrap();
+                let (replica, restored) = SqliteReplica::open(Path::new(&self.name()), &[NOTES], |_| {}).await.unwrap();
                 (replica, restored)
             }
             #[cfg(feature = "real-parts")]
             Place::Postgres(url) => {
                 let database = sinks::store::Database::at(url, std::time::Duration::from_secs(10)).unwrap();
-                let (replica, restored) = sinks::store::PostgresReplica::open(&database, &[NOTES]).await.unwrap();
+                let (replica, restored) =
+                    sinks::store::PostgresReplica::open(&database, &[NOTES], |_| {}).await.unwrap();
                 (replica, restored)
             }
         }

@@ -129,7 +129,7 @@ fn wall(now: Timestamp, minutes: i64) -> NaiveDateTime {
     now.to_utc().naive_utc() + Duration::minutes(minutes)
 }
 
-fn due(rng: &mut StdRng, now: Timestamp) -> Value {
+pub(super) fn due(rng: &mut StdRng, now: Timestamp) -> Value {
     if rng.random_bool(0.04) {
         return json!(pick(rng, &["tomorrow", "2026-02-30", "2026-04-01T9:00"]));
     }

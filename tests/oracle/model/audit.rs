@@ -24,6 +24,8 @@ pub struct Entry<'a> {
     pub gap: bool,
     pub warnings: Vec<Warning>,
     pub implicit_create: Value,
+    /// Another task has confirmed the same create before.
+    pub duplicate: bool,
 }
 
 impl Entry<'_> {
@@ -44,7 +46,7 @@ impl Entry<'_> {
         for (name, raw) in event.extensions.iter().flat_map(|extensions| extensions.iter()) {
             extensions.insert(name.clone(), serde_json::from_str(raw.get()).expect("the decoder gives JSON"));
         }
-        json!({
+        let mut shown = json!({
             "id": event.audit_id, "seq": seq, "taskId": self.task, "userId": self.user, "action": self.action,
             "timestamp": event.time, "recordedAt": open(), "beforeState": self.before, "afterState": self.after,
             "changes": if self.compared { changes(&self.before, &self.after) } else { json!([]) },
@@ -58,7 +60,11 @@ impl Entry<'_> {
                 "implicitCreate": self.implicit_create,
             },
             "prevHash": open(), "hash": open(),
-        })
+        });
+        if self.duplicate {
+            shown["metadata"]["duplicateSuccessor"] = json!(true);
+        }
+        shown
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::fields;
 use super::json::{self, Object};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::{Actor, EventBody, Fields, TaskAction, TaskChange, TaskEvent};
+use crate::event::{Actor, EventBody, TaskAction, TaskChange, TaskEvent};
 use crate::ids::{self, TaskId, UserId};
 use crate::record::Record;
 use crate::task::Warning;
@@ -88,13 +88,13 @@ pub(super) fn fault<T>(reason: Reason, detail: impl Into<String>) -> Result<T, F
 }
 
 /// How a record carries its event (§1.1, 1 to 3).
-enum Mode {
+pub(super) enum Mode {
     Structured { declared: bool },
     Batch,
     Binary,
 }
 
-fn mode(record: &Record) -> Mode {
+pub(super) fn mode(record: &Record) -> Mode {
     let content_type = record.header("content-type").unwrap_or_default();
     let starts = |prefix: &str| {
         content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
@@ -110,6 +110,11 @@ fn mode(record: &Record) -> Mode {
     }
 }
 
+/// A record's whole text as JSON. Some programs begin every file with a byte order mark.
+pub(super) fn whole(text: &str) -> serde_json::Result<&RawValue> {
+    serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
 fn read(record: &Record, value: &[u8], limits: &Limits) -> Result<Decoded, Fault> {
     if value.len() > limits.max_event_bytes {
         return fault(
@@ -120,7 +125,7 @@ fn read(record: &Record, value: &[u8], limits: &Limits) -> Result<Decoded, Fault
     let Ok(text) = std::str::from_utf8(value) else {
         return fault(Reason::NotJson, "value is not UTF-8");
     };
-    let raw = match serde_json::from_str::<&RawValue>(text) {
+    let raw = match whole(text) {
         Ok(raw) => raw,
         Err(error) => return fault(Reason::NotJson, format!("value is not JSON: {error}")),
     };
@@ -408,11 +413,16 @@ fn finish(
         }
         Kind::Wrapped | Kind::Unknown => unreachable!("both were dealt with by the caller"),
     };
-    let (time, warnings) = event_time(envelope, record.timestamp);
+    let (time, mut warnings) = event_time(envelope, record.timestamp);
+    warnings.extend(mended_texts(envelope, data));
     let mut extensions = std::collections::BTreeMap::new();
-    for (name, raw) in envelope.attributes.iter() {
+    for member in envelope.attributes.iter() {
+        let (name, raw) = (member.key(), member.value());
         if !KNOWN.contains(&name) && raw.get() != "null" {
-            extensions.insert(name.to_owned(), json::compact(raw));
+            let Ok(kept) = json::kept(raw) else {
+                return fields::too_deep(name);
+            };
+            extensions.insert(name.to_owned(), kept);
         }
     }
     let audit_id = ids::audit_entry(&head.source, &head.id);
@@ -448,6 +458,29 @@ fn event_time(envelope: &Envelope<'_>, recorded: Timestamp) -> (Timestamp, Vec<W
         Some(time) if time > latest => (latest, vec![Warning::new("time", "time_ahead")]),
         Some(time) => (time, Vec::new()),
     }
+}
+
+/// Warnings of attributes, and of what `data` has beside the task, of which an event may have any number.
+const TEXT_WARNINGS_MAX: usize = 100;
+
+/// Warns of texts that are kept and have half of a surrogate pair.
+fn mended_texts(envelope: &Envelope<'_>, data: &Object<'_>) -> Vec<Warning> {
+    let attributes = envelope.attributes.iter().filter(|member| {
+        // Of data the object itself is looked at, unless it came as a text.
+        member.key() != "data" || member.value().get().starts_with('"')
+    });
+    let of_data = data
+        .iter()
+        .filter(|member| ["correlationId", "correlation_id", "userId", "user_id", "actor"].contains(&member.key()));
+    let mut warnings: Vec<Warning> = attributes
+        .chain(of_data)
+        .filter(|member| member.key_mended() || json::has_half_pair(member.value().get()))
+        .take(TEXT_WARNINGS_MAX)
+        .map(|member| Warning::new(&json::shorten(fields::camel(member.key())), fields::TEXT_INVALID))
+        .collect();
+    warnings.sort_by(|a, b| a.field.cmp(&b.field));
+    warnings.dedup();
+    warnings
 }
 
 fn sequence(envelope: &Envelope<'_>) -> Option<CompactString> {
@@ -554,8 +587,11 @@ fn task_change(typed: TaskAction, data: &Object<'_>, subject: Option<&str>) -> R
     let mut deleted = None;
     let (mut snapshot, mut changed) = (None, None);
     match task {
-        Some(task) => snapshot = Some(Box::new(fields::snapshot(&task, &mut deleted))),
-        None => changed = Some(Box::new(changes.map_or_else(Fields::default, |c| fields::changes(&c, &mut deleted)))),
+        Some(task) => snapshot = Some(Box::new(fields::snapshot(&task, &mut deleted)?)),
+        None => {
+            let fields = changes.map(|changes| fields::changes(&changes, &mut deleted)).transpose()?;
+            changed = Some(Box::new(fields.unwrap_or_default()));
+        }
     }
     let mut task_version = None;
     if let Some(raw) = data.get_any("taskVersion", "task_version") {

@@ -1,11 +1,14 @@
 //! Fields of a task as an event gives them (contract §1.2, table «task»): validated, replaced and warned of.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 
 use compact_str::CompactString;
 use serde_json::value::RawValue;
 
+use super::decode::{Fault, fault};
 use super::json::{self, Object};
+use crate::dead_letter::Reason;
 use crate::event::{Field, Fields, TaskAction, UserSettings};
 use crate::ids::TaskId;
 use crate::reminder::{self, Channel, Offset, ReminderEntry, When};
@@ -13,7 +16,16 @@ use crate::task::{Priority, RecurrenceMode, Warning};
 use crate::time::{self, Due, Timestamp};
 
 /// Most tags of a task.
-const TAGS_MAX: usize = 100;
+pub(super) const TAGS_MAX: usize = 100;
+
+/// A text has half of a surrogate pair, which reads as U+FFFD.
+pub(super) const TEXT_INVALID: &str = "text_invalid";
+
+/// What is nested too deeply for later readers is not accepted.
+pub(super) fn too_deep<T>(name: &str) -> Result<T, Fault> {
+    let most = crate::json::DEPTH_MAX;
+    fault(Reason::InvalidData, format!("{} is nested deeper than {most} levels", json::shorten(name)))
+}
 
 /// Names of the known fields in both spellings; the position is the slot.
 const NAMES: [(&str, &str); 21] = [
@@ -48,6 +60,27 @@ pub(super) fn snake(name: &str) -> &str {
     }
 }
 
+/// The camelCase spelling of a field in `data`; any other name as it is.
+pub(super) fn camel(name: &str) -> &str {
+    match name {
+        "correlation_id" => "correlationId",
+        "reminder_offsets" => "reminderOffsets",
+        _ => NAMES.iter().find(|(_, snake)| *snake == name).map_or(name, |(camel, _)| camel),
+    }
+}
+
+/// Whether a member of `task` or `changes` is a field that this project knows.
+pub(super) fn is_known(name: &str) -> bool {
+    slot(name).is_some()
+}
+
+/// Whether more distinct tags stand in `raw` than a task may have.
+pub(super) fn has_too_many_tags(raw: &RawValue) -> bool {
+    let mut reader = Reader { warnings: Vec::new() };
+    reader.tags(Some(raw));
+    reader.warnings.iter().any(|warning| warning.code == "tags_too_many")
+}
+
 /// An action's name in any letter case.
 pub(super) fn action(name: &str) -> Option<TaskAction> {
     [
@@ -60,39 +93,67 @@ pub(super) fn action(name: &str) -> Option<TaskAction> {
     .find_map(|(known, action)| known.eq_ignore_ascii_case(name).then_some(action))
 }
 
+/// Warnings of texts in unknown fields, of which an event may have any number.
+const EXTRA_WARNINGS_MAX: usize = 100;
+
+/// Name of what stands in the place of a destroyed value, which no sender may use for a field.
+const ERASED_MARK: &str = "$erased";
+
+/// Unknown fields, in the form in which they are kept.
+#[derive(Default)]
+struct Unknown {
+    fields: BTreeMap<String, Box<RawValue>>,
+    warnings: Vec<Warning>,
+    /// Whether one was left out.
+    strange: bool,
+}
+
+impl Unknown {
+    fn put(&mut self, key: &str, raw: &RawValue, key_mended: bool) -> Result<(), Fault> {
+        // Alone in `extra` it would read as what an erasure leaves.
+        if key == ERASED_MARK {
+            self.strange = true;
+            return Ok(());
+        }
+        let Ok(kept) = json::kept(raw) else {
+            return too_deep(key);
+        };
+        if (key_mended || json::has_half_pair(raw.get())) && self.warnings.len() < EXTRA_WARNINGS_MAX {
+            self.warnings.push(Warning::new(&json::shorten(key), TEXT_INVALID));
+        }
+        self.fields.insert(key.to_owned(), kept);
+        Ok(())
+    }
+}
+
 /// A full snapshot: `null` and absent are the same.
-pub(super) fn snapshot(task: &Object<'_>, deleted: &mut Option<bool>) -> Fields {
-    let mut slots: [Option<&RawValue>; NAMES.len()] = [None; NAMES.len()];
-    let mut fields = Fields::default();
-    for (key, raw) in task.iter() {
+pub(super) fn snapshot(task: &Object<'_>, deleted: &mut Option<bool>) -> Result<Fields, Fault> {
+    // Of each spelling the last one; a camelCase `null` leaves the field to the other.
+    let mut named: [[Option<&RawValue>; 2]; NAMES.len()] = [[None; 2]; NAMES.len()];
+    let mut unknown = Unknown::default();
+    for member in task.iter() {
+        let (key, raw) = (member.key(), member.value());
         match slot(key) {
-            None => {
-                if raw.get() != "null" {
-                    fields.extra.insert(key.to_owned(), json::compact(raw));
-                } else {
-                    fields.extra.remove(key);
-                }
-            }
-            Some(at) => slots[at] = task.get_any(NAMES[at].0, NAMES[at].1),
+            Some(at) => named[at][usize::from(key != NAMES[at].0)] = Some(raw).filter(|raw| raw.get() != "null"),
+            None if raw.get() == "null" => drop(unknown.fields.remove(key)),
+            None => unknown.put(key, raw, member.key_mended())?,
         }
     }
-    read(&slots, &mut fields, deleted);
-    fields
+    Ok(read(&named.map(|[camel, snake]| camel.or(snake)), unknown, deleted))
 }
 
 /// `changes`: `{field: {"from":a,"to":b}}` or `{field: b}`; `null` clears.
-pub(super) fn changes(changes: &Object<'_>, deleted: &mut Option<bool>) -> Fields {
+pub(super) fn changes(changes: &Object<'_>, deleted: &mut Option<bool>) -> Result<Fields, Fault> {
     let mut slots: [Option<&RawValue>; NAMES.len()] = [None; NAMES.len()];
     let mut camel = [false; NAMES.len()];
-    let mut fields = Fields::default();
-    let targets: Vec<(&str, Cow<'_, RawValue>)> = changes.iter().map(|(key, raw)| (key, target(raw))).collect();
-    for (key, raw) in &targets {
+    let mut unknown = Unknown::default();
+    let targets: Vec<_> = changes.iter().map(|member| (member, target(member.value()))).collect();
+    for (member, raw) in &targets {
+        let key = member.key();
         match slot(key) {
-            None => {
-                fields.extra.insert((*key).to_owned(), json::compact(raw));
-            }
+            None => unknown.put(key, raw, member.key_mended())?,
             Some(at) => {
-                let is_camel = *key == NAMES[at].0;
+                let is_camel = key == NAMES[at].0;
                 if is_camel || !camel[at] {
                     slots[at] = Some(raw.as_ref());
                     camel[at] = is_camel;
@@ -100,8 +161,7 @@ pub(super) fn changes(changes: &Object<'_>, deleted: &mut Option<bool>) -> Field
             }
         }
     }
-    read(&slots, &mut fields, deleted);
-    fields
+    Ok(read(&slots, unknown, deleted))
 }
 
 /// The new value of a change.
@@ -111,10 +171,10 @@ fn target(raw: &RawValue) -> Cow<'_, RawValue> {
     };
     let mut to = None;
     let mut seen = false;
-    for (key, value) in object.iter() {
-        match key {
+    for member in object.iter() {
+        match member.key() {
             "to" => {
-                to = Some(value);
+                to = Some(member.value());
                 seen = true;
             }
             "from" => seen = true,
@@ -132,8 +192,12 @@ fn slot(key: &str) -> Option<usize> {
     NAMES.iter().position(|(camel, snake)| *camel == key || *snake == key)
 }
 
-fn read(slots: &[Option<&RawValue>; NAMES.len()], fields: &mut Fields, deleted: &mut Option<bool>) {
-    let mut reader = Reader { warnings: Vec::new() };
+fn read(slots: &[Option<&RawValue>; NAMES.len()], unknown: Unknown, deleted: &mut Option<bool>) -> Fields {
+    let mut fields = Fields { extra: unknown.fields, ..Fields::default() };
+    let mut reader = Reader { warnings: unknown.warnings };
+    if unknown.strange {
+        reader.warn("extra", "extra_invalid");
+    }
     let [
         title,
         description,
@@ -197,6 +261,7 @@ fn read(slots: &[Option<&RawValue>; NAMES.len()], fields: &mut Fields, deleted: 
     fields.warnings = reader.warnings;
     fields.warnings.sort_by(|a, b| (&a.field, &a.code).cmp(&(&b.field, &b.code)));
     fields.warnings.dedup();
+    fields
 }
 
 fn instant(raw: &RawValue) -> Option<Timestamp> {
@@ -233,13 +298,18 @@ impl Reader {
         match raw {
             None => Field::Absent,
             Some(raw) if raw.get() == "null" => Field::Null,
-            Some(raw) => match read(raw) {
-                Some(value) => Field::Value(value),
-                None => {
-                    self.warn(field, code);
-                    default.map_or(Field::Null, Field::Value)
+            Some(raw) => {
+                if json::has_half_pair(raw.get()) {
+                    self.warn(field, TEXT_INVALID);
                 }
-            },
+                match read(raw) {
+                    Some(value) => Field::Value(value),
+                    None => {
+                        self.warn(field, code);
+                        default.map_or(Field::Null, Field::Value)
+                    }
+                }
+            }
         }
     }
 
@@ -251,9 +321,11 @@ impl Reader {
         raw: Option<&RawValue>,
         read: impl FnOnce(&RawValue) -> Option<T>,
     ) -> Field<T> {
-        let warned = self.warnings.len();
-        let value = self.value(field, code, raw, None, read);
-        if self.warnings.len() > warned { Field::Absent } else { value }
+        let cleared = raw.is_some_and(|raw| raw.get() == "null");
+        match self.value(field, code, raw, None, read) {
+            Field::Null if !cleared => Field::Absent,
+            value => value,
+        }
     }
 
     fn string(&mut self, field: &str, code: &str, raw: Option<&RawValue>) -> Field<CompactString> {
@@ -265,7 +337,7 @@ impl Reader {
         let mut many = false;
         let tags = self.value("tags", "tags_invalid", raw, Some(Vec::new()), |raw| {
             let mut tags: Vec<CompactString> = Vec::new();
-            let mut folded: Vec<String> = Vec::new();
+            let mut folded: HashSet<String> = HashSet::new();
             for element in json::array(raw)? {
                 let Some(text) = json::string(element) else {
                     strange = true;
@@ -281,7 +353,7 @@ impl Reader {
                     break;
                 }
                 tags.push(tag.into());
-                folded.push(key);
+                folded.insert(key);
             }
             Some(tags)
         });

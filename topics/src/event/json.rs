@@ -6,10 +6,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// A key or text that borrows from the input when it has no escapes.
-#[derive(serde::Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+use crate::json::unescaped;
+pub(super) use crate::json::{has_half_pair, kept, string};
 
 /// Either text of the input, or made here.
 enum Raw<'a> {
@@ -17,14 +15,37 @@ enum Raw<'a> {
     Made(Box<RawValue>),
 }
 
-/// An object's members in the order written.
+/// A member of an object.
+pub(super) struct Member<'a> {
+    key: Cow<'a, str>,
+    raw: Raw<'a>,
+    /// Whether half of a surrogate pair in the key was read as U+FFFD.
+    key_mended: bool,
+}
+
+impl Member<'_> {
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(super) fn value(&self) -> &RawValue {
+        self.raw.value()
+    }
+
+    /// Whether the key has half of a surrogate pair.
+    pub(super) fn key_mended(&self) -> bool {
+        self.key_mended
+    }
+}
+
+/// An object's members in the order written. Looking for one goes over them all: who wants many goes over them once.
 #[derive(Default)]
-pub(super) struct Object<'a>(Vec<(Cow<'a, str>, Raw<'a>)>);
+pub(super) struct Object<'a>(Vec<Member<'a>>);
 
 impl<'a> Object<'a> {
     /// The last member of that name; `null` counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&RawValue> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.value()).filter(|raw| raw.get() != "null")
+        self.last(name).filter(|raw| raw.get() != "null")
     }
 
     /// The member of either spelling; the first wins.
@@ -34,8 +55,11 @@ impl<'a> Object<'a> {
 
     /// The member of either spelling as written, `null` too; the first wins.
     pub(super) fn raw_any(&self, name: &str, other: &str) -> Option<&RawValue> {
-        let find = |name: &str| self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.value());
-        find(name).or_else(|| find(other))
+        self.last(name).or_else(|| self.last(other))
+    }
+
+    fn last(&self, name: &str) -> Option<&RawValue> {
+        self.0.iter().rev().find(|member| member.key == name).map(Member::value)
     }
 
     /// A member that is a string.
@@ -49,14 +73,14 @@ impl<'a> Object<'a> {
     }
 
     /// Every member, `null`s too.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.0.iter().map(|(key, raw)| (key.as_ref(), raw.value()))
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Member<'a>> {
+        self.0.iter()
     }
 
     /// Adds a member whose value is `text`.
     pub(super) fn push_text(&mut self, name: String, text: &str) {
         let json = serde_json::value::to_raw_value(text).expect("a string is JSON");
-        self.0.push((Cow::Owned(name), Raw::Made(json)));
+        self.0.push(Member { key: Cow::Owned(name), raw: Raw::Made(json), key_mended: false });
     }
 }
 
@@ -79,8 +103,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(16);
-                while let Some(Text(key)) = map.next_key()? {
-                    members.push((key, Raw::Borrowed(map.next_value()?)));
+                // The key as written: a text would be refused that has half of a surrogate pair.
+                while let Some(key) = map.next_key::<&'de RawValue>()? {
+                    let (key, key_mended) = (unescaped(key.get()), has_half_pair(key.get()));
+                    members.push(Member { key, raw: Raw::Borrowed(map.next_value()?), key_mended });
                 }
                 Ok(Object(members))
             }
@@ -99,57 +125,10 @@ pub(super) fn array(raw: &RawValue) -> Option<Vec<&RawValue>> {
     raw.get().starts_with('[').then(|| serde_json::from_str(raw.get()).ok()).flatten()
 }
 
-/// `raw` as a string.
-pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let text = raw.get();
-    if !text.starts_with('"') {
-        return None;
-    }
-    serde_json::from_str::<Text<'_>>(text).ok().map(|Text(text)| text)
-}
-
 /// At most 60 characters of `text`, for a message.
 pub(super) fn shorten(text: &str) -> String {
     if text.chars().count() <= 60 {
         return text.to_owned();
     }
     text.chars().take(60).chain("…".chars()).collect()
-}
-
-/// Deepest nesting that is kept as written: deeper values could not be read again by common parsers.
-const DEPTH_MAX: usize = 100;
-
-/// A copy of `raw` without insignificant white space, so that a row or entry is always one line of text.
-/// A value nested deeper than 100 becomes `null`.
-pub(super) fn compact(raw: &RawValue) -> Box<RawValue> {
-    let text = raw.get();
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0usize, false, false);
-    let mut kept = String::with_capacity(text.len());
-    for c in text.chars() {
-        if in_string {
-            kept.push(c);
-            match c {
-                _ if escaped => escaped = false,
-                '\\' => escaped = true,
-                '"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match c {
-            ' ' | '\t' | '\n' | '\r' => continue,
-            '"' => in_string = true,
-            '{' | '[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            '}' | ']' => depth -= 1,
-            _ => {}
-        }
-        kept.push(c);
-    }
-    if deepest > DEPTH_MAX {
-        kept = "null".to_owned();
-    }
-    RawValue::from_string(kept).expect("white space between tokens does not matter")
 }

@@ -54,6 +54,19 @@ impl Encoder {
     }
 }
 
+/// First bytes of a zstd frame that every decoder passes over, and what its head takes.
+const SKIPPED: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
+const SKIPPED_HEAD: usize = 8;
+
+/// Has `data` take `len` bytes where it takes fewer: a blob of the same length is written over the one before, and no
+/// row of another block is moved, which would leave a copy of it behind.
+pub(super) fn pad(data: &mut Vec<u8>, len: usize) {
+    let Some(missing) = len.checked_sub(data.len() + SKIPPED_HEAD) else { return };
+    data.extend_from_slice(&SKIPPED);
+    data.extend_from_slice(&(missing as u32).to_le_bytes());
+    data.resize(len, 0);
+}
+
 /// The block of a partition that records are being added to.
 pub(super) struct OpenBlock {
     first: i64,

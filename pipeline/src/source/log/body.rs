@@ -9,9 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use compact_str::CompactString;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use topics::{TaskId, Timestamp};
+use topics::{TaskId, Timestamp, json};
 
 use super::NewRecord;
 
@@ -24,6 +24,17 @@ pub enum BodyError {
          application/cloudevents-batch+json or application/x-ndjson"
     )]
     UnsupportedContentType(String),
+    /// 413. What is no event ends in the dead letters, each of which costs far more than its bytes.
+    #[error("the body has more than {max} records, which its length allows (1,000, and one more for each 128 bytes)")]
+    TooManyRecords {
+        /// The most that a body of this length may have.
+        max: usize,
+    },
+}
+
+/// The most records of a body of `bytes` bytes: an event takes more than 128 bytes, so only what is none is refused.
+fn records_max(bytes: usize) -> usize {
+    1000 + bytes / 128
 }
 
 /// How a body holds events.
@@ -41,14 +52,32 @@ pub fn records_of_body(
     partition: Option<i32>,
     now: Timestamp,
 ) -> Result<Vec<NewRecord>, BodyError> {
+    let max = records_max(body.len());
+    let body = without_mark(body);
     Ok(match form_of(content_type)? {
         Form::Single => vec![single(content_type, body, partition, now)],
-        Form::Batch => match elements(&body) {
-            Some(elements) => elements.into_iter().map(|value| record(value, partition, now)).collect(),
-            None => vec![single(content_type, body, partition, now)],
+        Form::Batch => match elements(&body, max) {
+            Elements::All(elements) => elements.into_iter().map(|value| record(value, partition, now)).collect(),
+            Elements::TooMany => return Err(BodyError::TooManyRecords { max }),
+            Elements::None => vec![single(content_type, body, partition, now)],
         },
-        Form::Lines => lines(&body).map(|value| record(value, partition, now)).collect(),
+        Form::Lines => {
+            let records: Vec<NewRecord> =
+                lines(&body).take(max + 1).map(|value| record(value, partition, now)).collect();
+            if records.len() > max {
+                return Err(BodyError::TooManyRecords { max });
+            }
+            records
+        }
     })
+}
+
+/// What some programs begin every file with, and mean nothing by.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A body or file without a byte order mark.
+pub(super) fn without_mark(body: Bytes) -> Bytes {
+    if body.starts_with(BYTE_ORDER_MARK) { body.slice(BYTE_ORDER_MARK.len()..) } else { body }
 }
 
 fn form_of(content_type: Option<&str>) -> Result<Form, BodyError> {
@@ -76,10 +105,51 @@ pub fn record(value: Bytes, partition: Option<i32>, now: Timestamp) -> NewRecord
     NewRecord { partition, key: key_of(&value), headers: Vec::new(), value: Some(value), timestamp: now }
 }
 
-/// The elements of a JSON array, as they stand in it; `None` when the body is none.
-pub(super) fn elements(body: &Bytes) -> Option<Vec<Bytes>> {
-    let elements: Vec<&RawValue> = serde_json::from_slice(body).ok()?;
-    Some(elements.into_iter().map(|element| body.slice_ref(element.get().as_bytes())).collect())
+/// The elements of a body.
+pub(super) enum Elements {
+    /// As they stand in it.
+    All(Vec<Bytes>),
+    /// More than may be.
+    TooMany,
+    /// It is no JSON array.
+    None,
+}
+
+/// The elements of a JSON array of at most `max`.
+pub(super) fn elements(body: &Bytes, max: usize) -> Elements {
+    let mut found = Vec::new();
+    let mut from = serde_json::Deserializer::from_slice(body);
+    let read = from.deserialize_seq(Gather { into: &mut found, max }).and_then(|()| from.end());
+    if found.len() > max {
+        return Elements::TooMany;
+    }
+    match read {
+        Ok(()) => Elements::All(found.into_iter().map(|raw| body.slice_ref(raw.get().as_bytes())).collect()),
+        Err(_) => Elements::None,
+    }
+}
+
+/// Takes elements until there are too many.
+struct Gather<'a, 'de> {
+    into: &'a mut Vec<&'de RawValue>,
+    max: usize,
+}
+
+impl<'de> Visitor<'de> for Gather<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while self.into.len() <= self.max
+            && let Some(element) = list.next_element()?
+        {
+            self.into.push(element);
+        }
+        Ok(())
+    }
 }
 
 /// The lines that are not blank, without what ends them.
@@ -90,7 +160,7 @@ pub(super) fn lines(body: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
 
 /// The key of an event (§13): `partitionkey`, else the task id that §1.2 would find, else the user id.
 pub fn key_of(value: &[u8]) -> Option<Bytes> {
-    let outer = Envelope::read(value)?;
+    let outer = Envelope::read(value.strip_prefix(BYTE_ORDER_MARK).unwrap_or(value))?;
     let inner_text = outer.data_text();
     // A Dapr wrapper holds the event itself in its data.
     let wrapped = outer.text("type").is_some_and(|name| name == "com.dapr.event.sent");
@@ -178,13 +248,7 @@ impl<'a> Data<'a> {
 
 /// A JSON string that is not empty.
 fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let json = raw.get();
-    let plain = json.strip_prefix('"')?.strip_suffix('"')?;
-    let text = match plain.contains('\\') {
-        false => Cow::Borrowed(plain),
-        true => Cow::Owned(serde_json::from_str::<String>(json).ok()?),
-    };
-    (!text.is_empty()).then_some(text)
+    json::string(raw).filter(|text| !text.is_empty())
 }
 
 /// Some fields of a JSON object, unread. A name that comes twice: the last one, as everywhere in this project.
@@ -218,8 +282,9 @@ impl<'de, const N: usize> Visitor<'de> for Pick<N> {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
         let mut found = [None; N];
-        while let Some(name) = map.next_key::<Name<'de>>()? {
-            match self.names.iter().position(|candidate| *candidate == name.0) {
+        while let Some(key) = map.next_key::<&'de RawValue>()? {
+            let name = json::unescaped(key.get());
+            match self.names.iter().position(|candidate| *candidate == name) {
                 Some(at) => found[at] = Some(map.next_value()?),
                 None => {
                     map.next_value::<IgnoredAny>()?;
@@ -229,11 +294,6 @@ impl<'de, const N: usize> Visitor<'de> for Pick<N> {
         Ok(found)
     }
 }
-
-/// A field's name, borrowed unless it has escapes.
-#[derive(serde::Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -270,6 +330,8 @@ mod tests {
         check_key(r#"{"data":{}}"#, None);
         check_key(r#"{"data":[1]}"#, None);
         check_key(r#"["no object"]"#, None);
+        check_key(r#"{"\ud800":1,"data":{"\udfff":"\ud800","taskId":"ID"}}"#, Some("LOWER"));
+        check_key("\u{feff}{\"data\":{\"taskId\":\"ID\"}}", Some("LOWER"));
         check_key("no json", None);
         check_key(r#"{"subject":"s"} trailing"#, None);
         check_key("", None);
@@ -307,6 +369,24 @@ mod tests {
         check_body(Some("application/cloudevents-batch+json"), "[1,", &["[1,"]);
         check_body(Some("application/x-ndjson"), "{\"a\":1}\r\n\n  \t\nnope\n", &["{\"a\":1}", "nope"]);
         check_body(Some("application/x-ndjson"), "", &[]);
+        check_body(Some("application/x-ndjson"), "\u{feff}{\"a\":1}\n\u{feff}2", &["{\"a\":1}", "\u{feff}2"]);
+        check_body(Some("application/cloudevents-batch+json"), "\u{feff}[1]", &["1"]);
+        check_body(None, "\u{feff}{}", &["{}"]);
+    }
+
+    #[test]
+    fn a_body_has_no_more_records_than_its_length_allows() {
+        let check = |content_type: &str, body: String, max: Option<usize>| {
+            let found = records_of_body(Some(content_type), Bytes::from(body), None, Timestamp::default());
+            assert_eq!(found.err(), max.map(|max| BodyError::TooManyRecords { max }));
+        };
+        let (lines, batch) = ("application/x-ndjson", "application/cloudevents-batch+json");
+        check(lines, "1\n".repeat(1 << 20), Some(1000 + (1 << 14)));
+        check(batch, format!("[{}1]", "1,".repeat(1 << 20)), Some(1000 + (1 << 14)));
+        check(lines, "1\n".repeat(1000), None);
+        check(batch, format!("[{}1]", "1,".repeat(999)), None);
+        check(lines, format!("{}\n", "x".repeat(128)).repeat(100_000), None);
+        check(lines, format!("{}\n", " ".repeat(3)).repeat(100_000), None);
     }
 
     #[test]

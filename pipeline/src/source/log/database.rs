@@ -107,6 +107,8 @@ pub(super) async fn connect_for_writing(path: &Path) -> Result<SqliteConnection,
         .busy_timeout(BUSY_WAIT)
         .pragma("wal_autocheckpoint", "1000")
         .pragma("journal_size_limit", "67108864")
+        // What an erasure rewrites, and what retention drops, must not stay readable in the file.
+        .pragma("secure_delete", "ON")
         .disable_statement_logging();
     options.connect().await.map_err(|e| failed(path, "open", e))
 }
@@ -337,6 +339,30 @@ impl Readers {
         Ok(records)
     }
 
+    /// First offset and count of the blocks from the one that holds `from` on to before `to`, at most `limit`.
+    pub(super) async fn blocks(
+        &self,
+        topic: usize,
+        partition: i32,
+        (from, to): (i64, i64),
+        limit: i64,
+    ) -> Result<Vec<(i64, u32, Vec<u8>)>, LogError> {
+        let rows = sqlx::query(
+            "SELECT first, cnt, data FROM log_block WHERE topic = ?1 AND part = ?2 AND first >= coalesce( \
+             (SELECT max(first) FROM log_block WHERE topic = ?1 AND part = ?2 AND first <= ?3), 0) AND first < ?4 \
+             ORDER BY first LIMIT ?5",
+        )
+        .bind(topic as i64)
+        .bind(partition)
+        .bind(from)
+        .bind(to)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|e| failed(&self.path, "read", e))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
     pub(super) async fn close(&self) {
         self.pool.close().await;
     }
@@ -375,11 +401,11 @@ fn block_of(row: &SqliteRow) -> Result<(i64, u32, &[u8]), sqlx::Error> {
     Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
 }
 
-fn new_decoder(path: &Path) -> Result<Decoder, LogError> {
+pub(super) fn new_decoder(path: &Path) -> Result<Decoder, LogError> {
     Decoder::new().map_err(|source| LogError::Unwritable { path: path.to_owned(), source: Arc::new(source) })
 }
 
-fn bad_block(path: &Path, topic: usize, partition: i32, first: i64, what: &str) -> LogError {
+pub(super) fn bad_block(path: &Path, topic: usize, partition: i32, first: i64, what: &str) -> LogError {
     let topic = TOPICS[topic].name;
     LogError::Damaged { path: path.to_owned(), detail: format!("block {topic}[{partition}]@{first}: {what}") }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use topics::Timestamp;
 
-use super::body::{elements, lines, record};
+use super::body::{Elements, elements, lines, record, without_mark};
 use super::{Log, LogError};
 
 /// Events of an append.
@@ -77,6 +77,7 @@ impl<R: BufRead> Batches<R> {
                 break;
             }
         }
+        let head = Vec::from(without_mark(Bytes::from(head)));
         let line = head.trim_ascii();
         let is_event_a_line = !line.starts_with(b"[") && serde_json::from_slice::<IgnoredAny>(line).is_ok();
         let mut chained = io::Cursor::new(head).chain(from);
@@ -87,7 +88,7 @@ impl<R: BufRead> Batches<R> {
         let mut whole = Vec::new();
         chained.read_to_end(&mut whole)?;
         let whole = Bytes::from(whole);
-        let events = if let Some(elements) = elements(&whole) {
+        let events = if let Elements::All(elements) = elements(&whole, usize::MAX) {
             elements
         } else if serde_json::from_slice::<IgnoredAny>(&whole).is_ok() {
             vec![whole.slice_ref(whole.trim_ascii())]

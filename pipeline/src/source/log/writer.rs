@@ -25,7 +25,19 @@ pub(super) struct Append {
 /// What the storing stage does.
 pub(super) enum Job {
     Store(Packed),
-    Trim { now: Timestamp, answer: oneshot::Sender<Result<u64, LogError>> },
+    Trim {
+        now: Timestamp,
+        answer: oneshot::Sender<Result<u64, LogError>>,
+    },
+    /// Puts blocks in the place of those at the same position.
+    Replace {
+        blocks: Vec<Block>,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
+    /// Overwrites what nothing uses any more, and empties the write-ahead log. Whether all of it was done.
+    Tidy {
+        answer: oneshot::Sender<Result<bool, LogError>>,
+    },
 }
 
 /// Appends as blocks, with what to answer once they are durable.
@@ -167,6 +179,18 @@ pub(super) async fn write(mut connection: SqliteConnection, mut jobs: mpsc::Rece
                 }
                 let _ = answer.send(trimmed);
             }
+            Job::Replace { blocks, answer } => {
+                let replaced =
+                    replace(&mut connection, blocks).await.map_err(|error| failed(&shared.path, "rewrite", error));
+                if replaced.is_err() {
+                    reconnect(&mut connection, &shared).await;
+                }
+                let _ = answer.send(replaced);
+            }
+            Job::Tidy { answer } => {
+                let tidied = tidy(&mut connection).await.map_err(|error| failed(&shared.path, "tidy", error));
+                let _ = answer.send(tidied);
+            }
             Job::Store(first) => {
                 let mut records = first.records;
                 let mut together = vec![first];
@@ -273,6 +297,28 @@ fn insert_statement(rows: usize) -> String {
         statement.push_str(if row == 0 { "(?,?,?,?,?,?)" } else { ",(?,?,?,?,?,?)" });
     }
     statement
+}
+
+/// A block that was trimmed meanwhile is not there any more, which is as well.
+async fn replace(connection: &mut SqliteConnection, blocks: Vec<Block>) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    for block in blocks {
+        sqlx::query("UPDATE log_block SET data = ? WHERE topic = ? AND part = ? AND first = ? AND cnt = ?")
+            .bind(block.data)
+            .bind(block.topic as i64)
+            .bind(block.partition)
+            .bind(block.first)
+            .bind(block.count)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await
+}
+
+/// Moves everything into the file, so that nothing of what was there before stays beside it.
+async fn tidy(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await?;
+    Ok(row.get::<i64, _>(0) == 0)
 }
 
 /// One step of trimming: returns how many records went, 0 when nothing is left to trim.

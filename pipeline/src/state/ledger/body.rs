@@ -4,18 +4,15 @@
 use std::collections::BTreeMap;
 
 use compact_str::CompactString;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use topics::Task;
 use topics::ids::TaskId;
+use topics::json::Json;
+use topics::json::travel::{self, push_text};
 use topics::task::RecurrenceMode;
 use topics::time::Due;
 
 use super::SeriesFields;
-use crate::state::reminders::push_text;
-
-/// Integers beyond this are not exact in a double, which is what the sidecar makes of them.
-const EXACT_MAX: u64 = 1 << 53;
 
 /// Writes the body of the create call for the successor of `task`.
 pub fn write(
@@ -26,19 +23,17 @@ pub fn write(
     correlation: Option<&str>,
     causation: &str,
 ) -> String {
-    let mut fields: BTreeMap<&str, String> = BTreeMap::new();
+    // By the name that travels: an unknown field may differ from one of these in control characters only.
+    let mut fields: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in &task.extra.0 {
-        let mut written = String::new();
-        match serde_json::from_str(value.get()) {
-            Ok(value) => push_value(&mut written, &value),
-            Err(_) => written.push_str("null"),
+        if let Some(value) = Json::of(value) {
+            fields.insert(travel::name(name), written(&value));
         }
-        fields.insert(name, written);
     }
     let mut put = |name: &'static str, text: &str| {
         let mut written = String::with_capacity(text.len() + 2);
         push_text(&mut written, text);
-        fields.insert(name, written);
+        fields.insert(name.to_owned(), written);
     };
     put("causationId", causation);
     if let Some(correlation) = correlation {
@@ -63,14 +58,10 @@ pub fn write(
     }
     put("title", &task.title);
     put("userId", task.user_id.as_str());
-    fields.insert("occurrenceIndex", series.index.to_string());
-    let mut tags = String::new();
-    push_value(&mut tags, &Value::Array(task.tags.iter().map(|tag| Value::String(tag.to_string())).collect()));
-    fields.insert("tags", tags);
+    fields.insert("occurrenceIndex".to_owned(), series.index.to_string());
+    fields.insert("tags".to_owned(), plain(&task.tags));
     if let Some(reminders) = &task.reminders {
-        let mut written = String::new();
-        push_value(&mut written, &serde_json::to_value(reminders).expect("entries are plain JSON"));
-        fields.insert("reminders", written);
+        fields.insert("reminders".to_owned(), plain(reminders));
     }
     let mut out = String::with_capacity(512);
     for (at, (name, value)) in fields.iter().enumerate() {
@@ -81,6 +72,18 @@ pub fn write(
     }
     out.push('}');
     out
+}
+
+fn written(value: &Json<'_>) -> String {
+    let mut out = String::new();
+    travel::write(value, &mut out);
+    out
+}
+
+/// A value of this project's own, whose JSON has numbers and texts only.
+fn plain<T: Serialize>(value: &T) -> String {
+    let json = serde_json::to_string(value).expect("tags and entries are JSON");
+    travel::of_text(&json).expect("just written")
 }
 
 /// What a ledger row needs back from its body after a restart.
@@ -124,119 +127,38 @@ pub fn mode_name(mode: RecurrenceMode) -> &'static str {
     }
 }
 
-fn push_value(out: &mut String, value: &Value) {
-    match value {
-        Value::Null => out.push_str("null"),
-        Value::Bool(yes) => out.push_str(if *yes { "true" } else { "false" }),
-        Value::Number(number) => push_number(out, number),
-        Value::String(text) => push_text(out, text),
-        Value::Array(items) => {
-            out.push('[');
-            for (at, item) in items.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                push_value(out, item);
-            }
-            out.push(']');
-        }
-        Value::Object(members) => {
-            let sorted: BTreeMap<&String, &Value> = members.iter().collect();
-            out.push('{');
-            for (at, (name, member)) in sorted.into_iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                push_text(out, name);
-                out.push(':');
-                push_value(out, member);
-            }
-            out.push('}');
-        }
-    }
-}
-
-/// A number that a double gives back is written as Go writes it; any other travels as text.
-fn push_number(out: &mut String, number: &serde_json::Number) {
-    let text = number.to_string();
-    let integer = text.strip_prefix('-').unwrap_or(&text).bytes().all(|byte| byte.is_ascii_digit());
-    if integer {
-        let exact = text.parse::<i128>().is_ok_and(|value| value.unsigned_abs() <= u128::from(EXACT_MAX));
-        return if exact { out.push_str(if text == "-0" { "0" } else { &text }) } else { push_text(out, &text) };
-    }
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && decimal(&text) == decimal(&format!("{value:e}")) => {
-            out.push_str(&as_go_writes(value))
-        }
-        _ => push_text(out, &text),
-    }
-}
-
-/// The value of a decimal text: sign, digits without zeros at the ends, exponent of ten of the last digit.
-fn decimal(text: &str) -> Option<(bool, String, i64)> {
-    let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let mut exponent: i64 = exponent.parse().ok()?;
-    exponent = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?;
-    let digits = format!("{whole}{fraction}");
-    let kept = digits.trim_end_matches('0');
-    exponent += (digits.len() - kept.len()) as i64;
-    let kept = kept.trim_start_matches('0');
-    if kept.is_empty() {
-        return Some((false, String::new(), 0));
-    }
-    Some((negative, kept.to_owned(), exponent))
-}
-
-/// Go's encoding/json: plain digits, but an exponent below 1e-6 and from 1e21 on.
-fn as_go_writes(value: f64) -> String {
-    let size = value.abs();
-    if size == 0.0 {
-        return "0".to_owned();
-    }
-    if (1e-6..1e21).contains(&size) {
-        return format!("{value}");
-    }
-    let written = format!("{value:e}");
-    // Go signs a positive exponent; of a negative one it drops no digit that we write.
-    match written.split_once('e') {
-        Some((mantissa, exponent)) if !exponent.starts_with('-') => format!("{mantissa}e+{exponent}"),
-        _ => written,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The body for a task with these unknown fields, as values by name.
     #[track_caller]
-    fn check(json: &str, written: &str) {
-        let mut out = String::new();
-        push_value(&mut out, &serde_json::from_str(json).unwrap());
-        assert_eq!(out, written, "{json}");
+    fn check(extra: &str, name: &str, expected: &str) {
+        let id = "6f1c0b1e-7b0a-4a57-9d7e-2f5f0a3b9c11";
+        let task: Task = serde_json::from_str(&format!(
+            r#"{{"completed":true,"completedAt":null,"createdAt":"2026-03-01T07:00:00Z","description":null,"dueDate":"2026-03-01","extra":{extra},"id":"{id}","occurrenceIndex":1,"previousTaskId":null,"priority":"NONE","recurrenceId":null,"recurrenceMode":"due","recurrenceRule":"FREQ=DAILY","recurrenceStart":null,"reminders":null,"seriesId":null,"tags":["a\u0000"],"timezone":null,"title":"own","updatedAt":"2026-03-01T07:00:00Z","userId":"ann","version":1,"warnings":[]}}"#
+        ))
+        .unwrap();
+        let due = Due::parse("2026-03-02").unwrap();
+        let series = SeriesFields { start: due, id: due, series: task.id, previous: task.id, index: 2 };
+        let body = write(&task, task.id, due, &series, None, "cause");
+        assert_eq!(travel::of_text(&body).as_deref(), Some(body.as_str()), "it travels unchanged");
+        assert!(read(&body).is_some_and(|read| read.title == "own"), "{body}");
+        let fields: BTreeMap<String, &serde_json::value::RawValue> = serde_json::from_str(&body).unwrap();
+        assert_eq!(fields.get(name).map(|raw| raw.get()), Some(expected), "{body}");
+        assert_eq!(fields["tags"].get(), r#"["a"]"#);
     }
 
     #[test]
-    fn values_survive_the_sidecar() {
-        check(r#"{"b": 1, "a": [true, null, "x"]}"#, r#"{"a":[true,null,"x"],"b":1}"#);
-        check("9007199254740992", "9007199254740992");
-        check("9007199254740993", r#""9007199254740993""#);
-        check("-9007199254740993", r#""-9007199254740993""#);
-        check("18446744073709551615", r#""18446744073709551615""#);
-        check("1.5", "1.5");
-        check("1.50", "1.5");
-        check("2.0", "2");
-        check("1e-7", "1e-7");
-        check("1e21", "1e+21");
-        check("\"a\\u0007<b>&\\n\"", r#""a\u003cb\u003e\u0026\n""#);
-    }
-
-    #[test]
-    fn decimals_compare_by_value() {
-        assert_eq!(decimal("1.50"), decimal("15e-1"));
-        assert_eq!(decimal("-0.0"), decimal("0"));
-        assert_ne!(decimal("0.1"), decimal("0.10000000000000001"));
-        assert_ne!(decimal("1"), decimal("-1"));
+    fn unknown_fields_are_never_lost_and_hide_no_field_of_ours() {
+        check(r#"{"n":1e400}"#, "n", r#""1e400""#);
+        check(r#"{"n":123456789.123456789123}"#, "n", r#""123456789.123456789123""#);
+        check(r#"{"n":[9007199254740993,1.50,-0,1e22]}"#, "n", r#"["9007199254740993",1.5,-0,"1e22"]"#);
+        check(&format!(r#"{{"n":{}}}"#, "7".repeat(401)), "n", &format!("\"{}\"", "7".repeat(401)));
+        check(r#"{"t":"\ud800","\u0000k":1}"#, "t", "\"\u{fffd}\"");
+        check(r#"{"\u0000k":1}"#, "k", "1");
+        check(r#"{"ti\u0000tle":"theirs","title":"theirs"}"#, "title", r#""own""#);
+        let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+        check(&format!(r#"{{"n":{deep}}}"#), "n", &deep);
     }
 }

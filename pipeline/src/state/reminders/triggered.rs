@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use topics::json::travel::push_text;
 use topics::reminder::Channel;
 use topics::task::Task;
 use topics::time::{Due, Timestamp};
@@ -85,49 +86,5 @@ fn push_due(out: &mut String, due: Option<Due>) {
             let _ = write!(out, "\"{due}\"");
         }
         None => out.push_str("null"),
-    }
-}
-
-/// Appends `text` as a JSON string in the form that survives the sidecar: `<`, `>`, `&`, U+2028 and U+2029 escaped as
-/// Go writes them. Control characters are left out (§4), but for tab and line ends: a description keeps its lines.
-pub fn push_text(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '<' => out.push_str("\\u003c"),
-            '>' => out.push_str("\\u003e"),
-            '&' => out.push_str("\\u0026"),
-            '\u{2028}' => out.push_str("\\u2028"),
-            '\u{2029}' => out.push_str("\\u2029"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() => {}
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(text: &str, written: &str) {
-        let mut out = String::new();
-        push_text(&mut out, text);
-        assert_eq!(out, written);
-    }
-
-    #[test]
-    fn text_survives_the_sidecar() {
-        check("Milk & <b>eggs</b>", r#""Milk \u0026 \u003cb\u003eeggs\u003c/b\u003e""#);
-        check("a\u{2028}b\u{2029}c", r#""a\u2028b\u2029c""#);
-        check("say \"hi\" \\ bye", r#""say \"hi\" \\ bye""#);
-        check("line\nbreak\ttab\u{0}\u{7f}\u{85}", r#""line\nbreak\ttab""#);
-        check("Übung 🎉", "\"Übung 🎉\"");
     }
 }

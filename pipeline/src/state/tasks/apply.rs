@@ -9,8 +9,9 @@ use topics::ids::{TaskId, UserId};
 
 use super::draft::{Said, audit_action, cause_of};
 use super::order::{Order, Verdict};
+use super::series::{Before, Marks, Noted, Resting};
 use super::snapshot::{Basis, Given, from_changes, from_snapshot};
-use super::{Drafts, Entry, Rare, Tasks, series};
+use super::{Drafts, Entry, Tasks, series};
 use crate::state::ledger::{Completion, Created, Match, SeriesFields};
 use crate::state::{Cause, Change, Delta, Settings, Step};
 
@@ -89,7 +90,7 @@ impl Tasks {
         let TaskChange { snapshot, changes, task_version, action: task_action, .. } = change;
 
         let mut matched = Match::default();
-        let mut echo = None;
+        let mut noted = Noted::default();
         let after = (task_action != TaskAction::Deleted).then(|| {
             let basis =
                 Basis { id, user: &owner, action: task_action, time: event.time, stored: live.as_deref(), version };
@@ -100,17 +101,19 @@ impl Tasks {
                 }
                 (None, None) => unreachable!("checked: without a snapshot there is a stored task"),
             };
-            if task_action == TaskAction::Created {
-                matched = self.match_created(&event, &task, &given, drafts);
+            // Whatever tells of a task first, or brings it back, tells that it was created.
+            if task_action == TaskAction::Created || live.is_none() {
+                let correlation = event.correlation_id.as_deref().filter(|_| task_action == TaskAction::Created);
+                matched = self.match_created(&task, &given, correlation, drafts);
             }
-            echo = self.settle_series(&mut task, live.as_deref(), given, matched.series.as_ref(), &settings);
+            noted = self.settle_series(&mut task, live.as_deref(), given, matched.series.as_ref(), &settings);
             if !event.warnings.is_empty() {
                 task.warnings.extend(event.warnings.iter().cloned());
             }
             task.warnings.sort_by(|a, b| a.field.cmp(&b.field));
             Arc::new(task)
         });
-        self.store(id, &event, task_version, &owner, after.clone(), version, echo, matched.content);
+        self.store(id, &event, task_version, &owner, after.clone(), version, noted, matched.content);
         drafts.counts.applied[action as usize] += 1;
         drafts.counts.duplicate_successors += u64::from(matched.duplicate);
         drafts.touched.push((id, live.clone()));
@@ -141,12 +144,12 @@ impl Tasks {
         }
     }
 
-    fn match_created(&mut self, event: &TaskEvent, task: &Task, given: &Given, drafts: &mut Drafts) -> Match {
+    fn match_created(&mut self, task: &Task, given: &Given, correlation: Option<&str>, drafts: &mut Drafts) -> Match {
         let created = Created {
             task: task.id,
             user: &task.user_id,
             previous: given.previous,
-            correlation: event.correlation_id.as_deref(),
+            correlation,
             title: &task.title,
             due: task.due_date,
             recurring: task.recurrence_rule.is_some(),
@@ -166,18 +169,32 @@ impl Tasks {
         given: Given,
         ledger: Option<&SeriesFields>,
         settings: &Settings,
-    ) -> Option<series::Echo> {
+    ) -> Noted {
+        let entry = self.entries.get(task.id.0);
+        let rare = entry.and_then(|entry| entry.rare.as_deref());
+        // Of the deleted only a successor goes on; any other task begins anew.
+        let resting = rare
+            .and_then(|rare| rare.resting.as_deref())
+            .filter(|resting| resting.previous().is_some() || ledger.is_some());
+        if let Some(resting) = resting {
+            resting.wake(task);
+        }
+        let goes_on = stored.is_some() || resting.is_some();
+        let (echoes, marks) = match (rare, entry) {
+            (rare, Some(entry)) if goes_on => (rare.map_or(&[][..], |rare| &rare.echoes), entry.marks),
+            (_, entry) => (&[][..], entry.map_or(Marks::default(), |entry| entry.marks.anew())),
+        };
         if task.recurrence_rule.is_none()
             && stored.is_none_or(|stored| stored.recurrence_rule.is_none())
             && given == Given::default()
             && ledger.is_none()
+            && resting.is_none()
         {
-            return None;
+            return Noted { marks, anew: !goes_on, old: Vec::new() };
         }
-        let rare = self.entries.get(task.id.0).and_then(|entry| entry.rare.as_deref());
+        let before = stored.map(Before::of).or(resting.map(Resting::before));
         let zone = settings.zone_of(task);
-        let echo = rare.and_then(|rare| rare.echo.as_ref());
-        series::settle(&mut self.rules, task, series::Sources { stored, given, ledger, echo, zone })
+        series::settle(&mut self.rules, task, series::Sources { before, given, ledger, echoes, marks, zone })
     }
 
     fn store(
@@ -188,9 +205,10 @@ impl Tasks {
         owner: &UserId,
         task: Option<Arc<Task>>,
         version: u64,
-        echo: Option<series::Echo>,
+        noted: Noted,
         content: Option<u64>,
     ) {
+        let previous = task.as_ref().and_then(|task| task.previous_task_id);
         let entry = match self.entries.get_mut(id.0) {
             Some(entry) => {
                 entry.order.note(event, task_version);
@@ -199,28 +217,28 @@ impl Tasks {
                     self.users.own(owner, id, true);
                 }
                 entry.version = version;
-                entry.task = task;
                 entry
             }
             None => {
                 self.users.own(owner, id, false);
                 let order = Order::first(event, task_version);
-                let entry = Entry { task, owner: owner.clone(), version, order, chain: 0, rare: None };
+                let marks = Marks::default();
+                let entry = Entry { task: None, owner: owner.clone(), version, order, chain: 0, marks, rare: None };
                 self.entries.insert(id.0, entry);
                 self.entries.get_mut(id.0).expect("just inserted")
             }
         };
-        if entry.task.is_none() {
-            entry.rare = None;
+        let named_before = entry.task.as_ref().and_then(|task| task.previous_task_id);
+        match task {
+            Some(task) => entry.keep(task, noted, content),
+            None => entry.bury(),
         }
-        if echo.is_some() || content.is_some() {
-            let rare = entry.rare.get_or_insert_default();
-            rare.echo = echo.or(rare.echo.take());
-            rare.content = content.or(rare.content);
+        if let Some(previous) = previous.filter(|_| previous != named_before) {
+            self.ledger.remember_previous(previous, id);
         }
     }
 
-    /// A completion: the ledger decides the successor. One that is there already gets its series fields.
+    /// A completion: the ledger decides the successor. Tasks that are there already get its series fields.
     fn complete(
         &mut self,
         task: &Arc<Task>,
@@ -239,32 +257,26 @@ impl Tasks {
             horizon: self.horizon().filter(|_| !self.holding),
         };
         let entries = &self.entries;
-        let exists = |id: TaskId| entries.get(id.0).is_some();
-        let Some((early, fields)) = self.ledger.decide(&completion, &mut self.rules, exists, &mut drafts.ledger_out())
+        let owner = |id: TaskId| entries.get(id.0).map(|entry| &entry.owner);
+        let Some((early, fields)) = self.ledger.decide(&completion, &mut self.rules, owner, &mut drafts.ledger_out())
         else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(early.0) else { return };
-        if let Some(rare) = &mut entry.rare {
-            rare.content = None;
+        for id in early {
+            self.fill_in(id, &fields, cause, order, drafts);
         }
-        if entry.rare.as_deref() == Some(&Rare::default()) {
-            entry.rare = None;
-        }
-        let Some(before) = entry.task.clone() else { return };
-        let mut filled = Task::clone(&before);
-        if !series::fill_in(&mut filled, &fields) {
-            return;
-        }
-        entry.version += 1;
-        filled.version = entry.version;
-        let after = Arc::new(filled);
-        entry.task = Some(Arc::clone(&after));
+    }
+
+    /// A task turned out to be the successor that was just decided.
+    fn fill_in(&mut self, id: TaskId, fields: &SeriesFields, cause: &Arc<Cause>, order: u32, drafts: &mut Drafts) {
+        let Some(entry) = self.entries.get_mut(id.0) else { return };
+        let (before, after) = entry.fill_in(fields);
         let owner = entry.owner.clone();
-        drafts.touched.push((early, Some(Arc::clone(&before))));
+        drafts.touched.push((id, before.clone()));
+        let (Some(before), Some(after)) = (before, after) else { return };
         drafts.steps.push(Step::Delta(Delta {
             order,
-            task: early,
+            task: id,
             settings: Arc::clone(self.users.settings(&owner)),
             user: owner,
             before: Some(before),

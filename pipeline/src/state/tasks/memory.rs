@@ -1,7 +1,8 @@
 //! What a restart needs of a task besides the task: a few bytes in its stored row.
 //!
 //! `format, flags, chain, version, taskVersion, partition, offset`, all but the first two as variable-length
-//! integers; then, by flags, the last sequence with its source, the owner of a tombstone, and the rare parts.
+//! integers; then, by flags, the last sequence with its source, the owner of a tombstone, the marks of the series fields,
+//! and the rare parts.
 
 use std::sync::Arc;
 
@@ -10,12 +11,13 @@ use topics::ids::UserId;
 use topics::record::Position;
 
 use super::order::Order;
-use super::{Entry, Rare};
+use super::{Entry, Marks, Rare};
 
 const FORMAT: u8 = 1;
 const HAS_SEQUENCE: u8 = 1;
 const HAS_OWNER: u8 = 2;
 const HAS_RARE: u8 = 4;
+const HAS_MARKS: u8 = 8;
 
 /// Writes the memory of an entry.
 pub fn encode(entry: &Entry, to: &mut Vec<u8>) {
@@ -24,6 +26,7 @@ pub fn encode(entry: &Entry, to: &mut Vec<u8>) {
         (HAS_SEQUENCE, entry.order.sequence.is_some()),
         (HAS_OWNER, owner.is_some()),
         (HAS_RARE, entry.rare.is_some()),
+        (HAS_MARKS, entry.marks != Marks::default()),
     ]
     .iter()
     .fold(0, |flags, (flag, set)| if *set { flags | flag } else { flags });
@@ -39,6 +42,9 @@ pub fn encode(entry: &Entry, to: &mut Vec<u8>) {
     }
     if let Some(owner) = owner {
         put_text(to, owner.as_str());
+    }
+    if entry.marks != Marks::default() {
+        to.push(entry.marks.0);
     }
     if let Some(rare) = &entry.rare {
         serde_json::to_writer(to, rare).expect("plain fields always serialise");
@@ -61,9 +67,17 @@ pub fn decode(bytes: &[u8], owner: Option<&UserId>) -> Option<Entry> {
         None
     };
     let owner = if flags & HAS_OWNER != 0 { UserId::parse(take_text(&mut rest)?)? } else { owner?.clone() };
+    let marks = match (flags & HAS_MARKS != 0, rest) {
+        (false, _) => Marks::default(),
+        (true, [marks, left @ ..]) => {
+            rest = left;
+            Marks(*marks)
+        }
+        (true, []) => return None,
+    };
     let rare: Option<Box<Rare>> = if flags & HAS_RARE != 0 { Some(serde_json::from_slice(rest).ok()?) } else { None };
     let order = Order { version: task_version, position: Position { partition, offset }, sequence };
-    Some(Entry { task: None, owner, version, order, chain, rare })
+    Some(Entry { task: None, owner, version, order, chain, marks, rare })
 }
 
 fn put(to: &mut Vec<u8>, mut value: u64) {
@@ -135,14 +149,26 @@ mod tests {
             version: 3,
             order: Order { version: 300, position: Position { partition: -1, offset: 1_000_000 }, sequence: None },
             chain: 7,
+            marks: Marks::default(),
             rare: None,
         };
         check(&entry, None, 2 + 1 + 1 + 2 + 1 + 3 + 4);
         entry.order.sequence = Some(Box::new(("/s".into(), "0042".into())));
         let echo = Echo { start: Due::parse("2026-03-01"), id: None, index: Some(2) };
-        entry.rare = Some(Box::new(Rare { echo: Some(echo), content: Some(u64::MAX) }));
+        entry.marks = Marks(21);
+        let rare = Rare { echoes: vec![echo.clone(), Echo::default()], content: Some(u64::MAX), resting: None };
+        entry.rare = Some(Box::new(rare));
         let mut written = Vec::new();
         encode(&entry, &mut written);
         assert_eq!(format!("{:?}", decode(&written, None).unwrap()), format!("{entry:?}"));
+    }
+
+    #[test]
+    fn rare_parts_of_older_stores_are_read() {
+        let read = |text: &str| serde_json::from_str::<Rare>(text).unwrap();
+        let echo = Echo { start: Due::parse("2026-03-01"), id: None, index: Some(2) };
+        let one = Rare { echoes: vec![echo], ..Rare::default() };
+        assert_eq!(read(r#"{"echo":{"start":"2026-03-01","id":null,"index":2},"content":null}"#), one);
+        assert_eq!(read(r#"{"echo":null,"content":7}"#), Rare { content: Some(7), ..Rare::default() });
     }
 }

@@ -1,5 +1,6 @@
 //! From the fields of an event to the task after it (§1.2, §13).
 
+use serde::{Deserialize, Serialize};
 use topics::Task;
 use topics::event::{Field, Fields, TaskAction};
 use topics::ids::{TaskId, UserId};
@@ -22,8 +23,8 @@ pub struct Basis<'a> {
     pub version: u64,
 }
 
-/// The series fields that the event itself gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Series fields: those that an event gave, or those of a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
     /// `recurrenceStart`
     pub start: Option<Due>,
@@ -35,6 +36,28 @@ pub struct Given {
     pub previous: Option<TaskId>,
     /// `occurrenceIndex`
     pub index: Option<u32>,
+}
+
+impl Given {
+    /// Those of a task.
+    pub fn of(task: &Task) -> Given {
+        Given {
+            start: task.recurrence_start,
+            id: task.recurrence_id,
+            series: task.series_id,
+            previous: task.previous_task_id,
+            index: task.occurrence_index,
+        }
+    }
+
+    /// Makes them those of a task.
+    pub fn lay_on(&self, task: &mut Task) {
+        task.recurrence_start = self.start;
+        task.recurrence_id = self.id;
+        task.series_id = self.series;
+        task.previous_task_id = self.previous;
+        task.occurrence_index = self.index;
+    }
 }
 
 /// The task after an event with a snapshot, its series fields still those stored.

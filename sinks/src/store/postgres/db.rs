@@ -42,6 +42,17 @@ pub(crate) enum Role {
     Load,
 }
 
+/// Which of this program's tables a database has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tables {
+    /// None.
+    None,
+    /// Those of an older version, or some: a process may be making the others just now.
+    Older,
+    /// All.
+    Whole,
+}
+
 /// A database.
 #[derive(Clone, Debug)]
 pub(crate) struct Db {
@@ -123,6 +134,19 @@ impl Db {
             .connect_lazy_with(self.options(Role::Read, "tasktide-reader"))
     }
 
+    /// Which of this program's tables the database has.
+    pub(crate) async fn tables(&self, conn: &mut PgConnection) -> Result<Tables, sqlx::Error> {
+        let has_tables: bool =
+            sqlx::query_scalar("SELECT to_regclass('lease') IS NOT NULL").fetch_one(&mut *conn).await?;
+        if !has_tables {
+            return Ok(Tables::None);
+        }
+        let last: Option<i64> =
+            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(conn).await?;
+        let ours = MIGRATIONS.iter().map(|migration| migration.version).max();
+        Ok(if last < ours { Tables::Older } else { Tables::Whole })
+    }
+
     /// Checks that the database is one that can be worked with, and brings its tables up to date.
     pub(crate) async fn prepare(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let failed = self.failed("look at its version");
@@ -132,15 +156,16 @@ impl Db {
             .map_err(&failed)?;
         if version / 10_000 < VERSION_MIN {
             let found = version / 10_000;
-            return Err(self.damaged(format!("its version is {found}, and {VERSION_MIN} or newer is needed")));
+            return Err(self.unsuitable(format!("its version is {found}, and {VERSION_MIN} or newer is needed")));
         }
         let encoding: String = sqlx::query_scalar("SELECT current_setting('server_encoding')")
             .fetch_one(&mut *conn)
             .await
             .map_err(&failed)?;
         if encoding != "UTF8" {
-            return Err(self
-                .damaged(format!("its encoding is {encoding}, and UTF8 is needed (CREATE DATABASE … ENCODING UTF8)")));
+            return Err(self.unsuitable(format!(
+                "its encoding is {encoding}, and UTF8 is needed (CREATE DATABASE … ENCODING UTF8 TEMPLATE template0)"
+            )));
         }
         let checksums: String =
             sqlx::query_scalar("SHOW data_checksums").fetch_one(&mut *conn).await.map_err(&failed)?;
@@ -178,6 +203,16 @@ impl Db {
     /// The database does not hold what it should.
     pub(crate) fn damaged(&self, what: impl Into<String>) -> StoreError {
         StoreError::Damaged { file: self.place.clone(), what: what.into(), remedy: REMEDY }
+    }
+
+    /// A pipeline has yet to make the tables.
+    pub(crate) fn not_made(&self) -> StoreError {
+        StoreError::NotMade { file: self.place.clone() }
+    }
+
+    /// The database cannot hold a store, whatever is in it.
+    fn unsuitable(&self, what: String) -> StoreError {
+        StoreError::Unsuitable { file: self.place.clone(), what }
     }
 
     /// The database is not for this process.

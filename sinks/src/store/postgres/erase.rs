@@ -1,11 +1,11 @@
 //! Destroying a user's personal fields in entries that are already written.
 //!
-//! The commit only marks the user: from then on readers see the fields as erased. Then every entry of the user is
-//! rewritten, keeping the digest of what it had, and last of all the key goes. A crash in between leaves the mark and
-//! the key, and the next start goes on. What the rows before held is freed by a vacuum.
+//! The commit only marks the user: from then on readers see the fields as erased. Then, beside the commits, every entry
+//! of the user is rewritten, keeping the digest of what it had, and last of all the key goes. A crash in between leaves the mark and
+//! the key, and the next start goes on. What the rows before held goes with [`crate::store::postgres::erasures`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
@@ -14,35 +14,55 @@ use crate::store::StoreError;
 use crate::store::block::{After, Texts};
 use crate::store::chains::User;
 use crate::store::encoder::digest_of;
+use crate::store::engine::{PASS_SHARE, lower_priority};
 use crate::store::entry_text::erase_actor_name;
 use crate::store::postgres::db::{Db, Role, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::{Shared, cuts};
+use crate::store::queue::Popped;
 use crate::store::task_text::Personal;
 
 /// Entries rewritten in one transaction.
 const ENTRIES: i64 = 2000;
 /// A try that takes longer is given up with its connection: the server may be there and not answer.
 const TRY_FOR: Duration = Duration::from_secs(60);
-/// How long the server may take to free what rows of a table held before.
-const VACUUM_WITHIN: Duration = Duration::from_secs(600);
+
+/// The rewriting thread: beside the commits, until there are no more.
+pub(crate) async fn follow(shared: Arc<Shared>, db: Db, lease: Lease) {
+    let mut is_lower = false;
+    while let Popped::Item(users) = shared.erasing.pop(Duration::MAX) {
+        if !std::mem::replace(&mut is_lower, true) {
+            lower_priority();
+        }
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = run(&users, &shared, &db, &lease).await {
+            if lease.is_lost() {
+                return;
+            }
+            tracing::error!(error = %topics::chain::chain(&error), "a user's entries are not erased yet; will retry");
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(Duration::from_secs(5));
+        }
+    }
+}
 
 /// Rewrites all entries of these users and destroys their keys.
-pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lease) -> Result<(), StoreError> {
-    let (db, lease) = (&db, &lease);
+async fn run(users: &[u32], shared: &Shared, db: &Db, lease: &Lease) -> Result<(), StoreError> {
     let _alone = shared.rewriting.lock().await;
     let failed = db.failed("erase a user's entries");
     let mut conn = db.connect(Role::Load, &lease.connection_name()).await.map_err(&failed)?;
-    for no in users {
+    for no in users.iter().copied() {
         let Some(user) = shared.chains.users().get(no).cloned().filter(|user| user.old_key.is_some()) else {
             continue;
         };
         let mut from = 0;
         loop {
+            let started = Instant::now();
             let rewritten = async { Ok(rewrite(&mut conn, no, &user, from, db, lease).await) };
             let Some(last) = answer(TRY_FOR, rewritten).await.map_err(&failed)?? else { break };
             from = last;
+            tokio::time::sleep(started.elapsed() * PASS_SHARE).await;
         }
         cuts::erase(&mut conn, no, &user).await.map_err(&failed)?;
         let forgotten = sqlx::query(
@@ -61,7 +81,6 @@ pub(crate) async fn run(users: Vec<u32>, shared: Arc<Shared>, db: Db, lease: Lea
             user.old_key = None;
         }
     }
-    vacuum(&mut conn, ["audit_entry", "audit_cut", "user_key"].into_iter()).await;
     close(conn).await;
     Ok(())
 }
@@ -137,14 +156,4 @@ fn erased(entry: &Entry, user: &User) -> (Vec<u8>, Option<String>, String) {
         .then(|| Personal::find(after).map_or_else(|| after.to_owned(), |personal| personal.erase(after)));
     let metadata = erase_actor_name(metadata).unwrap_or_else(|| metadata.to_owned());
     (digest.to_vec(), state, metadata)
-}
-
-/// Frees what rows of these tables held before. Left to the server when it does not work now.
-pub(crate) async fn vacuum(conn: &mut PgConnection, tables: impl Iterator<Item = &'static str>) {
-    for table in tables {
-        let sql = format!("VACUUM (SKIP_LOCKED) \"{table}\"");
-        if let Err(error) = answer(VACUUM_WITHIN, sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn)).await {
-            tracing::warn!(%error, table, "erased rows are freed by the server's own vacuum only");
-        }
-    }
 }

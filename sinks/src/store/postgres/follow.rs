@@ -20,12 +20,13 @@ use uuid::Uuid;
 use crate::store::StoreError;
 use crate::store::chains::Chains;
 use crate::store::postgres::audit::{Audit, stored_head};
-use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, close, is_passing};
+use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, Tables, close, is_passing};
 use crate::store::postgres::load;
 use crate::store::postgres::writer::CHANNEL;
 use crate::store::postgres::{Database, READERS};
 use crate::store::replica::{
     Followed, GROUPS, OPEN_ACTIONS, OpenActions, Replica, ReplicaProgress, TELL_EVERY, TRY_AGAIN, commit_of,
+    until_loaded,
 };
 
 /// How long to wait for a notification before looking all the same.
@@ -54,27 +55,28 @@ struct Following {
 
 impl PostgresReplica {
     /// Loads everything from the database, waiting until it can be reached and a pipeline has made its tables.
-    pub async fn open(database: &Database, views: &[ViewSpec]) -> Result<(Arc<PostgresReplica>, Restored), StoreError> {
+    /// `waiting` is told why, whenever that changes.
+    pub async fn open(
+        database: &Database,
+        views: &[ViewSpec],
+        waiting: impl FnMut(&str),
+    ) -> Result<(Arc<PostgresReplica>, Restored), StoreError> {
         let db = database.0.clone();
         let id = Uuid::new_v4().to_string();
-        let mut told = false;
-        loop {
-            match PostgresReplica::load(&db, &id, views).await {
-                Ok(loaded) => return Ok(loaded),
-                Err(StoreError::Database { source, .. }) if is_passing(&source) || is_without_tables(&source) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(error = %source, "the store cannot be read yet; will try again");
-                    }
-                    tokio::time::sleep(TRY_AGAIN).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        until_loaded(waiting, StoreError::is_passing, async || match PostgresReplica::load(&db, &id, views).await {
+            // A view's table comes after the others.
+            Err(StoreError::Database { source, .. }) if is_without_table(&source) => Err(db.not_made()),
+            loaded => loaded,
+        })
+        .await
     }
 
     async fn load(db: &Db, id: &str, views: &[ViewSpec]) -> Result<(Arc<PostgresReplica>, Restored), StoreError> {
         let failed = db.failed("load a replica");
         let mut conn = db.connect(Role::Load, "tasktide-replica").await.map_err(db.failed("connect"))?;
+        if db.tables(&mut conn).await.map_err(&failed)? != Tables::Whole {
+            return Err(db.not_made());
+        }
         // Before the snapshot, so that what follows it is kept.
         sqlx::query(
             "INSERT INTO replica SELECT $1, n, clock_timestamp() FROM applied \
@@ -263,8 +265,8 @@ impl Replica for PostgresReplica {
     }
 }
 
-/// Whether the database has no tables of ours yet.
-fn is_without_tables(error: &sqlx::Error) -> bool {
+/// Whether a table is missing.
+fn is_without_table(error: &sqlx::Error) -> bool {
     const UNDEFINED_TABLE: &str = "42P01";
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some(UNDEFINED_TABLE))
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use topics::commit::NextOffset;
 
 use crate::store::StoreError;
-use crate::store::postgres::db::{Db, Role, answer, close, is_passing};
+use crate::store::postgres::db::{Db, Role, Tables, answer, close, is_passing};
 use crate::store::postgres::load;
 
 /// Names of connections that write begin so: what is left of them is ended at a takeover.
@@ -99,8 +99,14 @@ impl Lease {
         }
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
+    /// Whether it is known that another process has taken over.
+    pub fn is_lost(&self) -> bool {
         *self.lost.borrow()
+    }
+
+    /// Whether it still holds, for the rest of the transaction under way: whoever wants to take over waits for its end.
+    pub(crate) async fn is_held(&self, transaction: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        is_held(transaction, self.epoch).await
     }
 
     /// Returns once another process has taken over.
@@ -158,6 +164,12 @@ impl Lease {
     }
 }
 
+/// As [`Lease::is_held`], of an epoch.
+pub(crate) async fn is_held(transaction: &mut PgConnection, epoch: i64) -> Result<bool, sqlx::Error> {
+    let held = sqlx::query("SELECT FROM lease WHERE part_set = 0 AND epoch = $1 FOR SHARE").bind(epoch);
+    Ok(held.fetch_optional(transaction).await?.is_some())
+}
+
 async fn renew(conn: &mut PgConnection, lease: &Lease) -> Result<bool, sqlx::Error> {
     let renewed = sqlx::query(
         "UPDATE lease SET expires_at = clock_timestamp() + $2 * interval '1 millisecond' \
@@ -180,14 +192,16 @@ async fn try_take(
 ) -> Result<Result<i64, String>, StoreError> {
     let failed = db.failed("take the lease");
     let mut conn = db.connect(Role::Write, "tasktide-standby").await.map_err(db.failed("connect"))?;
-    let asked = sqlx::query_scalar("SELECT to_regclass('lease') IS NOT NULL").fetch_one(&mut conn);
-    let has_tables: bool = answer(ANSWERS_WITHIN, asked).await.map_err(&failed)?;
-    if !has_tables {
-        db.prepare(&mut conn).await?;
+    // Tables that another process is just making, or those of an older version, are brought up to date at the takeover.
+    match answer(ANSWERS_WITHIN, db.tables(&mut conn)).await.map_err(&failed)? {
+        Tables::None => db.prepare(&mut conn).await?,
+        Tables::Older => {}
+        Tables::Whole => {
+            let asked = async { Ok::<_, sqlx::Error>(load::positions(&mut conn, db).await) };
+            fits(&answer(ANSWERS_WITHIN, asked).await.map_err(&failed)??)?;
+        }
     }
-    let asked = async { Ok::<_, sqlx::Error>(load::positions(&mut conn, db).await) };
-    fits(&answer(ANSWERS_WITHIN, asked).await.map_err(&failed)??)?;
-    let asked = sqlx::query("SELECT holder, expires_at < clock_timestamp() FROM lease WHERE part_set = 0")
+    let asked = sqlx::query("SELECT holder, expires_at < clock_timestamp(), epoch FROM lease WHERE part_set = 0")
         .fetch_optional(&mut conn);
     let row =
         answer(ANSWERS_WITHIN, asked).await.map_err(&failed)?.ok_or_else(|| db.damaged("its lease is missing"))?;
@@ -199,12 +213,16 @@ async fn try_take(
         db.prepare(&mut conn).await?;
         *prepared = true;
     }
-    // What the process before left half done holds locks that the next one needs.
+    // What the process before left half done holds locks that the next one needs. Only what belongs to the epoch that
+    // was found expired, or to one before it: another process may have taken the next epoch since.
     let ended = sqlx::query(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
-         AND usename = current_user AND starts_with(application_name, $1)",
+         AND usename = current_user AND CASE WHEN application_name ~ $1 \
+         THEN substr(application_name, length($2) + 1)::int8 <= $3 ELSE false END",
     )
+    .bind(format!("^{WRITER}[0-9]{{1,18}}$"))
     .bind(WRITER)
+    .bind(row.get::<i64, _>(2))
     .execute(&mut conn);
     answer(ANSWERS_WITHIN, ended).await.map_err(&failed)?;
     let taken = sqlx::query_scalar(
@@ -215,6 +233,14 @@ async fn try_take(
     .bind(lasts.as_millis() as f64)
     .fetch_optional(&mut conn);
     let epoch: Option<i64> = answer(ANSWERS_WITHIN, taken).await.map_err(&failed)?;
+    let taken = match epoch {
+        Some(epoch) => Ok(epoch),
+        // Another process was faster.
+        None => {
+            let asked = sqlx::query_scalar("SELECT holder FROM lease WHERE part_set = 0").fetch_one(&mut conn);
+            Err(answer(ANSWERS_WITHIN, asked).await.map_err(&failed)?)
+        }
+    };
     close(conn).await;
-    Ok(epoch.ok_or_else(|| row.get(0)))
+    Ok(taken)
 }

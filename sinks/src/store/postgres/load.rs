@@ -24,6 +24,7 @@ use crate::store::delta;
 use crate::store::entry_text::UserKey;
 use crate::store::postgres::db::{At, Db, Stored, from_sql};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
+use crate::store::postgres::lease::Lease;
 use crate::store::postgres::ledger::{COLUMNS as ACTION_COLUMNS, read_action};
 use crate::store::postgres::tables::{column_names, create_table, view_rows};
 
@@ -83,12 +84,13 @@ fn shape(view: &ViewSpec) -> String {
     view.columns.iter().map(|column| format!("{} {:?}", column.name, column.sql)).collect::<Vec<_>>().join(", ")
 }
 
-/// Makes the views' tables, and makes them anew where a declaration changed.
+/// Makes the views' tables, and makes them anew where a declaration changed; only under the lease.
 pub(crate) async fn shape_views(
     conn: &mut PgConnection,
     db: &Db,
     views: &[ViewSpec],
     applied: u64,
+    lease: &Lease,
 ) -> Result<(), StoreError> {
     let failed = db.failed("make a view's table");
     for view in views {
@@ -104,6 +106,10 @@ pub(crate) async fn shape_views(
             _ => {}
         }
         let mut transaction = conn.begin().await.map_err(&failed)?;
+        if !lease.is_held(&mut transaction).await.map_err(&failed)? {
+            lease.lose();
+            return Err(StoreError::Closed);
+        }
         let rows = match &stored {
             Some(_) => view_table(&mut transaction, db, view).await?,
             None => Vec::new(),
@@ -156,7 +162,8 @@ pub(crate) async fn users(conn: &mut PgConnection, db: &Db, chains: &Chains, fro
     let mut rows = sqlx::query(sql).bind(i64::from(from)).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let id = UserId::parse(&from_sql(row.at(1, db)?)).ok_or_else(|| db.damaged("a user has an impossible id"))?;
-        let user = User { id, key: key(&row, 2, db)?, erased_to: row.number(3, db)?, old_key: key(&row, 4, db)? };
+        let (key, old_key, erased_to) = (key(&row, 2, db)?, key(&row, 4, db)?, row.number(3, db)?);
+        let user = User { id, key, erased_to, old_key, erased_until: None };
         let mut users = chains.users_mut();
         let no = row.at::<i64>(0, db)?;
         if users.get(no as u32).is_some() {

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::store::postgres::indexes;
+use crate::store::postgres::lease::is_held;
 
 /// How long making a partition may wait for a lock before it is tried again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
@@ -89,8 +90,7 @@ pub(crate) async fn drop_before(conn: &mut PgConnection, n: u64, epoch: i64) -> 
         let mut transaction = conn.begin().await?;
         // Whoever comes after this waits for it: it must not wait long itself.
         sqlx::query("SET LOCAL lock_timeout = '200ms'").execute(&mut *transaction).await?;
-        let held = sqlx::query("SELECT FROM lease WHERE part_set = 0 AND epoch = $1 FOR SHARE").bind(epoch);
-        if held.fetch_optional(&mut *transaction).await?.is_none() {
+        if !is_held(&mut transaction, epoch).await? {
             return Ok(());
         }
         let dropped =

@@ -22,7 +22,6 @@ use crate::store::engine::{Options, lower_priority};
 use crate::store::pace::{FOR_EVER, Pace};
 use crate::store::postgres::copy::Rows;
 use crate::store::postgres::db::{Db, Role, answer, close};
-use crate::store::postgres::erase::vacuum;
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::{Shared, ledger};
 use crate::store::task_text::write_task;
@@ -92,18 +91,14 @@ struct Connected {
 /// `false` when another process has taken over.
 async fn flush_until_done(connected: &mut Connected, dirty: &Changes, shared: &Shared, db: &Db, lease: &Lease) -> bool {
     let mut pause = Duration::from_millis(100);
+    let _alone = shared.tables.lock().await;
     while !lease.is_lost() {
         let tried = async {
             let open = match &mut connected.conn {
                 Some(open) => open,
                 none => none.insert(prepare(db, lease, &shared.views, &mut connected.backend).await?),
             };
-            let flushed = flush(open, dirty, &shared.views, lease).await?;
-            if flushed && !dirty.erased.is_empty() {
-                let views = shared.views.iter().map(|view| view.name);
-                vacuum(open, ["tasks", "users", "actions"].into_iter().chain(views)).await;
-            }
-            Ok::<bool, sqlx::Error>(flushed)
+            flush(open, dirty, &shared.views, lease).await
         };
         let within = TRY_FOR * (1 + dirty.len() as u32 / 1_000_000);
         let source = match answer(within, tried).await {

@@ -21,7 +21,7 @@ use crate::store::postgres::db::{At, Db, Role, answer, close, to_sql};
 use crate::store::postgres::indexes::Told;
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::partitions::Partitions;
-use crate::store::postgres::{Shared, erase};
+use crate::store::postgres::{Shared, erasures};
 use crate::store::queue::Popped;
 
 /// A try that takes longer is given up with its connection: the server may be there and not answer.
@@ -115,6 +115,7 @@ impl Writer {
             rows.send(conn, &statement).await?;
         }
         write_users(conn, &group.users).await?;
+        erasures::write(conn, group).await?;
         write_dead_letters(conn, self.letters, &dead_letters(group)).await?;
         finish(conn, &self.lease, group, self.n).await?;
         transaction.commit().await?;
@@ -189,7 +190,7 @@ async fn write_users(conn: &mut PgConnection, users: &[(u32, User)]) -> Result<(
     if users.is_empty() {
         return Ok(());
     }
-    // The last state of each: a statement must not change a row twice.
+    // The last state of each: a statement must not change a row twice. A key that was destroyed meanwhile stays so.
     let last: std::collections::BTreeMap<u32, &User> = users.iter().map(|(no, user)| (*no, user)).collect();
     let numbers: Vec<i64> = last.keys().map(|no| i64::from(*no)).collect();
     let ids: Vec<String> = last.values().map(|user| to_sql(user.id.as_str()).into_owned()).collect();
@@ -199,7 +200,8 @@ async fn write_users(conn: &mut PgConnection, users: &[(u32, User)]) -> Result<(
     sqlx::query(
         "INSERT INTO user_key (no, user_id, key, erased_to, old_key) \
          SELECT * FROM unnest($1::int8[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[]) \
-         ON CONFLICT (no) DO UPDATE SET key = excluded.key, erased_to = excluded.erased_to, old_key = excluded.old_key",
+         ON CONFLICT (no) DO UPDATE SET key = excluded.key, erased_to = excluded.erased_to, \
+         old_key = CASE WHEN excluded.erased_to > user_key.erased_to THEN excluded.old_key ELSE user_key.old_key END",
     )
     .bind(numbers)
     .bind(ids)
@@ -303,8 +305,8 @@ pub(crate) async fn run(mut writer: Writer, shared: Arc<Shared>) {
                 if let Some(changes) = shared.finish(group, started, |group| shared.ledger.add(&group.changes)) {
                     shared.pending.put(changes);
                 }
-                if !erased.is_empty() && !erase_until_done(&mut writer, &erased, &shared).await {
-                    break;
+                if !erased.is_empty() {
+                    shared.erasing.push(erased, 1);
                 }
             }
             Popped::Nothing if writer.lease.is_lost() => break,
@@ -325,6 +327,7 @@ impl Drop for Ending {
         self.0.groups.close();
         self.0.commits.close();
         self.0.pending.close();
+        self.0.erasing.close();
     }
 }
 
@@ -381,28 +384,4 @@ async fn moved(writer: &Writer, group: &Group) -> Result<bool, sqlx::Error> {
     let n: i64 = answer(TRY_FOR, sqlx::query_scalar("SELECT n FROM state").fetch_one(&mut conn)).await?;
     close(conn).await;
     Ok(n as u64 != writer.n && n as u64 != group.changes.n)
-}
-
-async fn erase_until_done(writer: &mut Writer, users: &[u32], shared: &Arc<Shared>) -> bool {
-    let mut pause = Duration::from_millis(50);
-    loop {
-        if writer.lease.is_lost() {
-            return false;
-        }
-        match erase::run(users.to_vec(), shared.clone(), writer.db.clone(), writer.lease.clone()).await {
-            Ok(()) => {
-                shared.set_failing(None);
-                return true;
-            }
-            Err(error) => {
-                tracing::error!(
-                    error = %topics::chain::chain(&error),
-                    "a user's entries are not erased yet; will retry"
-                );
-                shared.set_failing(Some(error.to_string()));
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(Duration::from_secs(5));
-    }
 }

@@ -16,6 +16,7 @@ pub(crate) struct Db {
     pub(crate) path: PathBuf,
     page_size: u32,
     synchronous: &'static str,
+    secure_delete: &'static str,
     remedy: &'static str,
 }
 
@@ -38,19 +39,21 @@ impl Db {
     /// The commits. Each must be on the disk before the relay may send its actions.
     pub(crate) fn journal(dir: &Path) -> Db {
         let path = dir.join("journal.db");
-        Db { path, page_size: 8192, synchronous: "FULL", remedy: REBUILD }
+        // Free pages keep what they had: overwriting them would cost every commit. An erasure does it (`erasures`).
+        Db { path, page_size: 8192, synchronous: "FULL", secure_delete: "FAST", remedy: REBUILD }
     }
 
     /// The tables. Small pages: rows are rewritten one by one, anywhere in the file.
     pub(crate) fn views(dir: &Path) -> Db {
         let path = dir.join("views.db");
-        Db { path, page_size: 4096, synchronous: "NORMAL", remedy: REBUILD }
+        Db { path, page_size: 4096, synchronous: "NORMAL", secure_delete: "ON", remedy: REBUILD }
     }
 
     /// The audit's sorted runs.
     pub(crate) fn runs(dir: &Path) -> Db {
         let path = dir.join("runs.db");
-        Db { path, page_size: 8192, synchronous: "NORMAL", remedy: DELETE_RUNS }
+        // Nothing in it is personal.
+        Db { path, page_size: 8192, synchronous: "NORMAL", secure_delete: "OFF", remedy: DELETE_RUNS }
     }
 
     fn options(&self) -> SqliteConnectOptions {
@@ -181,6 +184,7 @@ impl Db {
             "PRAGMA journal_mode = WAL".to_owned(),
             format!("PRAGMA synchronous = {}", self.synchronous),
             "PRAGMA wal_autocheckpoint = 0".to_owned(),
+            format!("PRAGMA secure_delete = {}", self.secure_delete),
             "PRAGMA cache_size = -32000".to_owned(),
         ];
         for setting in settings {

@@ -39,7 +39,7 @@ pub(crate) async fn get(pool: &SqlitePool, db: &Db, no: u64) -> Result<Option<Ke
     row.map(|row| read(&row, db)).transpose()
 }
 
-fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
+pub(crate) fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
     let failed = db.failed("read a dead letter");
     let no: i64 = row.try_get("no").map_err(&failed)?;
     let unreadable = |_: Unreadable| db.damaged(format!("dead letter {no} cannot be read"));

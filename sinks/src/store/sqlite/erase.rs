@@ -1,8 +1,12 @@
 //! Destroying a user's personal fields in entries that are already written.
 //!
-//! The commit only marks the user: from then on readers see the fields as erased. Then every block with an entry of
-//! the user is rewritten, each entry keeping the digest of what it had, and last of all the key goes. A crash in
+//! The commit only marks the user: from then on readers see the fields as erased. Then, beside the commits, every block
+//! with an entry of the user is rewritten, each entry keeping the digest of what it had, and last of all the key goes. A crash in
 //! between leaves the mark and the key, and the next start goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
@@ -10,23 +14,52 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::store::StoreError;
 use crate::store::block::{Codec, block_of};
 use crate::store::encoder::erase_in_block;
+use crate::store::engine::{PASS_SHARE, lower_priority};
+use crate::store::queue::Popped;
 use crate::store::sqlite::audit::{BLOCK_COLUMNS, block_from};
-use crate::store::sqlite::db::{Checkpoint, Db, checkpoint};
+use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close};
+use crate::store::sqlite::threads::open_again;
 use crate::store::sqlite::{Shared, cuts};
 
-/// Blocks rewritten in one transaction.
-const BLOCKS: usize = 128;
+/// Blocks rewritten in one transaction: a commit waits for no more than that.
+const BLOCKS: usize = 16;
+
+/// The rewriting thread: beside the commits, until there are no more.
+pub(crate) async fn follow(shared: Arc<Shared>, db: Db) {
+    let mut conn: Option<SqliteConnection> = None;
+    while let Popped::Item(users) = shared.erasing.pop(Duration::MAX) {
+        let conn = match &mut conn {
+            Some(open) => open,
+            none => {
+                lower_priority();
+                let Some(opened) = open_again(&shared, &db).await else { return };
+                none.insert(opened)
+            }
+        };
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = run(conn, &users, &shared, &db).await {
+            tracing::error!(error = %topics::chain::chain(&error), "a user's entries are not erased yet; will retry");
+            if shared.stop.load(Ordering::Acquire) != 0 {
+                // The next start goes on with it.
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(Duration::from_secs(5));
+            db.open_anew(conn).await;
+        }
+    }
+    if let Some(mut conn) = conn {
+        // The journal's writer has emptied the log before this thread was done, and may have gone.
+        if let Err(error) = checkpoint(&mut conn, Checkpoint::Truncate).await {
+            tracing::warn!(%error, "the journal's log stays beside it until the next start");
+        }
+        close(conn).await;
+    }
+}
 
 /// Rewrites all blocks of these users and destroys their keys.
-pub(crate) async fn run(
-    conn: &mut SqliteConnection,
-    users: &[u32],
-    shared: &Shared,
-    db: &Db,
-) -> Result<(), StoreError> {
+async fn run(conn: &mut SqliteConnection, users: &[u32], shared: &Shared, db: &Db) -> Result<(), StoreError> {
     let _alone = shared.rewriting.lock().await;
-    // Freed pages are overwritten from here on: what was erased must not stay readable in the file.
-    sqlx::query("PRAGMA secure_delete = ON").fetch_all(&mut *conn).await.map_err(db.failed("erase a user"))?;
     for no in users {
         let Some(user) = shared.chains.users().get(*no).cloned().filter(|user| user.old_key.is_some()) else {
             continue;
@@ -37,7 +70,9 @@ pub(crate) async fn run(
         blocks.dedup();
         let mut codec = Codec::new();
         for some in blocks.chunks(BLOCKS) {
+            let started = Instant::now();
             rewrite(conn, some, *no, &user, &mut codec, db).await?;
+            tokio::time::sleep(started.elapsed() * PASS_SHARE).await;
         }
         erase_cuts(conn, *no, &user).await.map_err(db.failed("erase a user's entries"))?;
         let forget = sqlx::query("UPDATE user_key SET old_key = NULL WHERE no = ?").bind(i64::from(*no));
@@ -47,7 +82,7 @@ pub(crate) async fn run(
         }
     }
     shared.audit.forget();
-    checkpoint(conn, Checkpoint::Truncate).await.map_err(db.failed("erase a user"))?;
+    shared.journal_changed.store(true, Ordering::Release);
     Ok(())
 }
 

@@ -24,6 +24,7 @@ use crate::store::chains::Chains;
 use crate::store::engine::Options;
 use crate::store::replica::{
     Followed, GROUPS, OPEN_ACTIONS, OpenActions, Replica, ReplicaProgress, TELL_EVERY, TRY_AGAIN, commit_of,
+    until_loaded,
 };
 use crate::store::sqlite::audit::Audit;
 use crate::store::sqlite::db::{Db, Stored};
@@ -61,22 +62,14 @@ struct Following {
 }
 
 impl SqliteReplica {
-    /// Loads everything, waiting until a pipeline has made the files.
-    pub async fn open(dir: &Path, views: &[ViewSpec]) -> Result<(Arc<SqliteReplica>, Restored), StoreError> {
-        let mut told = false;
-        loop {
-            match SqliteReplica::load(dir, views).await {
-                Ok(loaded) => return Ok(loaded),
-                Err(StoreError::Database { source, .. }) if is_passing(&source) => {
-                    if !std::mem::replace(&mut told, true) {
-                        let dir = dir.display();
-                        tracing::warn!(error = %source, %dir, "the store cannot be read yet; will try again");
-                    }
-                    tokio::time::sleep(TRY_AGAIN).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+    /// Loads everything, waiting until a pipeline has made the files. `waiting` is told why, whenever that changes.
+    pub async fn open(
+        dir: &Path,
+        views: &[ViewSpec],
+        waiting: impl FnMut(&str),
+    ) -> Result<(Arc<SqliteReplica>, Restored), StoreError> {
+        let may_pass = |error: &StoreError| matches!(error, StoreError::Database { source, .. } if is_passing(source));
+        until_loaded(waiting, may_pass, async || SqliteReplica::load(dir, views).await).await
     }
 
     async fn load(dir: &Path, specs: &[ViewSpec]) -> Result<(Arc<SqliteReplica>, Restored), StoreError> {

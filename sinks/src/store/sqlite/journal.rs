@@ -20,7 +20,7 @@ use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::{BlockRow, Group};
 use crate::store::queue::Popped;
 use crate::store::sqlite::db::{Checkpoint, Db, checkpoint_soon, close, parts, placeholders};
-use crate::store::sqlite::{Shared, erase};
+use crate::store::sqlite::{Shared, erasures};
 
 /// Pages in the write-ahead log before it is moved into the file.
 const LOG_PAGES: u64 = 1000;
@@ -36,13 +36,11 @@ pub(crate) struct Journal {
     pages: u64,
     /// Deltas up to here are gone.
     trimmed: u64,
-    /// Users whose erasure a start could not finish.
-    left: Vec<u32>,
 }
 
 impl Journal {
-    pub(crate) fn new(conn: SqliteConnection, n: u64, left: Vec<u32>) -> Self {
-        Journal { conn, n, pages: LOG_PAGES, trimmed: 0, left }
+    pub(crate) fn new(conn: SqliteConnection, n: u64) -> Self {
+        Journal { conn, n, pages: LOG_PAGES, trimmed: 0 }
     }
 
     /// Writes a group in one transaction, and trims deltas up to `trim_to`.
@@ -70,6 +68,7 @@ impl Journal {
             .await?;
         write_positions(conn, group).await?;
         write_users(conn, &group.users).await?;
+        erasures::write(conn, group).await?;
         let mut letters = 0;
         for letter in group.commits.iter().flat_map(|commit| &commit.dead_letters) {
             write_dead_letter(conn, letter).await?;
@@ -142,7 +141,12 @@ async fn write_positions(conn: &mut SqliteConnection, group: &Group) -> Result<(
 
 async fn write_users(conn: &mut SqliteConnection, users: &[(u32, User)]) -> Result<(), sqlx::Error> {
     for part in parts(users, 512) {
-        let sql = format!("INSERT OR REPLACE INTO user_key VALUES {}", placeholders(5, part.len()));
+        // A key that was destroyed meanwhile stays so.
+        let sql = format!(
+            "INSERT INTO user_key VALUES {} ON CONFLICT (no) DO UPDATE SET key = excluded.key, erased_to = \
+             excluded.erased_to, old_key = CASE WHEN excluded.erased_to > erased_to THEN excluded.old_key ELSE old_key END",
+            placeholders(5, part.len())
+        );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for (no, user) in part {
             query = query
@@ -178,10 +182,6 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
     let _ending = Ending(shared.clone());
     let mut held: Option<Changes> = None;
     let mut log_empty = false;
-    let left = std::mem::take(&mut journal.left);
-    if !left.is_empty() {
-        erase_until_done(&mut journal, &left, &shared, &db).await;
-    }
     loop {
         match shared.groups.pop(IDLE) {
             Popped::Item(group) => {
@@ -203,7 +203,7 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                 };
                 held = shared.finish(group, started, index).or(held);
                 if !erased.is_empty() {
-                    erase_until_done(&mut journal, &erased, &shared, &db).await;
+                    shared.erasing.push(erased, 1);
                 }
             }
             popped => {
@@ -236,6 +236,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.groups.close();
         self.0.pending.close();
+        self.0.erasing.close();
     }
 }
 
@@ -264,21 +265,4 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
             }
         }
     }
-}
-
-async fn erase_until_done(journal: &mut Journal, users: &[u32], shared: &Shared, db: &Db) {
-    let mut pause = Duration::from_millis(50);
-    while let Err(error) = erase::run(&mut journal.conn, users, shared, db).await {
-        tracing::error!(error = %topics::chain::chain(&error), "a user's entries are not erased yet; will retry");
-        shared.set_failing(Some(error.to_string()));
-        if shared.stop.load(Ordering::Acquire) != 0 {
-            // The next start goes on with it.
-            return;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(Duration::from_secs(5));
-        db.open_anew(&mut journal.conn).await;
-    }
-    shared.set_failing(None);
-    journal.pages = LOG_PAGES;
 }

@@ -155,7 +155,7 @@ pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains,
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
         let id = UserId::parse(row.at(1, db)?).ok_or_else(|| db.damaged("a user in it has no id"))?;
         let (key, old_key, erased_to) = (key(&row, 2, db)?, key(&row, 4, db)?, row.number(3, db)?);
-        let no = chains.users_mut().add(User { id, key, erased_to, old_key });
+        let no = chains.users_mut().add(User { id, key, erased_to, old_key, erased_until: None });
         if i64::from(no) != row.at::<i64>(0, db)? {
             return Err(db.damaged(format!("user number {no} is missing")));
         }

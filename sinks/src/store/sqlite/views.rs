@@ -97,6 +97,7 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored:
 async fn flush_until_done(conn: &mut SqliteConnection, dirty: &Changes, shared: &Shared, db: &Db) -> bool {
     let mut pause = Duration::from_millis(100);
     let mut refused = false;
+    let _alone = shared.tables.lock().await;
     while let Err(source) = flush(conn, dirty, shared).await {
         let error = db.failed("bring the tables up to date")(source);
         tracing::error!(error = %topics::chain::chain(&error), "the tables refuse a flush; will retry");
@@ -135,9 +136,6 @@ pub(crate) async fn put_all<T>(
 
 /// Applies commits to the tables.
 async fn flush(conn: &mut SqliteConnection, dirty: &Changes, shared: &Shared) -> Result<(), sqlx::Error> {
-    if !dirty.erased.is_empty() {
-        sqlx::query("PRAGMA secure_delete = ON").fetch_all(&mut *conn).await?;
-    }
     let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
     let conn = &mut *transaction;
     put_tasks(conn, dirty).await?;

@@ -1,71 +1,68 @@
 //! The form of JSON that the sidecar passes on unchanged (contract §4), so that the signed bytes are the received bytes.
 //!
 //! The sidecar reads a body into Go values and writes it again: keys sorted, no spaces, `<` `>` `&` U+2028 U+2029 as
-//! escapes, numbers as doubles. What is written here is what it would write. Numbers that a double cannot hold
-//! travel as strings. Control characters are removed, but for the line ends and tabs of a description.
+//! escapes, numbers as doubles. What is written here is what it would write. A number that a double does not give back
+//! as it was, and a whole number beyond 2^53, travels as a string. Control characters are removed, but for the line ends
+//! and tabs of a description.
 
 use std::collections::BTreeMap;
 
-use serde_json::value::RawValue;
+use super::{Json, unescaped};
 
-/// The canonical form of a JSON text; `None` when it is not JSON.
-pub fn canonical(json: &str) -> Option<String> {
+/// The form of a JSON text; `None` when it is no JSON that can be read.
+pub fn of_text(json: &str) -> Option<String> {
     let mut out = String::with_capacity(json.len() + 16);
-    write_raw(serde_json::from_str(json).ok()?, &mut out)?;
+    write(&Json::parse(json)?, &mut out);
     Some(out)
 }
 
-/// As deep as the parser of the events goes.
-const DEPTH_MAX: usize = 128;
-
-/// Appends the canonical form of `value`; `None` when it is nested too deeply.
-pub fn write_raw(value: &RawValue, out: &mut String) -> Option<()> {
-    write_nested(value, DEPTH_MAX, out)
-}
-
-fn write_nested(value: &RawValue, depth: usize, out: &mut String) -> Option<()> {
-    let deeper = depth.checked_sub(1)?;
-    let json = value.get();
-    match json.as_bytes().first()? {
-        b'{' => {
-            // A name that comes twice: the last one.
-            let fields: BTreeMap<String, &RawValue> = serde_json::from_str(json).ok()?;
-            out.push('{');
-            for (n, (name, value)) in fields.into_iter().enumerate() {
-                if n > 0 {
-                    out.push(',');
-                }
-                write_text(&name, out);
-                out.push(':');
-                write_nested(value, deeper, out)?;
-            }
-            out.push('}');
-        }
-        b'[' => {
-            let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+/// Appends the form of a value.
+pub fn write(json: &Json<'_>, out: &mut String) {
+    match json {
+        Json::Word(text) => out.push_str(text),
+        Json::Number(text) => push_number(out, text),
+        Json::Text(text) => push_text(out, &unescaped(text)),
+        Json::List(items) => {
             out.push('[');
-            for (n, value) in elements.into_iter().enumerate() {
+            for (n, item) in items.iter().enumerate() {
                 if n > 0 {
                     out.push(',');
                 }
-                write_nested(value, deeper, out)?;
+                write(item, out);
             }
             out.push(']');
         }
-        b'"' => match json.contains('\\') {
-            false => write_text(&json[1..json.len() - 1], out),
-            true => write_text(&serde_json::from_str::<String>(json).ok()?, out),
-        },
-        b't' | b'f' | b'n' => out.push_str(json),
-        _ => write_number(json, out),
+        Json::Object(members) => {
+            // Two names may differ in what does not travel only: the last one.
+            let fields = members.iter().map(|(key, value)| (name(&unescaped(key)), value));
+            out.push('{');
+            for (n, (name, value)) in fields.collect::<BTreeMap<_, _>>().into_iter().enumerate() {
+                if n > 0 {
+                    out.push(',');
+                }
+                push_text(out, &name);
+                out.push(':');
+                write(value, out);
+            }
+            out.push('}');
+        }
     }
-    Some(())
+}
+
+/// What of a text travels.
+fn travels(c: char) -> bool {
+    !c.is_control() || matches!(c, '\n' | '\r' | '\t')
+}
+
+/// A member's name as it travels.
+pub fn name(text: &str) -> String {
+    text.chars().filter(|c| travels(*c)).collect()
 }
 
 /// Appends `text` as a JSON string.
-pub fn write_text(text: &str, out: &mut String) {
+pub fn push_text(out: &mut String, text: &str) {
     out.push('"');
-    for c in text.chars() {
+    for c in text.chars().filter(|c| travels(*c)) {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
@@ -77,7 +74,6 @@ pub fn write_text(text: &str, out: &mut String) {
             '&' => out.push_str("\\u0026"),
             '\u{2028}' => out.push_str("\\u2028"),
             '\u{2029}' => out.push_str("\\u2029"),
-            c if c.is_control() => {}
             c => out.push(c),
         }
     }
@@ -87,7 +83,7 @@ pub fn write_text(text: &str, out: &mut String) {
 /// Whole numbers up to this are the same as integers and as doubles.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
-fn write_number(text: &str, out: &mut String) {
+fn push_number(out: &mut String, text: &str) {
     let number: f64 = text.parse().unwrap_or(f64::INFINITY);
     let shown = go_number(number);
     let held =
@@ -95,7 +91,7 @@ fn write_number(text: &str, out: &mut String) {
     if held {
         out.push_str(&shown);
     } else {
-        write_text(text, out);
+        push_text(out, text);
     }
 }
 
@@ -135,8 +131,8 @@ mod tests {
 
     #[track_caller]
     fn check(json: &str, expected: &str) {
-        assert_eq!(canonical(json).as_deref(), Some(expected), "{json}");
-        assert_eq!(canonical(expected).as_deref(), Some(expected), "the form of the form is itself");
+        assert_eq!(of_text(json).as_deref(), Some(expected), "{json}");
+        assert_eq!(of_text(expected).as_deref(), Some(expected), "the form of the form is itself");
     }
 
     #[test]
@@ -172,14 +168,23 @@ mod tests {
         check("100000000000000000000", r#""100000000000000000000""#);
         check("0.12345678901234567890", r#""0.12345678901234567890""#);
         check("1e400", r#""1e400""#);
+        check("-1e-400", r#""-1e-400""#);
+        check("1e22", r#""1e22""#);
+        check("-0", "-0");
+        check("0e9", "0");
     }
 
     #[test]
     fn what_is_not_json_is_none() {
         for bad in ["", "{", "nope", "{\"a\":}", "1 2"] {
-            assert_eq!(canonical(bad), None, "{bad}");
+            assert_eq!(of_text(bad), None, "{bad}");
         }
-        assert_eq!(canonical(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))), None);
-        assert!(canonical(&format!("{}{}", "[".repeat(120), "]".repeat(120))).is_some());
+        assert_eq!(of_text(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))), None);
+        assert!(of_text(&format!("{}{}", "[".repeat(120), "]".repeat(120))).is_some());
+    }
+
+    #[test]
+    fn names_that_travel_alike_are_one() {
+        check(r#"{"a":1,"a\u0000":2}"#, r#"{"a":2}"#);
     }
 }
