@@ -28,7 +28,7 @@ use query_api::metrics::{KafkaNumbers, Metrics};
 use query_api::stream::{Hub, keep_time};
 use sinks::relay::Relay;
 use sinks::state_mirror::{StateMirror, WAITING_MAX};
-use sinks::store::{DataDir, Durable, Store, shown_entry};
+use sinks::store::{DataDir, Durable, Sqlite, Store, shown_entry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
@@ -271,7 +271,12 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
         SourceMode::Kafka => range::check(settings.kafka.partitions.as_ref(), positions),
         SourceMode::Log | SourceMode::Dapr => Ok(()),
     };
-    let (store, restored) = store::open(options.store.as_ref(), &settings, &held, &views, &porch, fits).await?;
+    let from_log = mode == SourceMode::Log;
+    let (store, restored) =
+        store::open(options.store.as_ref(), &settings, &held, &views, &porch, from_log, fits).await?;
+    if restored.rebuilt {
+        Sqlite::forget_set_aside(dir);
+    }
     let clock = open_clock(options.clock, dir, restored.committed_at)?;
 
     let traces = match &settings.otel_endpoint {
@@ -434,6 +439,9 @@ fn follow_durable(parts: &Arc<Parts>) {
                 hashes.by_ref().take(commit.audit.len()).for_each(drop);
                 Vec::new()
             };
+            if commit.ends_rebuild {
+                Sqlite::forget_set_aside(&parts.data_dir);
+            }
             if let Some(traces) = &parts.traces {
                 traces.processed(commit);
             }
@@ -618,11 +626,26 @@ fn open_clock(option: ClockOption, dir: &Path, committed_at: Timestamp) -> anyho
     let ClockOption::Manual(at) = option else { return Ok(Clock::system()) };
     let path = dir.join(CLOCK_FILE);
     let stored = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().with_context(|| format!("{} is damaged", path.display()))?,
+        Ok(text) => read_clock(text.trim()).with_context(|| {
+            let path = path.display();
+            format!("{path} is damaged; remove it: the clock then stands where --clock and the last commit say")
+        })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Timestamp::MIN,
         Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
     };
     Ok(Clock::manual(at.max(stored).max(committed_at)))
+}
+
+/// Where a manual clock stands, with a checksum.
+fn clock_text(at: Timestamp) -> String {
+    format!("{at} {:016x}", pages::sum(at.to_string().as_bytes()))
+}
+
+/// Reads what [`clock_text`] made; an older program wrote no checksum.
+fn read_clock(text: &str) -> Option<Timestamp> {
+    let (at, has_sum) = text.split_once(' ').map_or((text, false), |(at, _)| (at, true));
+    let at = at.parse().ok()?;
+    (!has_sum || text == clock_text(at)).then_some(at)
 }
 
 /// Keeps where a manual clock stands, durably.
@@ -630,7 +653,7 @@ pub fn keep_clock(dir: &Path, at: Timestamp) -> std::io::Result<()> {
     use std::io::Write;
     let (path, new) = (dir.join(CLOCK_FILE), dir.join("manual-clock.new"));
     let mut file = std::fs::File::create(&new)?;
-    writeln!(file, "{at}")?;
+    writeln!(file, "{}", clock_text(at))?;
     file.sync_all()?;
     std::fs::rename(new, path)
 }

@@ -89,6 +89,7 @@ fn unpacked(blob: &[u8]) -> Vec<u8> {
 async fn in_tables(dir: &Path, mark: &str) -> Vec<String> {
     let needles = needles(mark);
     let mut places = Vec::new();
+    pages::register();
     for file in files(dir).into_iter().filter(|file| file.extension().is_some_and(|ext| ext == "db")) {
         let mut conn = SqliteConnectOptions::new().filename(&file).read_only(true).connect().await.unwrap();
         let tables = sqlx::query_scalar::<_, String>("SELECT name FROM sqlite_schema WHERE type = 'table'");

@@ -4,7 +4,10 @@
 #[allow(dead_code)]
 mod process;
 
-use process::{Process, output};
+use std::path::Path;
+use std::time::Duration;
+
+use process::{Process, output, until};
 
 #[track_caller]
 fn check(args: &[&str], env: &[(&str, &str)], says: &[&str]) {
@@ -136,7 +139,7 @@ async fn one_process_a_directory() {
 
 #[tokio::test]
 async fn damaged_files_are_named_and_left_alone() {
-    for name in ["log.db", "journal.db", "views.db"] {
+    for name in ["log.db", "journal.db"] {
         let dir = tempfile::tempdir().unwrap();
         let running = Process::run(dir.path(), &[]);
         running.post_events(&[serde_json::json!({"specversion": "1.0"})]).await;
@@ -151,6 +154,125 @@ async fn damaged_files_are_named_and_left_alone() {
         check(&run(dir.path().to_str().unwrap()), &[], &[name, "damaged"]);
         assert!(std::fs::read(&file).unwrap() == damaged, "{name} was written to");
     }
+}
+
+fn created(number: u32) -> serde_json::Value {
+    let text = "x".repeat(2000);
+    serde_json::json!({
+        "specversion": "1.0", "id": format!("e{number}"), "source": "/services/chat-api",
+        "type": "com.todo.task.created", "time": "2026-03-01T08:00:00Z",
+        "data": {"taskId": format!("6f1c0b1e-7b0a-4a57-9d7e-{number:012}"), "userId": "ann",
+            "task": {"title": format!("task {number}"), "description": text}},
+    })
+}
+
+async fn tasks(process: &Process) -> serde_json::Value {
+    let mut shown = process.get("/v1/tasks?status=all&limit=100").await["items"].take();
+    let list = shown.as_array_mut().expect("a list");
+    list.sort_by_key(|task| task["id"].to_string());
+    shown
+}
+
+/// A directory that was used twice, so that the journal no longer has the changes of the first time.
+async fn used(dir: &Path) -> serde_json::Value {
+    let mut shown = serde_json::Value::Null;
+    for round in 0..2 {
+        let running = Process::run(dir, &["--actions", "none"]);
+        let events: Vec<_> = (0..20).map(|number| created(round * 20 + number)).collect();
+        running.post_events(&events).await;
+        shown = until("the tasks", Duration::from_secs(30), || async {
+            let shown = tasks(&running).await;
+            (shown.as_array().unwrap().len() == events.len() * (round as usize + 1)).then_some(shown)
+        })
+        .await;
+        until("the tables", Duration::from_secs(30), || async {
+            let status = running.get("/v1/views/status").await;
+            (status["views"][0]["tableLagMs"] == 0).then_some(())
+        })
+        .await;
+        assert!(running.terminate().0);
+    }
+    shown
+}
+
+#[tokio::test]
+async fn damaged_tables_are_made_again_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = used(dir.path()).await;
+    let file = dir.path().join("views.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let log = dir.path().join("said");
+    let args = run(dir.path().to_str().unwrap());
+    let running = Process::logged(&args, &[], &log);
+    until("it is ready", Duration::from_secs(30), || async {
+        (running.get("/readyz").await["status"] == "ready").then_some(())
+    })
+    .await;
+    assert_eq!(tasks(&running).await, before);
+    until("what was set aside goes", Duration::from_secs(30), || async {
+        (!dir.path().join("before-rebuild").exists()).then_some(())
+    })
+    .await;
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("views.db") && said.contains("made again from it"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_newer_version_made_is_called_so() {
+    use sqlx::{ConnectOptions, Connection};
+    let versions = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                    VALUES (9999, 'later', 1, x'00', 0)";
+    for (name, later) in [("log.db", "PRAGMA user_version = 9999"), ("journal.db", versions), ("views.db", versions)] {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Process::run(dir.path(), &[]);
+        running.post_events(&[created(1)]).await;
+        assert!(running.terminate().0);
+        pages::register();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join(name));
+        let mut conn = options.connect().await.unwrap();
+        sqlx::query(later).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let said = output(&run(dir.path().to_str().unwrap()), &[]).2;
+        assert!(
+            said.contains(name) && said.contains("newer version of Tasktide") && !said.contains("damaged"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_serves_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = used(dir.path()).await;
+    // A limit on the size of files is what a full disk looks like to a program that writes them: room for what SQLite
+    // shares between connections, and hardly more.
+    let script = format!(
+        "trap '' XFSZ; ulimit -S -f 36; exec {} run --data-dir {} --listen 127.0.0.1:0 --actions none",
+        env!("CARGO_BIN_EXE_tasktide"),
+        dir.path().display()
+    );
+    let running =
+        Process::of(std::process::Command::new("bash").args(["-c", &script]).stderr(std::process::Stdio::null()));
+    assert_eq!(tasks(&running).await, before);
+    assert_eq!(running.get("/v1/audit?limit=100").await["items"].as_array().map(Vec::len), Some(40));
+    let events: Vec<String> = (100..140).map(|number| created(number).to_string()).collect();
+    let client = reqwest::Client::new();
+    let post = async || {
+        let call = client.post(format!("{}/v1/events", running.base)).header("content-type", "application/x-ndjson");
+        call.body(events.join("\n")).send().await.unwrap().status().as_u16()
+    };
+    // The first may still fit into the log's last room.
+    let refused = until("it refuses", Duration::from_secs(30), || async {
+        let ready = running.get("/readyz").await;
+        (post().await == 503 || ready["waiting"].to_string().contains("database")).then_some(ready)
+    })
+    .await;
+    println!("{refused}");
+    let shown = tasks(&running).await;
+    assert!(shown.as_array().unwrap().len() >= 40);
 }
 
 #[tokio::test]

@@ -159,6 +159,7 @@ impl Tables<'_> {
         match self {
             Tables::Sqlite(data) => {
                 let path = data.join("views.db");
+                pages::register();
                 let mut conn = sqlx::SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
                 let sql = sql.replace('?', &format!("x'{plain}'"));
                 let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();

@@ -26,6 +26,7 @@ mod task_text;
 mod entry_text;
 mod covered;
 mod varint;
+mod seal;
 mod chains;
 mod block;
 mod cut;
@@ -285,6 +286,16 @@ pub enum StoreError {
         what: String,
         /// What an operator can do.
         remedy: &'static str,
+    },
+
+    /// A later version of the program has changed it.
+    #[error(
+        "{file} was made by a newer version of Tasktide; nothing was changed. Start that version, or restore what was \
+         saved before it was first started"
+    )]
+    Newer {
+        /// The file, or the database.
+        file: PathBuf,
     },
 
     /// The tables lack a view that the program has, and what it needs is gone from the journal.

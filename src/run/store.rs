@@ -1,13 +1,16 @@
 //! The store that the command line and the settings ask for, opened.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use pipeline::source::SourceError;
+use pipeline::source::log::Log;
 use query_api::status::Waiting as Needs;
-use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, Waiting};
+use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, StoreError, Waiting};
 use topics::commit::{NextOffset, Restored};
+use topics::record::SourceTopic;
 use topics::view::ViewSpec;
 use tracing::{info, warn};
 
@@ -19,19 +22,21 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Longest time for one statement that answers a reader, beyond the query's own limit.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 
-/// Opens the store: the database at `url`, else the embedded one. `porch` tells why that takes long. An error where
-/// `fits` refuses the committed positions, and where waiting does not help.
+/// Opens the store: the database at `url`, else the embedded one. `porch` tells why that takes long; `from_log` says that
+/// everything comes from the embedded log. An error where `fits` refuses the committed positions, and where waiting does
+/// not help.
 pub(super) async fn open(
     url: Option<&Secret>,
     settings: &Settings,
     held: &DataDir,
     views: &[ViewSpec],
     porch: &Porch,
+    from_log: bool,
     fits: impl Fn(&[NextOffset]) -> Result<(), SourceError>,
 ) -> anyhow::Result<(Arc<dyn Store>, Restored)> {
     let (store, restored): (Arc<dyn Store>, Restored) = match url.or(settings.store.url.as_ref()) {
         None => {
-            let (store, restored) = Sqlite::open(held, views, Options::default()).await?;
+            let (store, restored) = embedded(held, views, from_log).await?;
             (store, restored)
         }
         Some(url) => {
@@ -45,6 +50,31 @@ pub(super) async fn open(
         return Err(error.into());
     }
     Ok((store, restored))
+}
+
+/// The store in the data directory. Tables that are damaged, and that the journal alone cannot make again, are made again
+/// from the log where that still has every record, as after a loss of the whole store.
+async fn embedded(held: &DataDir, views: &[ViewSpec], from_log: bool) -> Result<(Arc<Sqlite>, Restored), StoreError> {
+    match Sqlite::open(held, views, Options::default()).await {
+        Err(StoreError::Damaged { file, what, .. })
+            if from_log && file.ends_with("views.db") && has_every_record(held.path()).await =>
+        {
+            let file = file.display();
+            warn!(%file, what, "the tables are damaged; the log has every record, so everything is made again from it");
+            Sqlite::set_aside(held)?;
+            Sqlite::open(held, views, Options::default()).await
+        }
+        opened => opened,
+    }
+}
+
+/// Whether the embedded log was never trimmed.
+async fn has_every_record(dir: &Path) -> bool {
+    let Ok(log) = Log::open_read_only(dir).await else { return false };
+    let topics = [SourceTopic::TaskEvents, SourceTopic::UserEvents];
+    let trimmed = topics.iter().any(|topic| log.starts(topic.name()).iter().any(|(_, start)| *start > 0));
+    log.close().await;
+    !trimmed
 }
 
 /// Waits for the lease of a database and opens it, as often as it takes: the server may go away in the midst of that,

@@ -120,6 +120,15 @@ pub enum LogError {
         /// What does not hold.
         detail: String,
     },
+    /// A later version of the program has changed the file.
+    #[error(
+        "\"{path}\" was made by a newer version of Tasktide; it was left as it is. Start that version, or restore what \
+         was saved before it was first started", path = .path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A topic has another number of partitions than it was made with.
     #[error(
         "topic \"{topic}\" has {stored} partitions in the log and {declared} in this program; they must not change"

@@ -7,7 +7,7 @@
 //! the hash of entry `prev`, and an entry that set no state usually has that of `applied` too.
 //!
 //! ```text
-//! version | high-water before | ids (16 B each) | hashes (32 B each) | length | zstd(columns | texts)
+//! version | high-water before | ids (16 B each) | hashes (32 B each) | length | zstd(columns | texts) | checksum
 //! ```
 
 use topics::audit::AuditAction;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::store::chains::ChainId;
 use crate::store::entry_text::Hash;
+use crate::store::seal::{seal, unseal};
 use crate::store::varint::{Reader, Unreadable, put_int, put_uint};
 
 /// Entries in a full block.
@@ -27,7 +28,9 @@ pub(crate) fn block_of(n: u64) -> u64 {
     (n - 1) / BLOCK * BLOCK + 1
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The one before, which has no checksum.
+const VERSION_1: u8 = 1;
 /// Decoded texts of a block are never larger: 64 events of at most 1 MiB each, twice.
 const TEXTS_MAX: u64 = 1 << 28;
 
@@ -179,23 +182,21 @@ impl Codec {
         self.packed.clear();
         self.packed.resize(zstd::zstd_safe::compress_bound(columns.len()), 0);
         let len = self.packer.compress_to_buffer(columns, &mut self.packed).expect("the buffer is of the bound's size");
-        let mut to = Vec::with_capacity(16 + block.slots.len() * 48 + len);
+        let mut to = Vec::with_capacity(24 + block.slots.len() * 48 + len);
         to.push(VERSION);
         put_int(&mut to, block.high_water.millis());
         block.slots.iter().for_each(|slot| to.extend_from_slice(slot.id.as_bytes()));
         block.slots.iter().for_each(|slot| to.extend_from_slice(&slot.hash));
         put_uint(&mut to, columns.len() as u64);
         to.extend_from_slice(&self.packed[..len]);
+        seal(&mut to);
         to
     }
 }
 
 /// Only the ids of a stored block of `count` entries, without decompressing it.
 pub(crate) fn ids(count: usize, data: &[u8]) -> Result<impl Iterator<Item = Uuid>, Unreadable> {
-    let mut reader = Reader::new(data);
-    if reader.bytes(1)? != [VERSION] {
-        return Err(Unreadable);
-    }
+    let mut reader = Reader::new(content(data)?);
     reader.int()?;
     let ids = reader.bytes(16 * count)?;
     Ok(ids.as_chunks::<16>().0.iter().map(|id| Uuid::from_bytes(*id)))
@@ -207,10 +208,19 @@ thread_local! {
         zstd::bulk::Decompressor::new().expect("there is memory for a decompressor").into();
 }
 
+/// What a stored block holds, between its version and its checksum.
+fn content(data: &[u8]) -> Result<&[u8], Unreadable> {
+    match data {
+        [VERSION, ..] => Ok(&unseal(data)?[1..]),
+        [VERSION_1, rest @ ..] => Ok(rest),
+        _ => Err(Unreadable),
+    }
+}
+
 /// Reads a stored block of `count` entries.
 pub(crate) fn decode(first: u64, count: usize, data: &[u8]) -> Result<Block, Unreadable> {
-    let mut reader = Reader::new(data);
-    if reader.bytes(1)? != [VERSION] || count as u64 > BLOCK {
+    let mut reader = Reader::new(content(data)?);
+    if count as u64 > BLOCK {
         return Err(Unreadable);
     }
     let high_water = Timestamp::from_millis(reader.int()?);

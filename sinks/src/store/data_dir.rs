@@ -40,8 +40,10 @@ impl DataDir {
                 Err(TryLockError::Error(source)) => return Err(unusable(source)),
             }
         }
-        // Only for a person who looks who holds it.
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
+        // Only for a person who looks who holds it: a full disk is no reason not to serve what is there.
+        if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+            tracing::warn!(%error, file = %lock.display(), "the lock does not say who holds it");
+        }
         match close_to_others(dir) {
             Ok(0) => {}
             Ok(open) => tracing::warn!(dir = %dir.display(), open, "other users could read the data; now they cannot"),

@@ -3,6 +3,7 @@
 //! Encoded once, for the tables after a restart and for replicas. A task's state that stands in an audit entry of the
 //! same group is not written twice: the delta names the entry.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use topics::commit::Touched;
@@ -14,11 +15,14 @@ use topics::view::ViewSpec;
 use uuid::Uuid;
 
 use crate::store::changes::{ActionChange, Changes, TaskChange};
+use crate::store::seal::{seal, unseal};
 use crate::store::task_text::write_task;
 use crate::store::varint::{Reader, Unreadable, put_blob, put_int, put_uint};
 
-const VERSION: u8 = 3;
-/// The one before, which does not say which rows were touched.
+const VERSION: u8 = 4;
+/// The one before, which has no checksum.
+const VERSION_3: u8 = 3;
+/// The one before that, which does not say either which rows were touched.
 const VERSION_2: u8 = 2;
 /// What stands for the tasks in the place of a view's number.
 const TASKS: u8 = u8::MAX;
@@ -92,6 +96,7 @@ pub(crate) fn encode(changes: &Changes, views: &[ViewSpec], packer: &mut zstd::b
     stored.resize(start + zstd::zstd_safe::compress_bound(to.len()), 0);
     let len = packer.compress_to_buffer(&to, &mut stored[start..]).expect("the buffer is of the bound's size");
     stored.truncate(start + len);
+    seal(&mut stored);
     stored
 }
 
@@ -116,16 +121,12 @@ fn write_task_change(no: u32, task: &TaskChange, text: &mut Vec<u8>, to: &mut Ve
 
 /// Reads a delta. Tasks whose text stands in an audit entry come without `after` and with that entry's number.
 pub(crate) fn decode(stored: &[u8], views: &[ViewSpec]) -> Result<Changes, DeltaError> {
-    let mut reader = Reader::new(stored);
-    let version = reader.bytes(1)?[0];
-    if ![VERSION, VERSION_2].contains(&version) {
-        return Err(Unreadable.into());
-    }
-    let len = reader.uint()?;
-    if len > SIZE_MAX {
-        return Err(Unreadable.into());
-    }
-    let bytes = zstd::bulk::decompress(reader.rest(), len as usize).map_err(|_| Unreadable)?;
+    let (version, packed) = match stored {
+        [VERSION, ..] => (VERSION, &unseal(stored)?[1..]),
+        [version @ (VERSION_3 | VERSION_2), rest @ ..] => (*version, rest),
+        _ => return Err(Unreadable.into()),
+    };
+    let bytes = unpack(packed)?;
     let mut from = Reader::new(&bytes);
     let mut changes = Changes {
         n: from.uint()?,
@@ -187,6 +188,19 @@ pub(crate) fn decode(stored: &[u8], views: &[ViewSpec]) -> Result<Changes, Delta
         changes.touched.push(Touched { view, key, user: read_user(&mut from)? });
     }
     Ok(changes)
+}
+
+/// Decompresses. Memory grows with what comes, whatever length the first bytes speak of.
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, Unreadable> {
+    let mut reader = Reader::new(packed);
+    let len = reader.uint()?;
+    if len > SIZE_MAX {
+        return Err(Unreadable);
+    }
+    let mut bytes = Vec::with_capacity((len as usize).min(packed.len().saturating_mul(16)));
+    let unpacker = zstd::stream::read::Decoder::with_buffer(reader.rest()).map_err(|_| Unreadable)?;
+    unpacker.take(len + 1).read_to_end(&mut bytes).map_err(|_| Unreadable)?;
+    if bytes.len() as u64 == len { Ok(bytes) } else { Err(Unreadable) }
 }
 
 fn read_user(from: &mut Reader<'_>) -> Result<UserId, Unreadable> {

@@ -217,7 +217,7 @@ impl Postgres {
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
         };
-        let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone() };
+        let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone(), follows: false };
         let engine = Engine::new(views, chains, options, start);
         let shared = Arc::new(Shared { engine, ledger, audit, tables: tokio::sync::Mutex::default() });
         shared.ledger.add(&newer);

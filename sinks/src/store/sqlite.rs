@@ -10,14 +10,14 @@
 //!                    blocks, delta       a group       └─► keys ────► runs.db
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::{Commit, Restored};
 use topics::event::Limits;
@@ -121,50 +121,76 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the store, and gives back everything that it holds. A damaged file is named and left as it is.
+    /// Opens the store, and gives back everything that it holds. A damaged file is named and left as it is, but for one
+    /// that the journal can make again.
     pub async fn open(
         dir: &DataDir,
         views: &[ViewSpec],
         options: Options,
     ) -> Result<(Arc<Sqlite>, Restored), StoreError> {
+        loop {
+            let mut files = Files::default();
+            let error = match Sqlite::load(dir, views, &options, &mut files).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            files.close().await;
+            remake(dir.path(), error).await?;
+        }
+    }
+
+    async fn load(
+        dir: &DataDir,
+        views: &[ViewSpec],
+        options: &Options,
+        files: &mut Files,
+    ) -> Result<(Arc<Sqlite>, Restored), StoreError> {
         let (journal_db, views_db, runs_db) = (Db::journal(dir.path()), Db::views(dir.path()), Db::runs(dir.path()));
-        let mut views_conn = match open_views(&journal_db, &views_db).await? {
-            Some(conn) => conn,
-            None => views_db.open().await?,
-        };
-        let applied = load::views_mark(&mut views_conn, &views_db).await?;
+        if !views_db.exists() {
+            may_make_views(&journal_db, &views_db).await?;
+        }
+        let views_conn = files.views.insert(views_db.open().await?);
+        let applied = load::views_mark(views_conn, &views_db).await?;
         if applied.n > 0 && !journal_db.exists() {
             return Err(
                 journal_db.damaged(format!("it is missing or empty, while views.db is at commit {}", applied.n))
             );
         }
-        let mut journal_conn = journal_db.open().await?;
-        let mark = load::journal_mark(&mut journal_conn, &journal_db).await?;
+        let journal_conn = files.journal.insert(journal_db.open().await?);
+        let mark = load::journal_mark(journal_conn, &journal_db).await?;
         if applied.n > mark.n {
             let what = format!("it ends at commit {}, while views.db has commit {} from it", mark.n, applied.n);
             return Err(journal_db.damaged(what));
         }
-        load::shape_views(&mut views_conn, &views_db, views, applied.n).await?;
+        load::shape_views(views_conn, &views_db, views, applied.n).await?;
         // What views.db holds is then in the file itself, and older deltas are not needed; a replica may hold it up.
-        let is_safe = checkpoint(&mut views_conn, Checkpoint::Truncate).await.map_err(views_db.failed("tidy"))?;
+        let is_safe = match checkpoint(views_conn, Checkpoint::Truncate).await.map_err(views_db.failed("tidy")) {
+            Ok(is_safe) => is_safe,
+            Err(error @ StoreError::Damaged { .. }) => return Err(error),
+            // A full disk is no reason not to serve what is there.
+            Err(error) => {
+                tracing::warn!(error = %topics::chain::chain(&error), "the log of the tables stays beside them for now");
+                false
+            }
+        };
         let applied_safe = if is_safe { applied.n } else { 0 };
         let mut readers = Readers::open(&views_db, views).await?;
 
         let chains = Arc::new(Chains::new());
-        load::users(&mut journal_conn, &journal_db, &chains, 0).await?;
-        let mut newer = load::newer(&mut journal_conn, &journal_db, views, applied, mark).await?;
-        let positions = load::positions(&mut journal_conn, &journal_db).await?;
+        load::users(journal_conn, &journal_db, &chains, 0).await?;
+        let mut newer = load::newer(journal_conn, &journal_db, views, applied, mark).await?;
+        let positions = load::positions(journal_conn, &journal_db).await?;
         let (mut restored, tasks) =
             load::restore(&mut readers, &views_db, views, &chains, mark, &newer, positions).await?;
         let ledger = Ledger::new(readers.tally(&views_db).await?);
         readers.close().await;
-        let mut runs_conn = runs_db.open().await?;
-        let runs = runs::load(&mut runs_conn, &runs_db, mark.removed.to, mark.entries).await?;
-        load::identities(&mut runs_conn, &runs_db, &runs, &mut restored.identities).await?;
+        let runs_conn = files.runs.insert(runs_db.open().await?);
+        let runs = runs::load(runs_conn, &runs_db, mark.removed.to, mark.entries).await?;
+        load::identities(runs_conn, &runs_db, &runs, &mut restored.identities).await?;
         let indexed = runs.last().map_or(0, |run| run.last_n);
         let index = Arc::new(Index::new(options.run_entries));
         let bounds = (applied.entries, indexed, mark.removed.to, mark.entries);
-        let (mut resume, ids) = load::tail(&mut journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
+        let (mut resume, ids) = load::tail(journal_conn, &journal_db, &chains, &index, bounds, &mut newer).await?;
         restored.identities.extend(ids);
         resume.tasks = resume.tasks.max(tasks);
 
@@ -180,6 +206,7 @@ impl Sqlite {
             (runs_pool.clone(), runs_db.clone()),
             chains.clone(),
             index.clone(),
+            false,
         );
         ledger.add(&newer);
         let start = Start {
@@ -191,7 +218,7 @@ impl Sqlite {
             applied: applied.n,
         };
         let shared = Arc::new(Shared {
-            engine: Engine::new(views, chains.clone(), &options, start),
+            engine: Engine::new(views, chains.clone(), options, start),
             index,
             audit,
             ledger,
@@ -203,19 +230,18 @@ impl Sqlite {
             _lock: dir.hold(),
         });
         shared.resume_erasures();
-        erasures::load(&mut journal_conn, &shared, &journal_db).await?;
+        erasures::load(journal_conn, &shared, &journal_db).await?;
         let encoder = Encoder::new(chains, shared.engine.views.clone(), resume);
-        let journal = Journal::new(journal_conn, mark.n);
+        let journal = Journal::new(files.journal.take().expect("it was opened above"), mark.n);
         let threads = vec![
             thread("store-encode", encode(encoder, Hold(shared.clone()), options.clone())),
             thread("store-write", journal::run(journal, shared.clone(), journal_db.clone())),
-            thread("store-tables", views::run(shared.clone(), views_db.clone(), options, newer)),
+            thread("store-tables", views::run(shared.clone(), views_db.clone(), options.clone(), newer)),
             thread("store-index", index_runs(shared.clone(), runs_db)),
             thread("store-retention", retention::run(shared.clone(), journal_db.clone())),
             thread("store-erase", erase::follow(shared.clone(), journal_db.clone())),
         ];
-        close(views_conn).await;
-        close(runs_conn).await;
+        std::mem::take(files).close().await;
         let store = Sqlite {
             shared,
             runtime: tokio::runtime::Handle::current(),
@@ -228,29 +254,90 @@ impl Sqlite {
     }
 }
 
-/// Opens `views.db` when there is one. Without it an older journal cannot be carried on.
-async fn open_views(journal: &Db, views: &Db) -> Result<Option<sqlx::SqliteConnection>, StoreError> {
+/// Connections of a start: whoever makes a file again must find it closed.
+#[derive(Default)]
+struct Files {
+    journal: Option<SqliteConnection>,
+    views: Option<SqliteConnection>,
+    runs: Option<SqliteConnection>,
+}
+
+impl Files {
+    async fn close(self) {
+        for conn in [self.journal, self.views, self.runs].into_iter().flatten() {
+            close(conn).await;
+        }
+    }
+}
+
+/// Removes a damaged file that can be made again from the journal; any other error stays one.
+async fn remake(dir: &Path, error: StoreError) -> Result<(), StoreError> {
+    let StoreError::Damaged { file, what, .. } = &error else { return Err(error) };
+    let dbs = [Db::views(dir), Db::runs(dir)];
+    let Some(db) = dbs.into_iter().find(|db| db.path == *file && db.exists()) else { return Err(error) };
+    if file.ends_with("views.db") && !has_all_changes(&Db::journal(dir)).await? {
+        return Err(error);
+    }
+    let file = file.display();
+    tracing::warn!(%file, what, "a file that follows from journal.db is damaged; it is removed and made again from there");
+    db.remove()
+}
+
+/// Whether the journal still has the changes of every commit.
+async fn has_all_changes(journal: &Db) -> Result<bool, StoreError> {
+    let mut conn = journal.open().await?;
+    let first = sqlx::query_scalar::<_, Option<i64>>("SELECT min(after_n) FROM delta").fetch_one(&mut conn).await;
+    let mark = load::journal_mark(&mut conn, journal).await;
+    close(conn).await;
+    Ok(mark? == Mark::default() || first.map_err(journal.failed("read changes"))? == Some(0))
+}
+
+/// Without `views.db` a journal can be carried on that still has all that it needs, or none at all.
+async fn may_make_views(journal: &Db, views: &Db) -> Result<(), StoreError> {
     if !journal.exists() && journal.has_wal() {
         return Err(journal.damaged("it is missing, while its -wal file is there"));
     }
-    if views.exists() {
-        return views.open().await.map(Some);
+    if !journal.exists() || has_all_changes(journal).await? {
+        return Ok(());
     }
-    if !journal.exists() {
-        return Ok(None);
+    Err(views.damaged("it is missing or empty, and journal.db no longer has the changes of every commit"))
+}
+
+/// Files of the store, all of which can be made again from a log that has every record.
+const FILES: [&str; 3] = ["journal.db", "views.db", "runs.db"];
+const SET_ASIDE: &str = "before-rebuild";
+
+impl Sqlite {
+    /// Moves the store's files out of the way, so that everything is made again from the log.
+    pub fn set_aside(dir: &DataDir) -> Result<(), StoreError> {
+        let aside = dir.path().join(SET_ASIDE);
+        let unusable = |source| StoreError::Directory { dir: aside.clone(), source };
+        std::fs::create_dir_all(&aside).map_err(unusable)?;
+        for file in FILES {
+            for end in ["", "-wal", "-shm"] {
+                let name = format!("{file}{end}");
+                match std::fs::rename(dir.path().join(&name), aside.join(&name)) {
+                    Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(unusable(source)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
-    // A journal that still has all its deltas can make the tables from nothing.
-    let mut conn = journal.open().await?;
-    let mark = load::journal_mark(&mut conn, journal).await?;
-    let first: Option<i64> = sqlx::query_scalar("SELECT min(after_n) FROM delta")
-        .fetch_one(&mut conn)
-        .await
-        .map_err(journal.failed("read changes"))?;
-    close(conn).await;
-    if mark == Mark::default() || first == Some(0) {
-        return Ok(None);
+
+    /// Removes what was set aside: nothing may be left of users who are erased. Returns whether it is gone.
+    pub fn forget_set_aside(dir: &Path) -> bool {
+        let aside = dir.join(SET_ASIDE);
+        match std::fs::remove_dir_all(&aside) {
+            Ok(()) => tracing::info!(dir = %aside.display(), "what was set aside is removed"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, dir = %aside.display(), "what was set aside cannot be removed");
+                return false;
+            }
+        }
+        true
     }
-    Err(views.damaged(format!("it is missing or empty, while journal.db is at commit {}", mark.n)))
 }
 
 #[async_trait]

@@ -6,6 +6,7 @@ mod history;
 #[macro_use]
 mod place;
 mod crash;
+mod damage;
 mod erasure;
 mod paging;
 mod replica;

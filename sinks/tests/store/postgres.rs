@@ -477,3 +477,51 @@ async fn indexes_that_a_process_left_out_are_made_by_the_next() {
     check_indexes(&mut conn, |found| found.iter().all(|count| *count == 5)).await;
     check_whole(&url, store, &history).await;
 }
+
+/// Bits that flip in entries: shown alone, an entry is what was committed, or it is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_of_an_entry_is_named() {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    let url = database();
+    let (store, _) = open(&url, small()).await;
+    let mut history = History::new(47);
+    append(&*store, &(0..4).map(|_| history.commit(40)).collect::<Vec<_>>()).await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let flips: u64 = std::env::var("TASKTIDE_FLIPS").map_or(200, |flips| flips.parse().unwrap());
+    let mut named = 0;
+    for seed in 0..flips {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let at = rng.random_range(0..history.entries.len());
+        let (n, id) = (at as i64 + 1, history.entries[at].id);
+        let column = ["after_state", "metadata", "hash"][rng.random_range(0..3)];
+        let as_bytes = if column == "hash" { column.to_owned() } else { format!("convert_to({column}, 'UTF8')") };
+        let sql = format!("SELECT {as_bytes} FROM audit_entry WHERE n = $1");
+        let stored: Option<Vec<u8>> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(n).fetch_one(&mut conn).await.unwrap();
+        let Some(stored) = stored else { continue };
+        let expected = store.audit_entry(id).await.unwrap().unwrap().json.to_string();
+        let mut damaged = stored.clone();
+        // The server refuses what is no text.
+        let place = rng.random_range(0..damaged.len());
+        damaged[place] ^= 1 << rng.random_range(0..5);
+        if column != "hash" && (damaged[place] == 0 || std::str::from_utf8(&damaged).is_err()) {
+            continue;
+        }
+        let value = if column == "hash" { "$1".to_owned() } else { "convert_from($1, 'UTF8')".to_owned() };
+        let sql = format!("UPDATE audit_entry SET {column} = {value} WHERE n = $2");
+        let mut put = async |bytes: &[u8]| {
+            sqlx::query(sqlx::AssertSqlSafe(&*sql)).bind(bytes).bind(n).execute(&mut conn).await.unwrap();
+        };
+        put(&damaged).await;
+        match store.audit_entry(id).await {
+            Ok(shown) => assert_eq!(shown.unwrap().json.to_string(), expected, "seed {seed}: {column} of entry {n}"),
+            Err(sinks::store::StoreError::Damaged { .. }) => named += 1,
+            Err(error) => panic!("seed {seed}: {}", topics::chain::chain(&error)),
+        }
+        put(&stored).await;
+    }
+    println!("{flips} flips, {named} named");
+    assert!(named > 0);
+    store.close().await;
+}

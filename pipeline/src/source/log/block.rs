@@ -151,6 +151,10 @@ impl Decoder {
         let raw = Bytes::from(raw);
         let mut cursor = Cursor { raw: &raw, at: 0 };
         let mut timestamp = 0i64;
+        // A record takes four bytes at least.
+        if count as usize > raw.len() / 4 + 1 {
+            return Err(Unreadable::Layout);
+        }
         to.reserve(count as usize);
         for n in 0..count {
             let offset = first + i64::from(n);

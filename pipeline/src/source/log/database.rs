@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use topics::topic_list::TOPICS;
 
@@ -20,7 +22,8 @@ const LOCK_NAME: &str = "log.lock";
 
 /// `application_id` of the file: "TTLG".
 const APPLICATION_ID: i64 = 0x5454_4c47;
-const VERSION: i64 = 1;
+/// Since 2 pages have checksums, which older programs would leave behind as they change a page.
+const VERSION: i64 = 2;
 /// Files up to this size are checked whole at start; larger ones by their ends, and block by block when read.
 const QUICK_CHECK_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How long a call waits for another program that holds the file, such as a backup.
@@ -55,13 +58,45 @@ pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
 /// Opens the file for its one writer, making it when there is none.
 pub(super) async fn open_for_writing(path: &Path) -> Result<SqliteConnection, LogError> {
     check_header(path)?;
+    inspect(path).await?;
     let mut connection = connect_for_writing(path).await?;
     prepare(path, &mut connection).await?;
     Ok(connection)
 }
 
+/// Looks at the file before SQLite does; pages of an older one get checksums.
+async fn inspect(path: &Path) -> Result<(), LogError> {
+    let found = pages::inspect(path).map_err(|fault| match fault {
+        pages::Fault::Damaged(detail) => LogError::Damaged { path: path.to_owned(), detail },
+        pages::Fault::Io(source) => LogError::Unwritable { path: path.to_owned(), source: Arc::new(source) },
+    })?;
+    let file = path.display();
+    if found.dropped > 0 {
+        let bytes = found.dropped;
+        tracing::warn!(%file, bytes, "the last append to the log is not whole: it was cut off before it was answered, or was damaged since. It is left out");
+    }
+    if found.sums == Some(false) {
+        tracing::info!(%file, "pages of a file get checksums; it is written anew, once");
+        match pages::add_sums(path).await {
+            Ok(()) => {}
+            Err(pages::Unsigned::Database(source)) => match failed(path, "write", source) {
+                error @ LogError::Damaged { .. } => return Err(error),
+                error => unsigned(path, &error),
+            },
+            Err(error) => unsigned(path, &error),
+        }
+    }
+    Ok(())
+}
+
+fn unsigned(path: &Path, error: &(dyn std::error::Error + 'static)) {
+    let (file, error) = (path.display(), topics::chain::chain(error));
+    tracing::warn!(%file, %error, "pages of a file have no checksums yet, so damage to it may go unnoticed; tried again at the next start, which needs as much free space as the file has");
+}
+
 /// Connects to a file that was prepared before.
 pub(super) async fn connect_for_writing(path: &Path) -> Result<SqliteConnection, LogError> {
+    pages::register();
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -122,8 +157,17 @@ async fn prepare(path: &Path, connection: &mut SqliteConnection) -> Result<(), L
     if id != APPLICATION_ID {
         return damaged("it is a database of another program".to_owned());
     }
-    if version != VERSION {
-        return damaged(format!("its layout has version {version}, this program reads {VERSION}"));
+    match version {
+        VERSION => {}
+        1 => {
+            // An older file, whose pages got checksums just before.
+            let set = sqlx::query("PRAGMA user_version = 2").execute(&mut *connection).await;
+            if let Err(error) = set.map_err(fail) {
+                unsigned(path, &error);
+            }
+        }
+        newer if newer > VERSION => return Err(LogError::Newer { path: path.to_owned() }),
+        other => return damaged(format!("its layout has version {other}, which no program made")),
     }
     if path.metadata().is_ok_and(|found| found.len() <= QUICK_CHECK_BYTES_MAX) {
         let found: String =
@@ -165,7 +209,7 @@ async fn lay_out(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     }
     // The same numbers as APPLICATION_ID and VERSION: a PRAGMA takes no parameters.
     sqlx::query("PRAGMA application_id = 1414810695").execute(&mut *transaction).await?;
-    sqlx::query("PRAGMA user_version = 1").execute(&mut *transaction).await?;
+    sqlx::query("PRAGMA user_version = 2").execute(&mut *transaction).await?;
     transaction.commit().await
 }
 
@@ -202,10 +246,10 @@ pub(super) async fn load_bounds(path: &Path, connection: &mut SqliteConnection) 
             let end = match last {
                 None => trimmed,
                 Some(row) => {
-                    let (first, count) = (row.get::<i64, _>(0), row.get::<u32, _>(1));
-                    let read = decoder.read(partition, first, count, row.get(2), i64::MAX, &mut Vec::new());
+                    let (first, count, data) = block_of(&row).map_err(fail)?;
+                    let read = decoder.read(partition, first, count, data, i64::MAX, &mut Vec::new());
                     read.map_err(|e| bad_block(path, number, partition, first, &e.to_string()))?;
-                    first + i64::from(count)
+                    first.saturating_add(i64::from(count))
                 }
             };
             let start = start.unwrap_or(trimmed);
@@ -229,6 +273,7 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) async fn open(path: &Path) -> Result<Readers, LogError> {
         check_header(path)?;
+        pages::register();
         let options = SqliteConnectOptions::new()
             .filename(path)
             .read_only(true)
@@ -244,6 +289,11 @@ impl Readers {
             .connect_with(options)
             .await
             .map_err(|e| failed(path, "open", e))?;
+        let version: i64 =
+            sqlx::query_scalar("PRAGMA user_version").fetch_one(&pool).await.map_err(|e| failed(path, "open", e))?;
+        if version > VERSION {
+            return Err(LogError::Newer { path: path.to_owned() });
+        }
         Ok(Readers { path: path.to_owned(), pool })
     }
 
@@ -274,13 +324,13 @@ impl Readers {
         .fetch(&mut *connection);
         let (mut records, mut bytes, mut next) = (Vec::new(), 0, None);
         while let Some(row) = rows.try_next().await.map_err(fail)? {
-            let (first, count) = (row.get::<i64, _>(0), row.get::<u32, _>(1));
+            let (first, count, data) = block_of(&row).map_err(fail)?;
             if next.is_some_and(|next| next != first) {
                 return Err(bad_block(&self.path, topic, partition, first, "records before it are missing"));
             }
-            next = Some(first + i64::from(count));
+            next = Some(first.saturating_add(i64::from(count)));
             bytes += decoder
-                .read(partition, first, count, row.get(2), from, &mut records)
+                .read(partition, first, count, data, from, &mut records)
                 .map_err(|e| bad_block(&self.path, topic, partition, first, &e.to_string()))?;
             if records.len() >= records_max || bytes >= bytes_max {
                 break;
@@ -346,6 +396,11 @@ pub(super) async fn watch_other_writer(readers: Readers, shared: Arc<Shared>, pe
     }
 }
 
+/// First offset, number of records, and data.
+fn block_of(row: &SqliteRow) -> Result<(i64, u32, &[u8]), sqlx::Error> {
+    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+}
+
 pub(super) fn new_decoder(path: &Path) -> Result<Decoder, LogError> {
     Decoder::new().map_err(|source| LogError::Unwritable { path: path.to_owned(), source: Arc::new(source) })
 }
@@ -361,7 +416,15 @@ pub(super) fn failed(path: &Path, doing: &'static str, error: sqlx::Error) -> Lo
     const CANNOT_OPEN: i32 = 14;
     const NOT_A_DATABASE: i32 = 26;
     const READ_ONLY: i32 = 8;
+    if matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
+        return LogError::Damaged { path: path.to_owned(), detail: topics::chain::chain(&error).to_string() };
+    }
     let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
+    if code.is_some_and(|code| code as u32 == pages::BAD_PAGE) {
+        let places: Vec<_> = pages::faults(path).iter().map(u64::to_string).collect();
+        let detail = format!("its page at byte {} is not what was written", places.join(", "));
+        return LogError::Damaged { path: path.to_owned(), detail };
+    }
     match code.map(|code| code & 0xff) {
         Some(CORRUPT | NOT_A_DATABASE) => LogError::Damaged { path: path.to_owned(), detail: error.to_string() },
         Some(CANNOT_OPEN | READ_ONLY) => {

@@ -358,8 +358,15 @@ async fn trim_partition(
         .fetch_all(&mut *connection)
         .await?;
     // Only from the front: offsets have no gaps.
-    let gone = rows.iter().take_while(|row| row.get::<i64, _>(2) < oldest.millis()).last();
-    let Some(kept_from) = gone.map(|row| row.get::<i64, _>(0) + row.get::<i64, _>(1)) else { return Ok(None) };
+    let mut kept_from = None;
+    for row in &rows {
+        let (first, count, latest): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        if latest >= oldest.millis() {
+            break;
+        }
+        kept_from = Some(first.saturating_add(count));
+    }
+    let Some(kept_from) = kept_from else { return Ok(None) };
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::query("DELETE FROM log_block WHERE topic = ? AND part = ? AND first < ?")
         .bind(topic as i64)

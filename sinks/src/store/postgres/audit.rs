@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use hashbrown::HashMap;
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Connection, Postgres, QueryBuilder, Row, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Postgres, QueryBuilder, Transaction};
 use topics::audit::{AuditKey, AuditQuery, ChainCheck, ShownEntry};
 use topics::ids::{TaskId, UserId};
 use topics::page::Filling;
@@ -24,7 +24,7 @@ use crate::store::cut::Cut;
 use crate::store::entry_text::{EntryText, NO_HASH};
 use crate::store::page::Wanted;
 use crate::store::postgres::cuts;
-use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, answer, close};
+use crate::store::postgres::db::{At, Db, Role, SNAPSHOT, Stored, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::load;
 use crate::store::{StoreError, Verification};
@@ -35,12 +35,17 @@ const BATCH: usize = 500;
 /// How long the server may take to say whether it has an entry.
 const CONTAINS_WITHIN: Duration = Duration::from_secs(15);
 
+/// How often an entry is looked at before it counts as damaged.
+const LOOKS: usize = 3;
+
 /// Reads entries.
 #[derive(Debug)]
 pub(crate) struct Audit {
     pub(crate) pool: PgPool,
     pub(crate) db: Db,
     pub(crate) chains: Arc<Chains>,
+    /// Another process writes.
+    pub(crate) follows: bool,
 }
 
 impl Audit {
@@ -56,14 +61,49 @@ impl Audit {
 
     /// One entry, as shown, with a number up to `entries`.
     pub(crate) async fn one(&self, entries: u64, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
-        let mut conn = self.snapshot().await?;
-        let sql = format!("SELECT {COLUMNS} FROM audit_entry e WHERE e.id = $1 AND e.n <= $2");
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(entries as i64).fetch_optional(&mut *conn).await;
-        if let Some(row) = row.map_err(self.db.failed("read an audit entry"))? {
-            return Ok(self.show(&mut conn, vec![read(&row, &self.db)?]).await?.pop());
+        let sql = format!("{} WHERE e.id = $1 AND e.n <= $2", with_state());
+        // It may be rewritten, and its user's secret go, between two looks.
+        for look in 1.. {
+            let mut conn = self.snapshot().await?;
+            let found =
+                sqlx::query(AssertSqlSafe(&*sql)).bind(id).bind(entries as i64).fetch_optional(&mut *conn).await;
+            let Some(row) = found.map_err(self.db.failed("read an audit entry"))? else {
+                let cut = cuts::with_id(&mut conn, &self.db, id).await?.filter(|cut| cut.n <= entries);
+                return cut.map(|cut| self.show_cut(&cut)).transpose();
+            };
+            let entry = read(&row, &self.db)?;
+            if self.has_its_hash(&mut conn, &entry, row.at(20, &self.db)?).await? {
+                return Ok(self.show(&mut conn, vec![entry]).await?.pop());
+            }
+            if look == LOOKS {
+                let n = entry.n;
+                return Err(self
+                    .db
+                    .damaged(format!("audit entry {n} does not have the hash that it was committed with")));
+            }
+            if self.follows {
+                load::refresh_users(&mut conn, &self.db, &self.chains).await?;
+            }
         }
-        let cut = cuts::with_id(&mut conn, &self.db, id).await?.filter(|cut| cut.n <= entries);
-        cut.map(|cut| self.show_cut(&cut)).transpose()
+        Ok(None)
+    }
+
+    /// Whether an entry has the hash that it was committed with. `after` is the state's text as it was hashed.
+    async fn has_its_hash(&self, conn: &mut PgConnection, entry: &Entry, after: &str) -> Result<bool, StoreError> {
+        let slot = &entry.slot;
+        let mut prev = NO_HASH;
+        if slot.prev > 0 {
+            let before = self.numbered(conn, &[slot.prev as i64]).await?;
+            prev = match before.get(&slot.prev) {
+                Some(before) => before.slot.hash,
+                None => {
+                    let chain = std::iter::once((slot.chain(), slot.chain_no));
+                    let begins = Begins(cuts::of_chains(conn, &self.db, chain).await?);
+                    begins.behind(slot, slot.prev).map_or(NO_HASH, |cut| cut.hash)
+                }
+            };
+        }
+        Ok(holds(slot, entry.n, entry.texts(), after, &prev, &self.chains))
     }
 
     /// Entries by number; those that were removed are left out.
@@ -250,7 +290,7 @@ impl Audit {
             let entry = read(&row, &self.db)?;
             let slot = &entry.slot;
             let in_place = slot.seq == seq + 1 && slot.prev == last;
-            if !in_place || !holds(slot, entry.n, entry.texts(), row.get(20), &prev, &self.chains) {
+            if !in_place || !holds(slot, entry.n, entry.texts(), row.at(20, &self.db)?, &prev, &self.chains) {
                 bad = Some(slot.seq.min(seq + 1));
                 break;
             }
@@ -294,7 +334,7 @@ impl Audit {
             }
             last = entry.n;
             count += 1;
-            ends.add(entry.n, &entry.slot, entry.texts(), row.get(20), &self.chains);
+            ends.add(entry.n, &entry.slot, entry.texts(), row.at(20, &self.db)?, &self.chains);
         }
         drop(rows);
         drop(snapshot);

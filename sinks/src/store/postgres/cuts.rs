@@ -1,7 +1,7 @@
 //! Where chains begin once entries were removed by age: rows of `audit_cut`.
 
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row};
+use sqlx::{AssertSqlSafe, Postgres, QueryBuilder};
 use topics::audit::AuditQuery;
 use topics::ids::TaskId;
 use topics::time::Timestamp;
@@ -12,27 +12,26 @@ use crate::store::chains::{ChainId, Chains, User};
 use crate::store::cut::Cut;
 use crate::store::page::Wanted;
 use crate::store::postgres::audit::behind;
-use crate::store::postgres::db::{At, Db};
+use crate::store::postgres::db::{At, Db, Stored};
 use crate::store::task_text::erase_state;
 
 const COLUMNS: &str = "c.no, c.task_id, c.n, c.seq, c.hash, c.user_no, c.timestamp, c.removed_at, c.state_n, c.state_user, \
     c.state";
 
 pub(crate) fn read(row: &PgRow, db: &Db) -> Result<Cut, StoreError> {
-    let number = |at: usize| row.get::<i64, _>(at) as u64;
-    let hash = row.get::<&[u8], _>(4).try_into();
+    let hash = row.at::<&[u8]>(4, db)?.try_into();
     Ok(Cut {
-        chain_no: number(0) as u32,
-        task: row.get::<Option<Uuid>, _>(1).map(TaskId),
-        n: number(2),
-        seq: number(3),
+        chain_no: row.number(0, db)? as u32,
+        task: row.at::<Option<Uuid>>(1, db)?.map(TaskId),
+        n: row.number(2, db)?,
+        seq: row.number(3, db)?,
         hash: hash.map_err(|_| db.damaged("where a chain begins, a digest is no sha256"))?,
-        user: number(5) as u32,
-        timestamp: row.get::<At, _>(6).0,
-        removed_at: row.get::<At, _>(7).0,
-        state_n: number(8),
-        state_user: number(9) as u32,
-        state: row.get(10),
+        user: row.number(5, db)? as u32,
+        timestamp: row.at::<At>(6, db)?.0,
+        removed_at: row.at::<At>(7, db)?.0,
+        state_n: row.number(8, db)?,
+        state_user: row.number(9, db)? as u32,
+        state: row.at(10, db)?,
     })
 }
 

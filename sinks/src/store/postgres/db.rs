@@ -8,8 +8,8 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
-    PgArgumentBuffer, PgConnectOptions, PgConnection, PgHasArrayType, PgPool, PgPoolOptions, PgTypeInfo, PgValueFormat,
-    PgValueRef,
+    PgArgumentBuffer, PgConnectOptions, PgConnection, PgHasArrayType, PgPool, PgPoolOptions, PgRow, PgTypeInfo,
+    PgValueFormat, PgValueRef,
 };
 use sqlx::{ConnectOptions, Connection, Decode, Encode, Postgres, Type};
 use topics::time::Timestamp;
@@ -167,9 +167,17 @@ impl Db {
                 "its encoding is {encoding}, and UTF8 is needed (CREATE DATABASE … ENCODING UTF8 TEMPLATE template0)"
             )));
         }
+        let checksums: String =
+            sqlx::query_scalar("SHOW data_checksums").fetch_one(&mut *conn).await.map_err(&failed)?;
+        if checksums != "on" {
+            let database = self.place.display();
+            tracing::warn!(%database, "the server's pages have no checksums: damage to its files may go unnoticed (pg_checksums --enable)");
+        }
         MIGRATIONS.run(conn).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(source) => self.failed("make the tables")(source),
             sqlx::migrate::MigrateError::ExecuteMigration(source, _) => self.failed("make the tables")(source),
+            // Versions only grow: one that this program has not comes from a later one.
+            sqlx::migrate::MigrateError::VersionMissing(_) => StoreError::Newer { file: self.place.clone() },
             other => self.damaged(format!("its tables are not this program's ({other})")),
         })
     }
@@ -178,9 +186,15 @@ impl Db {
     pub(crate) fn failed(&self, doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError + use<> {
         let place = self.place.clone();
         move |source| match &source {
-            // Tables of another shape than this program's.
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => {
-                StoreError::Damaged { file: place.clone(), what: source.to_string(), remedy: REMEDY }
+            // Tables of another shape than this program's, or what is no value of their kind.
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
+                let what = topics::chain::chain(&source).to_string();
+                StoreError::Damaged { file: place.clone(), what, remedy: REMEDY }
+            }
+            // Class XX: the server found pages or an index of its own damaged.
+            sqlx::Error::Database(database) if database.code().is_some_and(|code| code.starts_with("XX00")) => {
+                let what = database.message().to_owned();
+                StoreError::Damaged { file: place.clone(), what, remedy: REMEDY }
             }
             _ => StoreError::Database { doing, file: place.clone(), source },
         }
@@ -209,6 +223,30 @@ impl Db {
     /// The database has no table for a view.
     pub(crate) fn new_view(&self, view: &'static str) -> StoreError {
         StoreError::NewView { file: self.place.clone(), view, remedy: REMEDY }
+    }
+}
+
+/// A value out of a row.
+pub(crate) trait Stored {
+    /// The value in column `at`; damage where it is of another kind.
+    fn at<'r, T>(&'r self, at: usize, db: &Db) -> Result<T, StoreError>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres>;
+
+    /// A number that is never negative.
+    fn number(&self, at: usize, db: &Db) -> Result<u64, StoreError>;
+}
+
+impl Stored for PgRow {
+    fn at<'r, T>(&'r self, at: usize, db: &Db) -> Result<T, StoreError>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres>,
+    {
+        sqlx::Row::try_get(self, at).map_err(db.failed("read a row"))
+    }
+
+    fn number(&self, at: usize, db: &Db) -> Result<u64, StoreError> {
+        Ok(self.at::<i64>(at, db)? as u64)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::Group;
 use crate::store::engine::PASS_SHARE;
 use crate::store::erasures::{Erasure, Erasures, RecordRange, covered_by};
-use crate::store::postgres::db::{At, Db, Role, answer, close, to_sql};
+use crate::store::postgres::db::{At, Db, Role, Stored, answer, close, to_sql};
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::tables::trim_deltas;
 use crate::store::postgres::{Shared, dead_letters};
@@ -71,11 +71,11 @@ pub(crate) async fn load(conn: &mut PgConnection, shared: &Shared, db: &Db) -> R
     let failed = db.failed("read erasures");
     let rows = sqlx::query("SELECT user_no, erased_until, committed_at FROM erasure").fetch_all(&mut *conn).await;
     for row in rows.map_err(&failed)? {
-        let no = row.get::<i64, _>(0);
-        let until = match row.get::<Option<At>, _>(1) {
+        let no: i64 = row.at(0, db)?;
+        let until = match row.at::<Option<At>>(1, db)? {
             Some(until) => until.0,
             None => {
-                let until = told_by_audit(shared, no as u32).await?.unwrap_or(row.get::<At, _>(2).0);
+                let until = told_by_audit(shared, no as u32).await?.unwrap_or(row.at::<At>(2, db)?.0);
                 sqlx::query("UPDATE erasure SET erased_until = $1 WHERE user_no = $2")
                     .bind(At(until))
                     .bind(no)
@@ -111,17 +111,23 @@ pub(crate) async fn open(pool: &PgPool, db: &Db, shared: &Shared) -> Result<Eras
     let rows =
         sqlx::query("SELECT user_no, erased_until, n, committed_at FROM erasure WHERE NOT done ORDER BY n, user_no");
     for row in rows.fetch_all(pool).await.map_err(&failed)? {
-        let no = row.get::<i64, _>(0) as u32;
+        let no = row.at::<i64>(0, db)? as u32;
         let Some(user) = shared.chains.users().get(no).map(|user| user.id.clone()) else { continue };
-        let (until, committed_at) = (row.get::<At, _>(1).0, row.get::<At, _>(3).0);
-        found.users.push(Erasure { user, until, n: row.get::<i64, _>(2) as u64, committed_at });
+        let (until, committed_at) = (row.at::<At>(1, db)?.0, row.at::<At>(3, db)?.0);
+        found.users.push(Erasure { user, until, n: row.number(2, db)?, committed_at });
     }
     let rows = sqlx::query("SELECT * FROM erasure_record ORDER BY topic, partition, first_offset, next_offset");
     for row in rows.fetch_all(pool).await.map_err(&failed)? {
-        let name: &str = row.get(0);
+        let name: &str = row.at(0, db)?;
         let Some(topic) = SourceTopic::ALL.into_iter().find(|topic| topic.name() == name) else { continue };
-        let n = row.get::<i64, _>(4) as u64;
-        found.ranges.push(RecordRange { topic, partition: row.get(1), from: row.get(2), to: row.get(3), n });
+        let n = row.number(4, db)?;
+        found.ranges.push(RecordRange {
+            topic,
+            partition: row.at(1, db)?,
+            from: row.at(2, db)?,
+            to: row.at(3, db)?,
+            n,
+        });
     }
     if found.is_empty() {
         shared.erasures.set(0);
@@ -233,7 +239,7 @@ async fn erase_letters(
         let rows = answer(TRY_FOR, rows.bind(after).bind(LETTERS).fetch_all(&mut *transaction)).await;
         let rows = rows.map_err(&failed)?;
         let Some(last) = rows.last() else { return Ok(()) };
-        after = last.get::<i64, _>("no");
+        after = last.try_get::<i64, _>("no").map_err(&failed)?;
         for row in &rows {
             let mut kept = dead_letters::read(row, db)?;
             if !covered_by(&kept.letter, &covers) {

@@ -102,7 +102,7 @@ impl PostgresReplica {
         close(conn).await;
         let pool = db.pool(READERS);
         let replica = PostgresReplica {
-            audit: Audit { pool: pool.clone(), db: db.clone(), chains },
+            audit: Audit { pool: pool.clone(), db: db.clone(), chains, follows: true },
             db: db.clone(),
             pool,
             views: views.to_vec(),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::store::changes::{Changes, erased_action, outlives_erasure};
 use crate::store::ledger::ActionTable;
 use crate::store::postgres::copy::Rows;
-use crate::store::postgres::db::{At, Db, from_sql, to_sql};
+use crate::store::postgres::db::{At, Db, Stored, from_sql, to_sql};
 use crate::store::tally::{COUNTED, Counted, Tally};
 use crate::store::{ActionQuery, ShownAction, StoreError};
 
@@ -71,23 +71,26 @@ impl ActionTable for Table<'_> {
 /// What is counted of the table.
 pub(crate) async fn tally(conn: &mut PgConnection, db: &Db) -> Result<Tally, StoreError> {
     let rows = sqlx::query(COUNTED).fetch_all(conn).await.map_err(db.failed("count actions"))?;
-    let counted = |row: &PgRow| (row.get(0), Counted::of(row.get(1), row.get(2), row.get::<At, _>(3).0));
-    Ok(Tally::new(rows.iter().map(counted)))
+    let counted = |row: &PgRow| {
+        let (kind, failed): (&str, bool) = (row.at(1, db)?, row.at(2, db)?);
+        Ok((row.at(0, db)?, Counted::of(kind, failed, row.at::<At>(3, db)?.0)))
+    };
+    Ok(Tally::new(rows.iter().map(counted).collect::<Result<Vec<_>, StoreError>>()?))
 }
 
 /// Reads a row of [`COLUMNS`].
 pub(crate) fn read_action(row: &PgRow, db: &Db) -> Result<ShownAction, StoreError> {
-    let action: Action = serde_json::from_str(row.get(0))
+    let action: Action = serde_json::from_str(row.at(0, db)?)
         .map_err(|error| db.damaged(format!("an action in it cannot be read ({error})")))?;
-    let name: &str = row.get(1);
+    let name: &str = row.at(1, db)?;
     let state = ActionState::ALL.into_iter().find(|state| state.name() == name);
     let state = state.ok_or_else(|| db.damaged(format!("action {} has state \"{name}\"", action.id)))?;
     let progress = Progress {
         state,
-        attempts: row.get::<i64, _>(2).try_into().unwrap_or(u32::MAX),
-        last_error: row.get::<Option<&str>, _>(3).map(|text| from_sql(text).into()),
-        next_attempt_at: row.get::<Option<At>, _>(4).map(|at| at.0),
-        delivered_at: row.get::<Option<At>, _>(5).map(|at| at.0),
+        attempts: row.at::<i64>(2, db)?.try_into().unwrap_or(u32::MAX),
+        last_error: row.at::<Option<&str>>(3, db)?.map(|text| from_sql(text).into()),
+        next_attempt_at: row.at::<Option<At>>(4, db)?.map(|at| at.0),
+        delivered_at: row.at::<Option<At>>(5, db)?.map(|at| at.0),
     };
     Ok(ShownAction { action: Arc::new(action), progress })
 }
@@ -158,9 +161,10 @@ pub(crate) async fn put_actions(conn: &mut PgConnection, dirty: &Changes) -> Res
 async fn erase_user(conn: &mut PgConnection, user: &str, dirty: &Changes) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT id, body, state FROM actions WHERE user_id = $1").bind(to_sql(user).into_owned());
     for row in rows.fetch_all(&mut *conn).await? {
-        let (id, body): (Uuid, &str) = (row.get(0), row.get(1));
+        let (id, body): (Uuid, &str) = (row.try_get(0)?, row.try_get(1)?);
         let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        let state = ActionState::ALL.into_iter().find(|state| state.name() == row.get::<&str, _>(2));
+        let name: &str = row.try_get(2)?;
+        let state = ActionState::ALL.into_iter().find(|state| state.name() == name);
         let state = dirty.actions.get(&action.id).map(|change| change.progress.state).or(state);
         if state.is_some_and(|state| outlives_erasure(&action, state)) {
             continue;

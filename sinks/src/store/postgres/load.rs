@@ -21,7 +21,8 @@ use crate::store::block::Slot;
 use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{ActionChange, Changes, erased_action, outlives_erasure};
 use crate::store::delta;
-use crate::store::postgres::db::{At, Db, from_sql};
+use crate::store::entry_text::UserKey;
+use crate::store::postgres::db::{At, Db, Stored, from_sql};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::ledger::{COLUMNS as ACTION_COLUMNS, read_action};
@@ -75,7 +76,7 @@ pub(crate) async fn check_entries(conn: &mut PgConnection, db: &Db, mark: Mark) 
 pub(crate) async fn applied(conn: &mut PgConnection, db: &Db) -> Result<Mark, StoreError> {
     let row = sqlx::query("SELECT n, entries FROM applied").fetch_optional(conn).await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
-    Ok(Mark { n: row.get::<i64, _>(0) as u64, entries: row.get::<i64, _>(1) as u64, ..Mark::default() })
+    Ok(Mark { n: row.number(0, db)?, entries: row.number(1, db)?, ..Mark::default() })
 }
 
 /// A view's columns as declared, to notice changes.
@@ -145,8 +146,8 @@ async fn view_table(
     let mut stream = sqlx::query(AssertSqlSafe(sql)).fetch(conn);
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await.map_err(db.failed("read a view"))? {
-        let key: Uuid = row.get(0);
-        let read = (view.decode)(row.get::<&str, _>(1).as_bytes());
+        let key: Uuid = row.at(0, db)?;
+        let read = (view.decode)(row.at::<&str>(1, db)?.as_bytes());
         rows.push((
             key,
             read.map_err(|error| db.damaged(format!("row {key} of {} cannot be read ({error})", view.name)))?,
@@ -160,12 +161,12 @@ pub(crate) async fn users(conn: &mut PgConnection, db: &Db, chains: &Chains, fro
     let sql = "SELECT no, user_id, key, erased_to, old_key, erased_at FROM user_key WHERE no >= $1 ORDER BY no";
     let mut rows = sqlx::query(sql).bind(i64::from(from)).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
-        let key = |at: usize| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
-        let id = UserId::parse(&from_sql(row.get(1))).ok_or_else(|| db.damaged("a user has an impossible id"))?;
-        let (erased_to, erased_at) = (row.get::<i64, _>(3) as u64, Timestamp::from_millis(row.get(5)));
-        let user = User { id, key: key(2), erased_to, erased_at, old_key: key(4), erased_until: None };
+        let id = UserId::parse(&from_sql(row.at(1, db)?)).ok_or_else(|| db.damaged("a user has an impossible id"))?;
+        let (key, old_key, erased_to) = (key(&row, 2, db)?, key(&row, 4, db)?, row.number(3, db)?);
+        let erased_at = Timestamp::from_millis(row.at(5, db)?);
+        let user = User { id, key, erased_to, erased_at, old_key, erased_until: None };
         let mut users = chains.users_mut();
-        let no = row.get::<i64, _>(0);
+        let no = row.at::<i64>(0, db)?;
         if users.get(no as u32).is_some() {
             continue;
         }
@@ -182,13 +183,20 @@ pub(crate) async fn refresh_users(conn: &mut PgConnection, db: &Db, chains: &Cha
     let rows =
         sqlx::query("SELECT no, key, erased_to, old_key, erased_at FROM user_key WHERE erased_to > 0").fetch_all(conn);
     for row in rows.await.map_err(db.failed("read users"))? {
-        let key = |at: usize| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
-        if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {
-            (user.key, user.erased_to, user.old_key) = (key(1), row.get::<i64, _>(2) as u64, key(3));
-            user.erased_at = Timestamp::from_millis(row.get(4));
+        let now = (key(&row, 1, db)?, row.number(2, db)?, key(&row, 3, db)?);
+        let erased_at = Timestamp::from_millis(row.at(4, db)?);
+        if let Some(user) = chains.users_mut().get_mut(row.number(0, db)? as u32) {
+            (user.key, user.erased_to, user.old_key) = now;
+            user.erased_at = erased_at;
         }
     }
     Ok(())
+}
+
+/// A user's secret; it has 32 bytes where there is one.
+fn key(row: &PgRow, at: usize, db: &Db) -> Result<Option<UserKey>, StoreError> {
+    let key = row.at::<Option<&[u8]>>(at, db)?.map(UserKey::try_from).transpose();
+    key.map_err(|_| db.damaged("the secret of a user has not 32 bytes"))
 }
 
 /// Where to read on.
@@ -197,11 +205,12 @@ pub(crate) async fn positions(conn: &mut PgConnection, db: &Db) -> Result<Vec<Ne
         sqlx::query("SELECT topic, partition, next_offset FROM position ORDER BY topic, partition").fetch_all(conn);
     let rows = rows.await.map_err(db.failed("read positions"))?;
     let read = |row: &PgRow| {
-        let topic: &str = row.get(0);
+        let topic: &str = row.at(0, db)?;
         let topic = SourceTopic::ALL.into_iter().find(|t| t.name() == topic);
-        Some(NextOffset { topic: topic?, partition: row.get(1), offset: row.get(2) })
+        let topic = topic.ok_or_else(|| db.damaged("a position is of no known topic"))?;
+        Ok(NextOffset { topic, partition: row.at(1, db)?, offset: row.at(2, db)? })
     };
-    rows.iter().map(|row| read(row).ok_or_else(|| db.damaged("a position is of no known topic"))).collect()
+    rows.iter().map(read).collect()
 }
 
 /// At most `limit` deltas beyond commit `from`, in order; texts that stand in audit entries are not filled in yet.
@@ -217,11 +226,11 @@ pub(crate) async fn deltas(
     let sql = "SELECT n, after_n, data FROM delta WHERE n > $1 ORDER BY n LIMIT $2";
     let mut rows = sqlx::query(sql).bind(from as i64).bind(limit).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read changes"))? {
-        let (n, after): (i64, i64) = (row.get(0), row.get(1));
+        let (n, after): (i64, i64) = (row.at(0, db)?, row.at(1, db)?);
         if after as u64 != last {
             return Err(db.damaged(format!("the changes after commit {last} are missing")));
         }
-        let changes = delta::decode(row.get(2), views)
+        let changes = delta::decode(row.at(2, db)?, views)
             .map_err(|error| db.damaged(format!("the changes of commit {n}: {error}")))?;
         last = n as u64;
         found.push(changes);
@@ -240,8 +249,8 @@ pub(crate) async fn fill_in(conn: &mut PgConnection, db: &Db, changes: &mut Chan
     let mut rows =
         sqlx::query("SELECT n, after_state FROM audit_entry WHERE n = ANY($1) ORDER BY n").bind(numbers).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read audit entries"))? {
-        let n = row.get::<i64, _>(0) as u64;
-        let task = serde_json::from_str(row.get::<Option<&str>, _>(1).unwrap_or_default())
+        let n = row.number(0, db)?;
+        let task = serde_json::from_str(row.at::<Option<&str>>(1, db)?.unwrap_or_default())
             .map_err(|error| db.damaged(format!("the task in audit entry {n} cannot be read ({error})")))?;
         if let Some(change) = open.remove(&n).and_then(|no| changes.tasks.get_mut(&no)) {
             change.after = Some(Arc::new(task));
@@ -406,13 +415,13 @@ async fn read_tasks(
     };
     while let Some(row) = stream.try_next().await.map_err(db.failed("read tasks"))? {
         let head = read_head(&row, 3);
-        let id = TaskId(row.get(0));
+        let id = TaskId(row.at(0, db)?);
         last = head.no;
         chains.set_head(ChainId::Task(id), head);
         if newer.contains(&head.no) {
             continue;
         }
-        part.push((id, row.get::<Option<String>, _>(1), row.get::<&[u8], _>(2).into()));
+        part.push((id, row.at::<Option<String>>(1, db)?, row.at::<&[u8]>(2, db)?.into()));
         if part.len() == TASKS_A_PART {
             parts.push(parse(std::mem::take(&mut part), db));
         }

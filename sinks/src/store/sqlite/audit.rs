@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::TryStreamExt;
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Row};
 use topics::audit::{AuditKey, AuditQuery, ShownEntry};
 use topics::ids::TaskId;
 use topics::page::Filling;
@@ -26,7 +26,8 @@ use crate::store::page::{Best, OfTask, Wanted};
 use crate::store::sqlite::cache::Cache;
 use crate::store::sqlite::candidates::Candidates;
 use crate::store::sqlite::cuts;
-use crate::store::sqlite::db::{Db, parts, placeholders};
+use crate::store::sqlite::db::{Db, Stored, parts, placeholders};
+use crate::store::sqlite::load::refresh_users;
 use crate::store::sqlite::runs::{Index, Key, Kind};
 
 /// Bytes of stored blocks that are read ahead for one page.
@@ -45,6 +46,8 @@ pub(crate) struct Audit {
     pub(crate) runs_db: Db,
     chains: Arc<Chains>,
     index: Arc<Index>,
+    /// Another process writes.
+    follows: bool,
     cache: Mutex<Cache>,
 }
 
@@ -106,15 +109,17 @@ impl Audit {
         (runs, runs_db): (SqlitePool, Db),
         chains: Arc<Chains>,
         index: Arc<Index>,
+        follows: bool,
     ) -> Self {
-        Audit { journal, journal_db, runs, runs_db, chains, index, cache: Mutex::default() }
+        Audit { journal, journal_db, runs, runs_db, chains, index, follows, cache: Mutex::default() }
     }
 
     /// What has been removed by now.
     pub(crate) async fn removed(&self) -> Result<Removed, StoreError> {
         let row = sqlx::query("SELECT removed, removed_to FROM state").fetch_one(&self.journal).await;
         let row = row.map_err(self.journal_db.failed("read its state"))?;
-        Ok(Removed { entries: row.get::<i64, _>(0) as u64, to: row.get::<i64, _>(1) as u64 })
+        let db = &self.journal_db;
+        Ok(Removed { entries: row.number(0, db)?, to: row.number(1, db)? })
     }
 
     /// The block that begins with entry `first`, as it is on the disk now.
@@ -175,7 +180,7 @@ impl Audit {
             while fetched < FETCHED_BYTES
                 && let Some(row) = found.try_next().await.map_err(self.journal_db.failed("read audit entries"))?
             {
-                fetched += row.get::<&[u8], _>("data").len();
+                fetched += row.at::<&[u8]>(DATA_COLUMN, &self.journal_db)?.len();
                 rows.push(row);
             }
         }
@@ -231,11 +236,12 @@ impl Audit {
                 .map_err(self.journal_db.failed("read audit entries"))?;
             let Some(row) = row else { continue };
             let at = key.n - block_of(key.n);
-            let (count, gone, data): (i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2));
+            let db = &self.journal_db;
+            let (count, gone, data): (i64, i64, &[u8]) = (row.at(0, db)?, row.at(1, db)?, row.at(2, db)?);
             if gone >> at & 1 == 1 {
                 continue;
             }
-            let mut ids = ids(count as usize, data)
+            let mut ids = ids(count.clamp(0, BLOCK as i64) as usize, data)
                 .map_err(|error| self.journal_db.damaged(format!("audit block of entry {}: {error}", key.n)))?;
             if ids.nth(at as usize) == Some(id) {
                 return Ok(Some(key.n));
@@ -528,7 +534,10 @@ impl Audit {
         if let Some(n) = self.number(id).await?.filter(|n| *n <= entries) {
             let removed = self.removed().await?;
             return match self.entry(removed, n).await? {
-                Some(found) => self.show(removed, found).await,
+                Some(found) => {
+                    self.check_entry(n).await?;
+                    self.show(removed, found).await
+                }
                 None => Ok(None),
             };
         }
@@ -606,6 +615,19 @@ impl Audit {
         user.ok_or_else(|| self.journal_db.damaged(format!("user number {no} is missing")))
     }
 
+    pub(crate) fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// A replica learns what became of its users' secrets since; who writes is the one who knows.
+    pub(crate) async fn learn_users(&self) -> Result<(), StoreError> {
+        if !self.follows {
+            return Ok(());
+        }
+        let mut conn = self.journal.acquire().await.map_err(self.journal_db.failed("read users"))?;
+        refresh_users(&mut conn, &self.journal_db, &self.chains).await
+    }
+
     pub(crate) fn journal_db(&self) -> &Db {
         &self.journal_db
     }
@@ -645,12 +667,15 @@ fn needed_by(found: &Found) -> impl Iterator<Item = u64> + use<> {
 
 /// Columns of a block, for [`block_from`].
 pub(crate) const BLOCK_COLUMNS: &str = "first, count, gone, high_water, data";
+/// Where among them the block itself is.
+const DATA_COLUMN: usize = 4;
 
 /// Reads a row of [`BLOCK_COLUMNS`].
 pub(crate) fn block_from(row: &SqliteRow, db: &Db) -> Result<Block, StoreError> {
-    let (first, count, gone, data): (i64, i64, i64, &[u8]) = (row.get(0), row.get(1), row.get(2), row.get(4));
+    let (first, count, gone, data): (i64, i64, i64, &[u8]) =
+        (row.at(0, db)?, row.at(1, db)?, row.at(2, db)?, row.at(4, db)?);
     if gone == -1 && data.is_empty() {
-        return Ok(Block::empty(first as u64, Timestamp::from_millis(row.get(3))));
+        return Ok(Block::empty(first as u64, Timestamp::from_millis(row.at(3, db)?)));
     }
     let block = decode(first as u64, count.clamp(0, BLOCK as i64 + 1) as usize, data)
         .map_err(|error| db.damaged(format!("audit block {first}: {error}")))?;

@@ -11,6 +11,9 @@ use crate::store::entry_text::NO_HASH;
 use crate::store::sqlite::audit::{Audit, Found};
 use crate::store::{StoreError, Verification};
 
+/// How often an entry is looked at before it counts as damaged.
+const CHECKS: usize = 3;
+
 impl Audit {
     /// As it is on the disk now, past any cache.
     async fn fresh(&self, n: u64) -> Result<Option<Found>, StoreError> {
@@ -28,6 +31,28 @@ impl Audit {
         }
         let cut = self.cut(slot.chain(), slot.chain_no).await?.filter(|cut| cut.state_n == slot.prev_applied);
         Ok(cut.and_then(|cut| cut.state).unwrap_or_default())
+    }
+
+    /// Checks that an entry which leaves the store alone has the hash that it was committed with.
+    pub(crate) async fn check_entry(&self, n: u64) -> Result<(), StoreError> {
+        // It may be rewritten, and its user's secret go, between two looks.
+        for _ in 0..CHECKS {
+            let Some(found) = self.fresh(n).await? else { return Ok(()) };
+            let (slot, texts) = (found.slot(), found.texts());
+            let after = self.hashed_after(slot, texts).await?;
+            let prev = match slot.prev {
+                0 => NO_HASH,
+                prev => match self.fresh(prev).await? {
+                    Some(before) => before.slot().hash,
+                    None => self.cut(slot.chain(), slot.chain_no).await?.map_or(NO_HASH, |cut| cut.hash),
+                },
+            };
+            if holds(slot, n, texts, &after, &prev, self.chains()) {
+                return Ok(());
+            }
+            self.learn_users().await?;
+        }
+        Err(self.journal_db().damaged(format!("audit entry {n} does not have the hash that it was committed with")))
     }
 
     /// Checks one task's chain.

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 use crate::store::chains::{ChainId, Chains, User};
 use crate::store::cut::Cut;
 use crate::store::page::Wanted;
-use crate::store::sqlite::db::{Db, parts, placeholders};
+use crate::store::sqlite::db::{Db, Stored, parts, placeholders};
 use crate::store::task_text::erase_state;
 
 const COLUMNS: &str = "chain, task_id, n, seq, hash, user_no, timestamp, removed_at, state_n, state_user, state";
@@ -26,22 +26,21 @@ fn key_of(no: u32, is_user: bool) -> i64 {
 }
 
 fn read(row: &SqliteRow, db: &Db) -> Result<Cut, StoreError> {
-    let chain: i64 = row.get(0);
+    let chain: i64 = row.at(0, db)?;
     let damaged = |what: &str| db.damaged(format!("where chain {chain} begins has {what}"));
-    let task = row.get::<Option<&[u8]>, _>(1).map(Uuid::from_slice).transpose().map_err(|_| damaged("a bad id"))?;
-    let number = |at: usize| row.get::<i64, _>(at) as u64;
+    let task = row.at::<Option<&[u8]>>(1, db)?.map(Uuid::from_slice).transpose().map_err(|_| damaged("a bad id"))?;
     Ok(Cut {
         task: task.map(TaskId),
         chain_no: (chain / 2) as u32,
-        n: number(2),
-        seq: number(3),
-        hash: row.get::<&[u8], _>(4).try_into().map_err(|_| damaged("a digest that is no sha256"))?,
-        user: number(5) as u32,
-        timestamp: Timestamp::from_millis(row.get(6)),
-        removed_at: Timestamp::from_millis(row.get(7)),
-        state_n: number(8),
-        state_user: number(9) as u32,
-        state: row.get(10),
+        n: row.number(2, db)?,
+        seq: row.number(3, db)?,
+        hash: row.at::<&[u8]>(4, db)?.try_into().map_err(|_| damaged("a digest that is no sha256"))?,
+        user: row.number(5, db)? as u32,
+        timestamp: Timestamp::from_millis(row.at(6, db)?),
+        removed_at: Timestamp::from_millis(row.at(7, db)?),
+        state_n: row.number(8, db)?,
+        state_user: row.number(9, db)? as u32,
+        state: row.at(10, db)?,
     })
 }
 
@@ -154,8 +153,8 @@ pub(crate) async fn erase(conn: &mut SqliteConnection, no: u32, user: &User) -> 
     let states = states.bind(i64::from(no)).bind(user.erased_to as i64).fetch_all(&mut *conn).await?;
     for row in states {
         sqlx::query("UPDATE audit_cut SET state = ? WHERE chain = ?")
-            .bind(erase_state(row.get(1)))
-            .bind(row.get::<i64, _>(0))
+            .bind(erase_state(row.try_get(1)?))
+            .bind(row.try_get::<i64, _>(0)?)
             .execute(&mut *conn)
             .await?;
     }

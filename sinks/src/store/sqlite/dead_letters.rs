@@ -8,7 +8,7 @@ use topics::record::Position;
 use topics::time::Timestamp;
 
 use crate::store::dead_letters::{read_headers, read_names};
-use crate::store::sqlite::db::Db;
+use crate::store::sqlite::db::{Db, Stored};
 use crate::store::varint::Unreadable;
 use crate::store::{KeptDeadLetter, StoreError};
 
@@ -43,7 +43,7 @@ pub(crate) async fn sizes(
         .fetch_all(pool)
         .await
         .map_err(db.failed("read dead letters"))?;
-    Ok(rows.iter().map(|row| (row.get::<i64, _>(0) as u64, row.get::<i64, _>(1) as u64)).collect())
+    rows.iter().map(|row| Ok((row.number(0, db)?, row.number(1, db)?))).collect()
 }
 
 /// How many there are: they are numbered from 1, and none is removed.
@@ -66,18 +66,23 @@ pub(crate) async fn get(pool: &SqlitePool, db: &Db, no: u64) -> Result<Option<Ke
 }
 
 pub(crate) fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreError> {
-    let no: i64 = row.get("no");
+    let failed = db.failed("read a dead letter");
+    let no: i64 = row.try_get("no").map_err(&failed)?;
     let unreadable = |_: Unreadable| db.damaged(format!("dead letter {no} cannot be read"));
-    let (reason, topic) = read_names(row.get("reason"), row.get("topic")).map_err(unreadable)?;
+    let (reason, topic) = read_names(row.try_get("reason").map_err(&failed)?, row.try_get("topic").map_err(&failed)?)
+        .map_err(unreadable)?;
     let letter = DeadLetter {
         reason,
-        detail: row.get("detail"),
+        detail: row.try_get("detail").map_err(&failed)?,
         topic,
-        position: Position { partition: row.get("partition"), offset: row.get("record_offset") },
-        time: Timestamp::from_millis(row.get("time")),
-        key: row.get::<Option<&[u8]>, _>("key").map(Bytes::copy_from_slice),
-        headers: read_headers(row.get("headers")).map_err(unreadable)?,
-        value: Bytes::copy_from_slice(row.get("value")),
+        position: Position {
+            partition: row.try_get("partition").map_err(&failed)?,
+            offset: row.try_get("record_offset").map_err(&failed)?,
+        },
+        time: Timestamp::from_millis(row.try_get("time").map_err(&failed)?),
+        key: row.try_get::<Option<&[u8]>, _>("key").map_err(&failed)?.map(Bytes::copy_from_slice),
+        headers: read_headers(row.try_get("headers").map_err(&failed)?).map_err(unreadable)?,
+        value: Bytes::copy_from_slice(row.try_get("value").map_err(&failed)?),
     };
     Ok(KeptDeadLetter { no: no as u64, letter })
 }

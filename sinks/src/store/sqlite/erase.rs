@@ -39,6 +39,10 @@ pub(crate) async fn follow(shared: Arc<Shared>, db: Db) {
         let mut pause = Duration::from_millis(50);
         while let Err(error) = run(conn, &users, &shared, &db).await {
             tracing::error!(error = %topics::chain::chain(&error), "a user's entries are not erased yet; will retry");
+            if shared.stop.load(Ordering::Acquire) != 0 {
+                // The next start goes on with it.
+                break;
+            }
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(Duration::from_secs(5));
             db.open_anew(conn).await;

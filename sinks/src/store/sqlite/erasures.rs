@@ -20,8 +20,8 @@ use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::Group;
 use crate::store::engine::PASS_SHARE;
 use crate::store::erasures::{Erasure, Erasures, RecordRange, covered_by};
-use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, close};
-use crate::store::sqlite::{Shared, dead_letters};
+use crate::store::sqlite::db::{Checkpoint, Db, Stored, checkpoint, close};
+use crate::store::sqlite::{Shared, Sqlite, dead_letters};
 
 /// Dead letters looked at in one step.
 const LETTERS: i64 = 50;
@@ -59,12 +59,12 @@ pub(crate) async fn load(conn: &mut SqliteConnection, shared: &Shared, db: &Db) 
     let failed = db.failed("read erasures");
     let rows = sqlx::query("SELECT user_no, erased_until, committed_at FROM erasure").fetch_all(&mut *conn).await;
     for row in rows.map_err(&failed)? {
-        let no = row.get::<i64, _>(0) as u32;
-        let until = match row.get::<Option<i64>, _>(1) {
+        let no = row.at::<i64>(0, db)? as u32;
+        let until = match row.at::<Option<i64>>(1, db)? {
             Some(until) => Timestamp::from_millis(until),
             None => {
                 let until = told_by_audit(shared, no).await?;
-                let until = until.unwrap_or(Timestamp::from_millis(row.get(2)));
+                let until = until.unwrap_or(Timestamp::from_millis(row.at(2, db)?));
                 sqlx::query("UPDATE erasure SET erased_until = ? WHERE user_no = ?")
                     .bind(until.millis())
                     .bind(i64::from(no))
@@ -100,21 +100,27 @@ pub(crate) async fn open((pool, db): &(SqlitePool, Db), shared: &Shared) -> Resu
     let rows =
         sqlx::query("SELECT user_no, erased_until, n, committed_at FROM erasure WHERE NOT done ORDER BY n, user_no");
     for row in rows.fetch_all(pool).await.map_err(&failed)? {
-        let no = row.get::<i64, _>(0) as u32;
+        let no = row.at::<i64>(0, db)? as u32;
         let Some(user) = shared.chains.users().get(no).map(|user| user.id.clone()) else { continue };
         found.users.push(Erasure {
             user,
-            until: Timestamp::from_millis(row.get(1)),
-            n: row.get::<i64, _>(2) as u64,
-            committed_at: Timestamp::from_millis(row.get(3)),
+            until: Timestamp::from_millis(row.at(1, db)?),
+            n: row.number(2, db)?,
+            committed_at: Timestamp::from_millis(row.at(3, db)?),
         });
     }
     let rows = sqlx::query("SELECT * FROM erasure_record ORDER BY topic, partition, first_offset, next_offset");
     for row in rows.fetch_all(pool).await.map_err(&failed)? {
-        let name: &str = row.get(0);
+        let name: &str = row.at(0, db)?;
         let Some(topic) = SourceTopic::ALL.into_iter().find(|topic| topic.name() == name) else { continue };
-        let n = row.get::<i64, _>(4) as u64;
-        found.ranges.push(RecordRange { topic, partition: row.get(1), from: row.get(2), to: row.get(3), n });
+        let n = row.number(4, db)?;
+        found.ranges.push(RecordRange {
+            topic,
+            partition: row.at(1, db)?,
+            from: row.at(2, db)?,
+            to: row.at(3, db)?,
+            n,
+        });
     }
     if found.is_empty() {
         shared.erasures.set(0);
@@ -132,6 +138,10 @@ pub(crate) async fn erase_copies(
     let n = erasures.n();
     // The tables, and what replicas and the publisher still want of the changes.
     if shared.needless() < n || shared.chains.users().iter().any(|(_, user)| user.old_key.is_some()) {
+        return Ok(false);
+    }
+    // Files from before a rebuild have what is to be erased, and the log has all that they had.
+    if !Sqlite::forget_set_aside(&shared.dir) {
         return Ok(false);
     }
     let mut conn = journal.open_plain().await?;
@@ -184,7 +194,7 @@ async fn erase_letters(
         let rows = sqlx::query("SELECT * FROM dead_letter WHERE no > ? ORDER BY no LIMIT ?");
         let rows = rows.bind(after).bind(LETTERS).fetch_all(&mut *transaction).await.map_err(&failed)?;
         let Some(last) = rows.last() else { return Ok(()) };
-        after = last.get::<i64, _>("no");
+        after = last.try_get::<i64, _>("no").map_err(&failed)?;
         for row in &rows {
             let mut kept = dead_letters::read(row, db)?;
             if !covered_by(&kept.letter, &covers) {

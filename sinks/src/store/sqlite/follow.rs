@@ -77,6 +77,7 @@ impl SqliteReplica {
         let (journal_db, views_db, runs_db) = (Db::journal(dir), Db::views(dir), Db::runs(dir));
         let unusable = |source| StoreError::Directory { dir: dir.to_owned(), source };
         let mut conn = journal_db.reading().connect().await.map_err(journal_db.failed("open"))?;
+        journal_db.check_version(&mut conn).await?;
         let file = identity(&journal_db.path).map_err(unusable)?;
         // Before anything is read, so that what follows it is kept.
         let id = Uuid::new_v4().to_string();
@@ -111,6 +112,7 @@ impl SqliteReplica {
             (runs.clone(), runs_db.clone()),
             chains.clone(),
             index.clone(),
+            true,
         );
         let replica = SqliteReplica {
             journal_db,

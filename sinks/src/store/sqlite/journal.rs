@@ -13,6 +13,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use topics::dead_letter::DeadLetter;
 
+use crate::store::StoreError;
 use crate::store::chains::User;
 use crate::store::changes::Changes;
 use crate::store::dead_letters::header_bytes;
@@ -189,7 +190,9 @@ pub(crate) async fn run(mut journal: Journal, shared: Arc<Shared>, db: Db) {
                 let empty = group.is_empty();
                 let started = Instant::now();
                 if !empty {
-                    write_until_done(&mut journal, &group, &shared, &db).await;
+                    if !write_until_done(&mut journal, &group, &shared, &db).await {
+                        break;
+                    }
                     log_empty = false;
                     if let Some(earlier) = held.take() {
                         shared.pending.put(earlier);
@@ -239,8 +242,9 @@ impl Drop for Ending {
     }
 }
 
-/// A disk that refuses is tried again: what was appended is kept, and `append` pushes back meanwhile.
-async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared, db: &Db) {
+/// A disk that refuses is tried again: what was appended is kept, and `append` pushes back meanwhile. Returns false when a
+/// damaged file is not going to take it before the end: the log of records keeps it.
+async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared, db: &Db) -> bool {
     let mut pause = Duration::from_millis(50);
     let mut again = false;
     loop {
@@ -248,12 +252,15 @@ async fn write_until_done(journal: &mut Journal, group: &Group, shared: &Shared,
         match journal.write(group, trim_to, std::mem::replace(&mut again, true)).await {
             Ok(()) => {
                 shared.set_failing(None);
-                return;
+                return true;
             }
             Err(source) => {
                 let error = db.failed("write a commit")(source);
                 tracing::error!(error = %topics::chain::chain(&error), "the journal refuses a commit; will retry");
                 shared.set_failing(Some(error.to_string()));
+                if matches!(error, StoreError::Damaged { .. }) && shared.stop.load(Ordering::Acquire) != 0 {
+                    return false;
+                }
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(Duration::from_secs(5));
                 db.open_anew(&mut journal.conn).await;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::store::changes::{Changes, erased_action, outlives_erasure};
 use crate::store::ledger::ActionTable;
-use crate::store::sqlite::db::{Db, parts, placeholders};
+use crate::store::sqlite::db::{Db, Stored, parts, placeholders};
 use crate::store::sqlite::views::put_all;
 use crate::store::tally::{COUNTED, Counted, Tally};
 use crate::store::{ActionQuery, ShownAction, StoreError};
@@ -94,7 +94,8 @@ async fn table_page(
 pub(crate) async fn tally(conn: &mut SqliteConnection, db: &Db) -> Result<Tally, StoreError> {
     let rows = sqlx::query(COUNTED).fetch_all(conn).await.map_err(db.failed("count actions"))?;
     let counted = |row: &SqliteRow| {
-        let (id, kind, failed, at): (&[u8], &str, bool, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let (id, kind): (&[u8], &str) = (row.at(0, db)?, row.at(1, db)?);
+        let (failed, at): (bool, i64) = (row.at(2, db)?, row.at(3, db)?);
         let id = Uuid::from_slice(id).map_err(|_| db.damaged("an action in it has no id"))?;
         Ok((id, Counted::of(kind, failed, Timestamp::from_millis(at))))
     };
@@ -103,17 +104,17 @@ pub(crate) async fn tally(conn: &mut SqliteConnection, db: &Db) -> Result<Tally,
 
 /// Reads a row of [`COLUMNS`].
 pub(crate) fn read_action(row: &SqliteRow, db: &Db) -> Result<ShownAction, StoreError> {
-    let action: Action = serde_json::from_str(row.get(0))
+    let action: Action = serde_json::from_str(row.at(0, db)?)
         .map_err(|error| db.damaged(format!("an action in it cannot be read ({error})")))?;
-    let name: &str = row.get(1);
+    let name: &str = row.at(1, db)?;
     let state = ActionState::ALL.into_iter().find(|state| state.name() == name);
     let state = state.ok_or_else(|| db.damaged(format!("action {} has state \"{name}\"", action.id)))?;
     let progress = Progress {
         state,
-        attempts: row.get(2),
-        last_error: row.get::<Option<&str>, _>(3).map(Into::into),
-        next_attempt_at: row.get::<Option<i64>, _>(4).map(Timestamp::from_millis),
-        delivered_at: row.get::<Option<i64>, _>(5).map(Timestamp::from_millis),
+        attempts: row.at(2, db)?,
+        last_error: row.at::<Option<&str>>(3, db)?.map(Into::into),
+        next_attempt_at: row.at::<Option<i64>>(4, db)?.map(Timestamp::from_millis),
+        delivered_at: row.at::<Option<i64>>(5, db)?.map(Timestamp::from_millis),
     };
     Ok(ShownAction { action: Arc::new(action), progress })
 }
@@ -175,9 +176,10 @@ async fn erase_user(conn: &mut SqliteConnection, user: &str, dirty: &Changes) ->
         .bind(user.to_owned())
         .fetch_all(&mut *conn);
     for row in rows.await? {
-        let (id, body): (Vec<u8>, &str) = (row.get(0), row.get(1));
+        let (id, body): (Vec<u8>, &str) = (row.try_get(0)?, row.try_get(1)?);
         let action: Action = serde_json::from_str(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        let state = ActionState::ALL.into_iter().find(|state| state.name() == row.get::<&str, _>(2));
+        let name: &str = row.try_get(2)?;
+        let state = ActionState::ALL.into_iter().find(|state| state.name() == name);
         let state = dirty.actions.get(&action.id).map(|change| change.progress.state).or(state);
         if state.is_some_and(|state| outlives_erasure(&action, state)) {
             continue;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use hashbrown::{HashMap, HashSet};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use topics::action::{Action, ActionKind, ActionState, Progress};
 use topics::commit::{NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::ids::{TaskId, UserId};
@@ -19,13 +19,17 @@ use crate::store::chains::{ChainId, Chains, Head, User};
 use crate::store::changes::{ActionChange, Changes, erased_action, outlives_erasure};
 use crate::store::delta::{self, DeltaError};
 use crate::store::encoder::{Indexed, Resume, id_key};
+use crate::store::entry_text::UserKey;
 use crate::store::sqlite::audit::{BLOCK_COLUMNS, Removed, block_from};
-use crate::store::sqlite::db::{Db, close};
+use crate::store::sqlite::db::{Db, Stored, close};
 use crate::store::sqlite::ledger::{self, read_action};
 use crate::store::sqlite::runs::{Index, all_ids};
 use crate::store::sqlite::views::{create_table, put_view_rows, shape};
 use crate::store::tally::Tally;
 use crate::store::{REBUILD, StoreError};
+
+/// Room made for tasks before they are read.
+const TASKS_AT_ONCE: usize = 1 << 24;
 
 /// How far a file is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +50,7 @@ pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result
         .fetch_optional(&mut *conn)
         .await;
     let row = row.map_err(db.failed("read its state"))?.ok_or_else(|| db.damaged("its state is missing"))?;
-    let number = |at: usize| row.try_get::<i64, _>(at).map_err(db.failed("read its state"));
+    let number = |at: usize| row.at::<i64>(at, db);
     let mark = Mark {
         n: number(0)? as u64,
         entries: number(1)? as u64,
@@ -59,7 +63,10 @@ pub(crate) async fn journal_mark(conn: &mut SqliteConnection, db: &Db) -> Result
     let last =
         sqlx::query("SELECT first, count FROM audit_block ORDER BY first DESC LIMIT 1").fetch_optional(conn).await;
     let last = last.map_err(db.failed("read audit entries"))?;
-    let entries = last.map_or(0, |row| (row.get::<i64, _>(0) + row.get::<i64, _>(1) - 1) as u64);
+    let entries = match last {
+        Some(row) => (row.at::<i64>(0, db)?.saturating_add(row.at(1, db)?).saturating_sub(1)) as u64,
+        None => 0,
+    };
     if entries != mark.entries {
         return Err(db.damaged(format!("it should have {} audit entries and has {entries}", mark.entries)));
     }
@@ -73,8 +80,7 @@ pub(crate) async fn views_mark(conn: &mut SqliteConnection, db: &Db) -> Result<M
         .await
         .map_err(db.failed("read its state"))?;
     let row = row.ok_or_else(|| db.damaged("its state is missing"))?;
-    let (n, entries): (i64, i64) = (row.get(0), row.get(1));
-    Ok(Mark { n: n as u64, entries: entries as u64, ..Mark::default() })
+    Ok(Mark { n: row.number(0, db)?, entries: row.number(1, db)?, ..Mark::default() })
 }
 
 /// Makes the views' tables, and makes them anew where a declaration changed.
@@ -129,7 +135,7 @@ async fn read_rows(
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await.map_err(db.failed("read a view"))? {
         let key = uuid_at(&row, 0, db)?;
-        let read = (view.decode)(row.get::<&str, _>(1).as_bytes());
+        let read = (view.decode)(row.at::<&str>(1, db)?.as_bytes());
         rows.push((
             key,
             read.map_err(|error| db.damaged(format!("row {key} of {} cannot be read ({error})", view.name)))?,
@@ -139,7 +145,7 @@ async fn read_rows(
 }
 
 fn uuid_at(row: &SqliteRow, at: usize, db: &Db) -> Result<Uuid, StoreError> {
-    let bytes: &[u8] = row.try_get(at).map_err(db.failed("read an id"))?;
+    let bytes: &[u8] = row.at(at, db)?;
     Uuid::from_slice(bytes).map_err(|_| db.damaged("an id in it has not 16 bytes"))
 }
 
@@ -148,13 +154,11 @@ pub(crate) async fn users(conn: &mut SqliteConnection, db: &Db, chains: &Chains,
     let sql = "SELECT no, user_id, key, erased_to, old_key, erased_at FROM user_key WHERE no >= ? ORDER BY no";
     let mut rows = sqlx::query(sql).bind(i64::from(from)).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
-        let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
-        let id = UserId::parse(row.get(1)).ok_or_else(|| db.damaged("a user in it has no id"))?;
-        let erased_to: i64 = row.get(3);
-        let erased_at = Timestamp::from_millis(row.get(5));
-        let (erased_to, old_key) = (erased_to as u64, key(4));
-        let no = chains.users_mut().add(User { id, key: key(2), erased_to, erased_at, old_key, erased_until: None });
-        if i64::from(no) != row.get::<i64, _>(0) {
+        let id = UserId::parse(row.at(1, db)?).ok_or_else(|| db.damaged("a user in it has no id"))?;
+        let (key, old_key, erased_to) = (key(&row, 2, db)?, key(&row, 4, db)?, row.number(3, db)?);
+        let erased_at = Timestamp::from_millis(row.at(5, db)?);
+        let no = chains.users_mut().add(User { id, key, erased_to, erased_at, old_key, erased_until: None });
+        if i64::from(no) != row.at::<i64>(0, db)? {
             return Err(db.damaged(format!("user number {no} is missing")));
         }
     }
@@ -166,13 +170,20 @@ pub(crate) async fn refresh_users(conn: &mut SqliteConnection, db: &Db, chains: 
     let rows =
         sqlx::query("SELECT no, key, erased_to, old_key, erased_at FROM user_key WHERE erased_to > 0").fetch_all(conn);
     for row in rows.await.map_err(db.failed("read users"))? {
-        let key = |at| row.get::<Option<&[u8]>, _>(at).and_then(|key| key.try_into().ok());
-        if let Some(user) = chains.users_mut().get_mut(row.get::<i64, _>(0) as u32) {
-            (user.key, user.erased_to, user.old_key) = (key(1), row.get::<i64, _>(2) as u64, key(3));
-            user.erased_at = Timestamp::from_millis(row.get(4));
+        let now = (key(&row, 1, db)?, row.number(2, db)?, key(&row, 3, db)?);
+        let erased_at = Timestamp::from_millis(row.at(4, db)?);
+        if let Some(user) = chains.users_mut().get_mut(row.number(0, db)? as u32) {
+            (user.key, user.erased_to, user.old_key) = now;
+            user.erased_at = erased_at;
         }
     }
     Ok(())
+}
+
+/// A user's secret; it has 32 bytes where there is one.
+fn key(row: &SqliteRow, at: usize, db: &Db) -> Result<Option<UserKey>, StoreError> {
+    let key = row.at::<Option<&[u8]>>(at, db)?.map(UserKey::try_from).transpose();
+    key.map_err(|_| db.damaged("the secret of a user has not 32 bytes"))
 }
 
 /// Where to read on.
@@ -181,11 +192,12 @@ pub(crate) async fn positions(conn: &mut SqliteConnection, db: &Db) -> Result<Ve
         sqlx::query("SELECT topic, partition, next_offset FROM position ORDER BY topic, partition").fetch_all(conn);
     let rows = rows.await.map_err(db.failed("read positions"))?;
     let read = |row: &SqliteRow| {
-        let topic: &str = row.get(0);
+        let topic: &str = row.at(0, db)?;
         let topic = SourceTopic::ALL.into_iter().find(|t| t.name() == topic);
-        Some(NextOffset { topic: topic?, partition: row.get(1), offset: row.get(2) })
+        let topic = topic.ok_or_else(|| db.damaged("a position is of no known topic"))?;
+        Ok(NextOffset { topic, partition: row.at(1, db)?, offset: row.at(2, db)? })
     };
-    rows.iter().map(|row| read(row).ok_or_else(|| db.damaged("a position is of no known topic"))).collect()
+    rows.iter().map(read).collect()
 }
 
 /// At most `limit` deltas beyond commit `from`, in order; texts that stand in audit entries are not filled in yet.
@@ -201,11 +213,11 @@ pub(crate) async fn deltas(
     let sql = "SELECT n, after_n, data FROM delta WHERE n > ? ORDER BY n LIMIT ?";
     let mut rows = sqlx::query(sql).bind(from as i64).bind(limit).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read changes"))? {
-        let (n, after): (i64, i64) = (row.get(0), row.get(1));
+        let (n, after): (i64, i64) = (row.at(0, db)?, row.at(1, db)?);
         if after as u64 != last {
             return Err(db.damaged(format!("the changes after commit {last} are missing")));
         }
-        let changes = delta::decode(row.get(2), views)
+        let changes = delta::decode(row.at(2, db)?, views)
             .map_err(|error: DeltaError| db.damaged(format!("the changes of commit {n}: {error}")))?;
         last = n as u64;
         found.push(changes);
@@ -485,31 +497,33 @@ async fn read_tasks(
     .bind(from)
     .bind(to)
     .fetch(conn);
-    let mut tasks = Vec::with_capacity(usize::try_from(to - from + 1).unwrap_or(0));
+    // Numbers are dense; a damaged one must not ask for endless memory.
+    let expected = usize::try_from(to.saturating_sub(from).saturating_add(1)).unwrap_or(0);
+    let mut tasks = Vec::with_capacity(expected.min(TASKS_AT_ONCE));
     while let Some(row) = stream.try_next().await.map_err(db.failed("read tasks"))? {
-        let no = row.get::<i64, _>(0) as u32;
+        let no = row.number(0, db)? as u32;
         let id = TaskId(uuid_at(&row, 1, db)?);
-        chains.set_head(ChainId::Task(id), read_head(no, &row, 4));
+        chains.set_head(ChainId::Task(id), read_head(no, &row, 4, db)?);
         if newer.contains(&no) {
             continue;
         }
-        let after = match row.get::<Option<&str>, _>(2) {
+        let after = match row.at::<Option<&str>>(2, db)? {
             None => None,
             Some(text) => Some(Arc::new(
                 serde_json::from_str(text)
                     .map_err(|error| db.damaged(format!("task {id} cannot be read ({error})")))?,
             )),
         };
-        tasks.push(TaskRow { id, before: None, after, memory: row.get::<&[u8], _>(3).into() });
+        tasks.push(TaskRow { id, before: None, after, memory: row.at::<&[u8]>(3, db)?.into() });
     }
     Ok(tasks)
 }
 
-fn read_head(no: u32, row: &SqliteRow, at: usize) -> Head {
-    let Some(seq) = row.get::<Option<i64>, _>(at) else { return Head::new(no) };
-    let hash = row.get::<Option<&[u8]>, _>(at + 1).and_then(|hash| hash.try_into().ok()).unwrap_or_default();
-    let (last, applied): (i64, i64) = (row.get(at + 2), row.get(at + 3));
-    Head { no, seq: seq as u64, hash, last: last as u64, applied: applied as u64, state: 0 }
+fn read_head(no: u32, row: &SqliteRow, at: usize, db: &Db) -> Result<Head, StoreError> {
+    let Some(seq) = row.at::<Option<i64>>(at, db)? else { return Ok(Head::new(no)) };
+    let hash = row.at::<&[u8]>(at + 1, db)?.try_into();
+    let hash = hash.map_err(|_| db.damaged(format!("the end of chain {no} has a digest that is no sha256")))?;
+    Ok(Head { no, seq: seq as u64, hash, last: row.number(at + 2, db)?, applied: row.number(at + 3, db)?, state: 0 })
 }
 
 /// Adds the tasks that changed since, and returns the highest number.
@@ -529,8 +543,8 @@ fn add_newer_tasks(tasks: &mut Vec<TaskRow>, mut last_no: u32, chains: &Chains, 
 async fn user_heads(conn: &mut SqliteConnection, db: &Db, chains: &Chains) -> Result<(), StoreError> {
     let mut rows = sqlx::query("SELECT no, seq, hash, last, applied FROM user_heads").fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read users"))? {
-        let no = row.get::<i64, _>(0) as u32;
-        chains.set_head(ChainId::User(no), read_head(no, &row, 1));
+        let no = row.number(0, db)? as u32;
+        chains.set_head(ChainId::User(no), read_head(no, &row, 1, db)?);
     }
     Ok(())
 }

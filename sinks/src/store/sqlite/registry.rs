@@ -32,7 +32,7 @@ impl Registration {
     /// It took over commit `n`, and lives.
     pub(crate) fn tell(&self, n: u64) -> io::Result<()> {
         let new = self.path.with_extension("new");
-        std::fs::write(&new, n.to_string())?;
+        std::fs::write(&new, written(n))?;
         std::fs::rename(new, &self.path)
     }
 }
@@ -48,7 +48,7 @@ pub(crate) fn set_published(dir: &Path, n: u64) -> io::Result<()> {
     std::fs::create_dir_all(&directory)?;
     let (path, new) = (directory.join(PUBLISHER), directory.join("task-updates.new"));
     let mut file = std::fs::File::create(&new)?;
-    io::Write::write_all(&mut file, n.to_string().as_bytes())?;
+    io::Write::write_all(&mut file, written(n).as_bytes())?;
     // After a power cut an older number is there at the worst, never none.
     file.sync_all()?;
     std::fs::rename(new, path)?;
@@ -87,7 +87,23 @@ fn number(path: &Path) -> Option<u64> {
         return None;
     }
     // What cannot be read is somebody's who is there.
-    Some(std::fs::read_to_string(path).ok()?.parse().unwrap_or(0))
+    let bytes = std::fs::read(path).ok()?;
+    Some(std::str::from_utf8(&bytes).ok().and_then(read).unwrap_or(0))
+}
+
+/// A number with its checksum.
+fn written(n: u64) -> String {
+    format!("{n} {:016x}", pages::sum(n.to_string().as_bytes()))
+}
+
+/// Reads what [`written`] made; an older program wrote no checksum.
+fn read(text: &str) -> Option<u64> {
+    let (n, sum) = match text.split_once(' ') {
+        Some((n, sum)) => (n, Some(sum)),
+        None => (text, None),
+    };
+    let n = n.parse().ok()?;
+    sum.is_none_or(|_| text == written(n)).then_some(n)
 }
 
 #[cfg(test)]
@@ -108,6 +124,22 @@ mod tests {
         let file = std::fs::File::options().write(true).open(dir.path().join(DIRECTORY).join("fast")).unwrap();
         file.set_modified(SystemTime::now() - 2 * EXPIRES).unwrap();
         assert_eq!(least(dir.path()), None);
+    }
+
+    #[test]
+    fn a_damaged_number_keeps_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        set_published(dir.path(), 1234).unwrap();
+        let path = dir.path().join(DIRECTORY).join(PUBLISHER);
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(published(dir.path()), Some(0), "bit {bit}");
+        }
+        std::fs::write(&path, "77").unwrap();
+        assert_eq!(published(dir.path()), Some(77), "of an older program");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::{HashMap, HashSet};
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::{AssertSqlSafe, Connection};
 use topics::time::Timestamp;
 
 use crate::store::StoreError;
@@ -20,7 +20,7 @@ use crate::store::chains::{ChainId, Chains};
 use crate::store::cut::{Cut, Line, Link, prefix};
 use crate::store::engine::{PASS_PAUSE, PASS_SHARE, lower_priority};
 use crate::store::sqlite::audit::{BLOCK_COLUMNS, block_from};
-use crate::store::sqlite::db::{Db, close};
+use crate::store::sqlite::db::{Db, Stored, close};
 use crate::store::sqlite::threads::open_again;
 use crate::store::sqlite::{Shared, cuts};
 
@@ -105,8 +105,9 @@ async fn step(
     let due = due.bind(line.before.millis()).bind(limit as i64).bind(seen.0).bind(seen.1).bind(BLOCKS);
     let due = due.fetch_all(&mut *conn).await.map_err(&failed)?;
     let Some(last) = due.last() else { return Ok(None) };
-    *seen = (last.get(0), last.get(1));
-    let mut firsts: Vec<u64> = due.iter().map(|row| row.get::<i64, _>(1) as u64).collect();
+    *seen = (last.at(0, db)?, last.at(1, db)?);
+    let firsts: Result<Vec<u64>, StoreError> = due.iter().map(|row| row.number(1, db)).collect();
+    let mut firsts = firsts?;
     firsts.sort_unstable();
     if shields.len() > SHIELDS_MAX {
         shields.clear();

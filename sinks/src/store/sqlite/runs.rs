@@ -16,7 +16,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use crate::store::StoreError;
 use crate::store::chains::{read, write};
 use crate::store::encoder::Indexed;
-use crate::store::sqlite::db::{Checkpoint, Db, checkpoint, parts, placeholders};
+use crate::store::sqlite::db::{Checkpoint, Db, Stored, checkpoint, parts, placeholders};
 use crate::store::varint::{Reader, Unreadable, put_int, put_uint};
 
 /// A key of an index: what is looked for, the instant, the entry.
@@ -171,10 +171,10 @@ pub(crate) fn beyond(parts: Vec<Arc<Part>>, kind: Kind, last_n: u64) -> impl Ite
 pub(crate) async fn list(conn: &mut SqliteConnection) -> Result<Vec<Run>, sqlx::Error> {
     let rows = sqlx::query("SELECT id, level, first_n, last_n FROM run WHERE state = 1 ORDER BY first_n");
     let run = |row: &SqliteRow| {
-        let (first, last): (i64, i64) = (row.get(2), row.get(3));
-        Run { id: row.get(0), level: row.get(1), first_n: first as u64, last_n: last as u64 }
+        let (first, last): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+        Ok(Run { id: row.try_get(0)?, level: row.try_get(1)?, first_n: first as u64, last_n: last as u64 })
     };
-    Ok(rows.fetch_all(conn).await?.iter().map(run).collect())
+    rows.fetch_all(conn).await?.iter().map(run).collect()
 }
 
 /// Reads the list of runs; what a crash left unfinished is removed. Entries up to `removed_to` need none.
@@ -296,8 +296,8 @@ pub(crate) async fn page(
 
 fn page_of(db: &Db, row: Option<sqlx::sqlite::SqliteRow>) -> Result<Option<(i64, Vec<Key>)>, StoreError> {
     let Some(row) = row else { return Ok(None) };
-    let keys = decode_page(row.get(1)).map_err(|_| db.damaged("a page of a run cannot be read"))?;
-    Ok(Some((row.get(0), keys)))
+    let keys = decode_page(row.at(1, db)?).map_err(|_| db.damaged("a page of a run cannot be read"))?;
+    Ok(Some((row.at(0, db)?, keys)))
 }
 
 /// All ids' keys of a run, in order.
@@ -310,7 +310,7 @@ pub(crate) async fn all_ids(
     use futures::TryStreamExt;
     let mut rows = sqlx::query("SELECT data FROM run_page WHERE run = ? AND kind = 0").bind(run.id).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(db.failed("read the ids of all entries"))? {
-        let keys = decode_page(row.get(0)).map_err(|_| db.damaged("a page of a run cannot be read"))?;
+        let keys = decode_page(row.at(0, db)?).map_err(|_| db.damaged("a page of a run cannot be read"))?;
         to.extend(keys.iter().map(|key| key.what));
     }
     Ok(())
@@ -428,8 +428,8 @@ impl Input {
             self.ended = true;
             return Ok(());
         };
-        self.no = row.get(0);
-        self.keys = decode_page(row.get(1)).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        self.no = row.try_get(0)?;
+        self.keys = decode_page(row.try_get(1)?).map_err(|error| sqlx::Error::Decode(error.into()))?;
         self.at = 0;
         Ok(())
     }

@@ -13,6 +13,7 @@ use topics::time::Due;
 use topics::view::{SqlType, Value, ViewRow, ViewSpec};
 use uuid::Uuid;
 
+use crate::store::StoreError;
 use crate::store::chains::{ChainId, Head};
 use crate::store::changes::{Changes, TaskChange};
 use crate::store::engine::{Options, lower_priority};
@@ -54,7 +55,7 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored:
         if dirty.n > shared.applied.load(Ordering::Acquire) && (closed || pace.is_due(&dirty, &shared.pending, idle)) {
             let started = Instant::now();
             tokio::select! {
-                () = flush_until_done(&mut conn, &dirty, &shared, &db) => {}
+                done = flush_until_done(&mut conn, &dirty, &shared, &db) => if !done { break },
                 () = shared.pending.ending(), if pace.is_long(&dirty) => {
                     // In the midst of a transaction.
                     db.open_anew(&mut conn).await;
@@ -91,8 +92,9 @@ pub(crate) async fn run(shared: Arc<Shared>, db: Db, options: Options, restored:
     close(conn).await;
 }
 
-/// Applies commits to the tables, however often that has to be tried.
-async fn flush_until_done(conn: &mut SqliteConnection, dirty: &Changes, shared: &Shared, db: &Db) {
+/// Applies commits to the tables, however often that has to be tried. Returns false when a damaged file is not going to
+/// take them before the end: the journal keeps them.
+async fn flush_until_done(conn: &mut SqliteConnection, dirty: &Changes, shared: &Shared, db: &Db) -> bool {
     let mut pause = Duration::from_millis(100);
     let mut refused = false;
     let _alone = shared.tables.lock().await;
@@ -100,6 +102,9 @@ async fn flush_until_done(conn: &mut SqliteConnection, dirty: &Changes, shared: 
         let error = db.failed("bring the tables up to date")(source);
         tracing::error!(error = %topics::chain::chain(&error), "the tables refuse a flush; will retry");
         shared.set_failing(Some(error.to_string()));
+        if matches!(error, StoreError::Damaged { .. }) && shared.pending.is_ending() {
+            return false;
+        }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(Duration::from_secs(5));
         db.open_anew(conn).await;
@@ -108,6 +113,7 @@ async fn flush_until_done(conn: &mut SqliteConnection, dirty: &Changes, shared: 
     if refused {
         shared.set_failing(None);
     }
+    true
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
