@@ -41,7 +41,7 @@ fn tasks(rng: &mut StdRng) -> Vec<Task> {
     let task = |no: usize| {
         let title = made::text(rng, 8);
         let mut extra = made::extra(rng, 5);
-        if no % 10 == 0 {
+        if no.is_multiple_of(10) {
             let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
             extra.sent.push_str(&format!(",\"y\":{deep}"));
             let comma = if extra.kept == "{}" { "" } else { "," };
