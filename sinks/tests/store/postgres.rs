@@ -184,7 +184,8 @@ async fn an_erasure_that_is_held_up_shows_nothing_and_is_finished_later() {
         CREATE TRIGGER held BEFORE UPDATE ON audit_entry FOR EACH ROW EXECUTE FUNCTION held()";
     sqlx::raw_sql(hold).execute(&mut conn).await.unwrap();
     append(&*store, &[history.erase(&user)]).await;
-    eventually("the refusal", || store.status().failing.is_some()).await;
+    // Commits go on beside it, so nothing is said to fail; it is tried a few times meanwhile.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let key = "SELECT count(*) FROM user_key WHERE old_key IS NOT NULL";
     assert_eq!(sqlx::query_scalar::<_, i64>(key).fetch_one(&mut conn).await.unwrap(), 1);
     // Marked is as good as gone, for the API and for SQL.
@@ -196,8 +197,11 @@ async fn an_erasure_that_is_held_up_shows_nothing_and_is_finished_later() {
         assert!(json["afterState"].is_null() || json["afterState"]["title"]["$erased"] == true, "{json}");
     }
     sqlx::raw_sql("DROP TRIGGER held ON audit_entry").execute(&mut conn).await.unwrap();
-    eventually("its end", || store.status().failing.is_none()).await;
-    assert_eq!(sqlx::query_scalar::<_, i64>(key).fetch_one(&mut conn).await.unwrap(), 0);
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while sqlx::query_scalar::<_, i64>(key).fetch_one(&mut conn).await.unwrap() > 0 {
+        assert!(std::time::Instant::now() < until, "it does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let stored = "SELECT count(*) FROM audit_entry e JOIN user_key u ON u.no = e.user_no \
         WHERE user_id = $1 AND after_state NOT LIKE '%\"title\":{\"$erased\":true}%'";
     assert_eq!(sqlx::query_scalar::<_, i64>(stored).bind(user.as_str()).fetch_one(&mut conn).await.unwrap(), 0);
