@@ -578,7 +578,6 @@ impl State {
         Ok(())
     }
 
-
     fn align(&mut self, id: TaskId, time: Timestamp, erased: Option<Timestamp>) -> Vec<reminders::Fact> {
         let known = &self.tasks[&id];
         let live = known.live.as_ref();
