@@ -1,11 +1,10 @@
 //! The ledger of creates in plain code: which successor a completion decides, and which task turns out to be it.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use topics::event::{TaskAction, TaskEvent};
 use topics::{TaskId, ids};
 use uuid::Uuid;
 
-use super::model::reminders;
 use super::model::series;
 use super::model::task::TaskState;
 use super::{Action, Confirmed, Create, Known, State, as_it_travels};
