@@ -80,7 +80,14 @@ fn is_object_of_short_numbers(spec: &RecordSpec) -> bool {
 /// The steps of a generated history, with those of its records that a form of pushing can carry.
 fn steps(seed: u64, fits: fn(&RecordSpec) -> bool) -> Vec<Vec<NewRecord>> {
     let limits = Limits { max_event_bytes: EVENT_BYTES_MAX };
-    let options = oracle::generate::Options { strands: 10, http_only: false, restarts: false, kills: false, limits };
+    let options = oracle::generate::Options {
+        strands: 10,
+        http_only: false,
+        restarts: false,
+        kills: false,
+        users_apart: false,
+        limits,
+    };
     let history = oracle::generate::history(seed, &options);
     let mut now = history.start;
     let mut steps = Vec::new();

@@ -55,7 +55,14 @@ fn views_are_what_the_events_come_to() {
     // Variables with the product's prefix are settings to it; ours are not.
     let strands = number("TASKTIDE_SEEDS", 40);
     let first = number("TASKTIDE_SEED", 1);
-    let options = |strands| Options { strands, http_only: false, restarts: true, kills: false, limits: limits() };
+    let options = |strands| Options {
+        strands,
+        http_only: false,
+        restarts: true,
+        kills: false,
+        users_apart: true,
+        limits: limits(),
+    };
     let mut left = strands as usize;
     for seed in first.. {
         if left == 0 {
@@ -90,7 +97,14 @@ const ORDERS: u64 = 4;
 fn every_interleaving_comes_to_the_same() {
     let strands = number("TASKTIDE_SEEDS", 200);
     let first = number("TASKTIDE_SEED", 1);
-    let options = Options { strands: STRANDS, http_only: false, restarts: false, kills: false, limits: limits() };
+    let options = Options {
+        strands: STRANDS,
+        http_only: false,
+        restarts: false,
+        kills: false,
+        users_apart: true,
+        limits: limits(),
+    };
     let mut failed = Vec::new();
     for seed in first..first + strands.div_ceil(STRANDS as u64) {
         let history = generate::history(seed, &options);
@@ -112,7 +126,7 @@ fn every_interleaving_comes_to_the_same() {
 
 /// What the orders of reading do not agree on, or what they come to other than the oracle does.
 fn disagreement(history: &History, seed: u64, with_oracle: bool) -> Option<Vec<String>> {
-    let records = interleave::records(history, &limits(), seed % 3 != 0);
+    let records = interleave::records(history, &limits(), !seed.is_multiple_of(3));
     let out = interleave::LeftOut::of(&records, &limits());
     let first = interleave::rows(history, &records, &limits());
     let lines = if with_oracle {
@@ -129,7 +143,8 @@ fn disagreement(history: &History, seed: u64, with_oracle: bool) -> Option<Vec<S
 fn a_kill_at_any_moment_changes_nothing() {
     let runs = number("TASKTIDE_KILL_SEEDS", 1);
     for seed in 1..=runs {
-        let options = Options { strands: 6, http_only: true, restarts: true, kills: true, limits: limits() };
+        let options =
+            Options { strands: 6, http_only: true, restarts: true, kills: true, users_apart: true, limits: limits() };
         let history = generate::history(1_000_000 + seed, &options);
         let bytes = EVENT_BYTES_MAX.to_string();
         let mut product = Program::start(history.start, &[("TASKTIDE_MAX_EVENT_BYTES", &bytes)]);
@@ -144,7 +159,14 @@ fn survey() {
     let mut seen = std::collections::BTreeMap::new();
     let first = number("TASKTIDE_SEED", 1);
     for seed in first..first + number("TASKTIDE_SEEDS", 5) {
-        let options = Options { strands: STRANDS, http_only: false, restarts: true, kills: false, limits: limits() };
+        let options = Options {
+            strands: STRANDS,
+            http_only: false,
+            restarts: true,
+            kills: false,
+            users_apart: true,
+            limits: limits(),
+        };
         let history = generate::history(seed, &options);
         let mut product = in_process(&history);
         let Some((_, differences)) = run(&history, &limits(), &mut product, |_| false) else { continue };

@@ -50,7 +50,14 @@ fn number(name: &str, default: u64) -> u64 {
 /// One history, followed. Every third one keeps few events, so that places are lost.
 fn follow(seed: u64) {
     let limits = Limits { max_event_bytes: 16_384 };
-    let options = Options { strands: 6, http_only: false, restarts: true, kills: false, limits: limits.clone() };
+    let options = Options {
+        strands: 6,
+        http_only: false,
+        restarts: true,
+        kills: false,
+        users_apart: true,
+        limits: limits.clone(),
+    };
     let history = generate::history(seed, &options);
     let replay = if seed.is_multiple_of(3) { 40 } else { 10_000 };
     let given =

@@ -36,6 +36,9 @@ pub struct Options {
     pub restarts: bool,
     /// Whether it is killed.
     pub kills: bool,
+    /// Whether events about users may come on another partition than their tasks. Who reads partitions in any order is
+    /// promised only part of what follows from those.
+    pub users_apart: bool,
     /// Bounds of the decoder.
     pub limits: Limits,
 }
@@ -99,6 +102,7 @@ struct Strand {
     clients: Vec<Client>,
     /// All its tasks are in one partition, and so are events of its users.
     one_partition: bool,
+    users_apart: bool,
     partition: i32,
     oracle: Oracle,
     sent: Vec<RecordSpec>,
@@ -121,6 +125,7 @@ impl Strand {
             users,
             clients: Vec::new(),
             one_partition: rng.random_bool(0.7),
+            users_apart: options.users_apart,
             partition: rng.random_range(0..PARTITIONS),
             oracle: Oracle::new(start, options.limits.clone()),
             sent: Vec::new(),
@@ -134,7 +139,7 @@ impl Strand {
 
     /// Some records for one step.
     fn round(&mut self) -> Vec<RecordSpec> {
-        if !self.one_partition && !self.clients.is_empty() && self.rng.random_bool(0.1) {
+        if self.users_apart && !self.one_partition && !self.clients.is_empty() && self.rng.random_bool(0.1) {
             // From another partition, so alone: which comes first is not said otherwise.
             let record = if self.rng.random_bool(0.2) { self.user_erased() } else { self.user_updated() };
             self.oracle.apply(&record);

@@ -124,6 +124,12 @@ fn write_module(dapr: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether somebody else took a port between its choice and the start.
+fn is_of_a_taken_port(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    ["address already in use", "could not listen on any endpoint"].iter().any(|words| text.contains(words))
+}
+
 impl Daprd {
     /// Starts it and waits until it can call out.
     pub fn start(options: Options) -> anyhow::Result<Daprd> {
@@ -133,7 +139,7 @@ impl Daprd {
         for _ in 0..TRIES {
             match spawn(&program, &options, dir.path()) {
                 Ok((process, http_port)) => return Ok(Daprd { process, http_port, options, dir }),
-                Err(error) if format!("{error:#}").contains("address already in use") => last = Some(error),
+                Err(error) if is_of_a_taken_port(&error) => last = Some(error),
                 Err(error) => return Err(error),
             }
         }

@@ -107,6 +107,7 @@ impl Server {
         fs::write(&password, ROLE)?;
         if let Some((user, group)) = user {
             chown(&cluster, Some(user), Some(group))?;
+            chown(&password, Some(user), Some(group))?;
         }
         let made = as_user(user, &programs.join("initdb"))
             .args(["--username", ROLE, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"])

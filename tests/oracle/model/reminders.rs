@@ -217,12 +217,13 @@ pub fn align(
                 if !holds {
                     row.cancel(row.why_unwanted(task, on), on.time);
                     facts.push(("REMINDER_CANCELLED", row.id));
-                } else if let Some(asked) = asked {
-                    if row.follow(asked, on, defaults.follows(asked.leans)) && past(asked) {
-                        row.status = Status::Expired;
-                        row.reason = Some("trigger_in_past");
-                        facts.push(("REMINDER_EXPIRED", row.id));
-                    }
+                } else if let Some(asked) = asked
+                    && row.follow(asked, on, defaults.follows(asked.leans))
+                    && past(asked)
+                {
+                    row.status = Status::Expired;
+                    row.reason = Some("trigger_in_past");
+                    facts.push(("REMINDER_EXPIRED", row.id));
                 }
                 None
             }

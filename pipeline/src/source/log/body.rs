@@ -371,7 +371,7 @@ mod tests {
         check_body(Some("application/x-ndjson"), "", &[]);
         check_body(Some("application/x-ndjson"), "\u{feff}{\"a\":1}\n\u{feff}2", &["{\"a\":1}", "\u{feff}2"]);
         check_body(Some("application/cloudevents-batch+json"), "\u{feff}[1]", &["1"]);
-        check_body(None, "\u{feff}{}", &["{}"]);
+        check_body(Some("application/json"), "\u{feff}{}", &["{}"]);
     }
 
     #[test]

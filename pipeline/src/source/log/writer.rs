@@ -211,6 +211,10 @@ pub(super) async fn write(mut connection: SqliteConnection, mut jobs: mpsc::Rece
             }
         }
     }
+    // So that the file has everything by itself; a reader that holds it up leaves that to the next start.
+    if let Err(error) = tidy(&mut connection).await {
+        tracing::warn!(%error, "the log beside the file could not be emptied");
+    }
     if let Err(error) = connection.close().await {
         tracing::warn!(error = %topics::chain::chain(&error), "could not close the log");
     }
