@@ -362,8 +362,8 @@ fn is_json(content_type: &str) -> bool {
     essence == "application/json" || (essence.contains('/') && essence.ends_with("+json"))
 }
 
-/// Attributes that are not extensions.
-const KNOWN: [&str; 16] = [
+/// Attributes of an event that this project reads; every other one is an extension.
+pub(super) const ATTRIBUTES: [&str; 14] = [
     "specversion",
     "id",
     "source",
@@ -378,9 +378,10 @@ const KNOWN: [&str; 16] = [
     "causationid",
     "traceparent",
     "tracestate",
-    "data",
-    "data_base64",
 ];
+
+/// Members of an event that are no attributes.
+const DATA: [&str; 2] = ["data", "data_base64"];
 
 fn finish(
     envelope: &Envelope<'_>,
@@ -418,7 +419,7 @@ fn finish(
     let mut extensions = std::collections::BTreeMap::new();
     for member in envelope.attributes.iter() {
         let (name, raw) = (member.key(), member.value());
-        if !KNOWN.contains(&name) && raw.get() != "null" {
+        if !ATTRIBUTES.contains(&name) && !DATA.contains(&name) && raw.get() != "null" {
             let Ok(kept) = json::kept(raw) else {
                 return fields::too_deep(name);
             };

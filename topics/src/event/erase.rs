@@ -15,7 +15,7 @@ use compact_str::CompactString;
 use hashbrown::HashSet;
 use serde_json::value::RawValue;
 
-use super::decode::{Mode, decode, mode, whole};
+use super::decode::{ATTRIBUTES, Mode, decode, mode, whole};
 use super::fields;
 use super::json::{self, Object};
 use crate::dead_letter::DeadLetter;
@@ -41,24 +41,6 @@ const DATA: [&str; 11] = [
     "task_version",
     "reminderId",
     "reminder_id",
-];
-
-/// Attributes of an event that this project reads.
-const ATTRIBUTES: [&str; 14] = [
-    "specversion",
-    "id",
-    "source",
-    "type",
-    "time",
-    "subject",
-    "datacontenttype",
-    "dataschema",
-    "sequence",
-    "partitionkey",
-    "correlationid",
-    "causationid",
-    "traceparent",
-    "tracestate",
 ];
 
 /// The value of `record` without what is personal in the events that `covers` picks; `None` when there is none, or

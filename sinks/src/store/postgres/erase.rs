@@ -130,12 +130,7 @@ async fn rewrite(
     .execute(&mut *transaction)
     .await
     .map_err(&failed)?;
-    let held = sqlx::query("SELECT FROM lease WHERE part_set = 0 AND epoch = $1 FOR SHARE")
-        .bind(lease.epoch)
-        .fetch_optional(&mut *transaction)
-        .await
-        .map_err(&failed)?;
-    if held.is_none() {
+    if !lease.is_held(&mut transaction).await.map_err(&failed)? {
         lease.lose();
         return Err(StoreError::Closed);
     }

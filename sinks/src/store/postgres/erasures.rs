@@ -263,11 +263,7 @@ async fn erase_letters(
 
 /// Only who holds the lease may write.
 async fn hold(conn: &mut PgConnection, lease: &Lease) -> Result<Result<(), StoreError>, sqlx::Error> {
-    let held = sqlx::query("SELECT FROM lease WHERE part_set = 0 AND epoch = $1 FOR SHARE")
-        .bind(lease.epoch)
-        .fetch_optional(conn)
-        .await?;
-    if held.is_none() {
+    if !lease.is_held(conn).await? {
         lease.lose();
         return Ok(Err(StoreError::Closed));
     }
