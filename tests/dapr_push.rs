@@ -30,7 +30,6 @@ use tasktide::cli::{Actions, SourceMode};
 use topics::Timestamp;
 use topics::event::Limits;
 
-/// A history that lies in the past: a broker takes no record of the future.
 const SEED: u64 = 11;
 /// Records longer than this are dead letters.
 const EVENT_BYTES_MAX: usize = 20_000;
@@ -85,7 +84,7 @@ fn steps(seed: u64, fits: fn(&RecordSpec) -> bool) -> Vec<Vec<NewRecord>> {
         http_only: false,
         restarts: false,
         kills: false,
-        users_apart: false,
+        on_broker: true,
         limits,
     };
     let history = oracle::generate::history(seed, &options);

@@ -60,7 +60,7 @@ fn views_are_what_the_events_come_to() {
         http_only: false,
         restarts: true,
         kills: false,
-        users_apart: true,
+        on_broker: false,
         limits: limits(),
     };
     let mut left = strands as usize;
@@ -102,7 +102,7 @@ fn every_interleaving_comes_to_the_same() {
         http_only: false,
         restarts: false,
         kills: false,
-        users_apart: true,
+        on_broker: false,
         limits: limits(),
     };
     let mut failed = Vec::new();
@@ -144,7 +144,7 @@ fn a_kill_at_any_moment_changes_nothing() {
     let runs = number("TASKTIDE_KILL_SEEDS", 1);
     for seed in 1..=runs {
         let options =
-            Options { strands: 6, http_only: true, restarts: true, kills: true, users_apart: true, limits: limits() };
+            Options { strands: 6, http_only: true, restarts: true, kills: true, on_broker: false, limits: limits() };
         let history = generate::history(1_000_000 + seed, &options);
         let bytes = EVENT_BYTES_MAX.to_string();
         let mut product = Program::start(history.start, &[("TASKTIDE_MAX_EVENT_BYTES", &bytes)]);
@@ -164,7 +164,7 @@ fn survey() {
             http_only: false,
             restarts: true,
             kills: false,
-            users_apart: true,
+            on_broker: false,
             limits: limits(),
         };
         let history = generate::history(seed, &options);

@@ -55,7 +55,7 @@ fn follow(seed: u64) {
         http_only: false,
         restarts: true,
         kills: false,
-        users_apart: true,
+        on_broker: false,
         limits: limits.clone(),
     };
     let history = generate::history(seed, &options);

@@ -36,9 +36,10 @@ pub struct Options {
     pub restarts: bool,
     /// Whether it is killed.
     pub kills: bool,
-    /// Whether events about users may come on another partition than their tasks. Who reads partitions in any order is
-    /// promised only part of what follows from those.
-    pub users_apart: bool,
+    /// Whether it is for a broker, which gives its partitions in any order and whose clock nobody sets. Then what is said
+    /// of a user comes with their tasks, and all is of years to come: whether a reminder falls due before or after the
+    /// next event must not depend on the day on which the test runs.
+    pub on_broker: bool,
     /// Bounds of the decoder.
     pub limits: Limits,
 }
@@ -46,7 +47,7 @@ pub struct Options {
 /// The history of a seed.
 pub fn history(seed: u64, options: &Options) -> History {
     let mut rng = StdRng::seed_from_u64(seed);
-    let start = words::start(&mut rng);
+    let start = words::start(&mut rng, options.on_broker);
     let mut strands: Vec<Strand> =
         (0..options.strands).map(|number| Strand::new(seed, number, start, options)).collect();
     let mut steps = Vec::new();
@@ -102,7 +103,7 @@ struct Strand {
     clients: Vec<Client>,
     /// All its tasks are in one partition, and so are events of its users.
     one_partition: bool,
-    users_apart: bool,
+    on_broker: bool,
     partition: i32,
     oracle: Oracle,
     sent: Vec<RecordSpec>,
@@ -125,7 +126,7 @@ impl Strand {
             users,
             clients: Vec::new(),
             one_partition: rng.random_bool(0.7),
-            users_apart: options.users_apart,
+            on_broker: options.on_broker,
             partition: rng.random_range(0..PARTITIONS),
             oracle: Oracle::new(start, options.limits.clone()),
             sent: Vec::new(),
@@ -139,7 +140,7 @@ impl Strand {
 
     /// Some records for one step.
     fn round(&mut self) -> Vec<RecordSpec> {
-        if self.users_apart && !self.one_partition && !self.clients.is_empty() && self.rng.random_bool(0.1) {
+        if !self.on_broker && !self.one_partition && !self.clients.is_empty() && self.rng.random_bool(0.1) {
             // From another partition, so alone: which comes first is not said otherwise.
             let record = if self.rng.random_bool(0.2) { self.user_erased() } else { self.user_updated() };
             self.oracle.apply(&record);

@@ -167,14 +167,16 @@ pub async fn views(at: &(impl Served + ?Sized)) -> Vec<(String, Vec<Value>)> {
     views
 }
 
-/// Compares two sets of views and shows the first row that differs.
+/// Compares two sets of views and shows the rows that only one of them has.
 #[track_caller]
 pub fn same(found: &[(String, Vec<Value>)], expected: &[(String, Vec<Value>)]) {
+    let only = |rows: &[Value], others: &[Value]| {
+        rows.iter().filter(|row| !others.contains(row)).map(|row| format!("\n  {row}")).collect::<String>()
+    };
     for ((path, found), (_, expected)) in found.iter().zip(expected) {
-        for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-            assert_eq!(found, expected, "{path}, row {at}");
+        if found != expected {
+            panic!("{path}\nfound only:{}\nexpected only:{}", only(found, expected), only(expected, found));
         }
-        assert_eq!(found.len(), expected.len(), "{path}");
     }
     assert!(expected.iter().any(|(_, rows)| !rows.is_empty()), "views of nothing prove nothing");
 }

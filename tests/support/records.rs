@@ -16,7 +16,7 @@ pub fn history(seed: u64) -> History {
     let limits = Limits { max_event_bytes: EVENT_BYTES_MAX };
     generate(
         seed,
-        &Options { strands: 10, http_only: false, restarts: false, kills: false, users_apart: false, limits },
+        &Options { strands: 10, http_only: false, restarts: false, kills: false, on_broker: true, limits },
     )
 }
 

@@ -34,9 +34,17 @@ fn pick<'a, T: ?Sized>(rng: &mut StdRng, words: &[&'a T]) -> &'a T {
     words.choose(rng).copied().expect("not empty")
 }
 
-/// Where the clock starts.
-pub(super) fn start(rng: &mut StdRng) -> Timestamp {
-    pick(rng, &STARTS).parse().expect("an instant")
+/// Years after which the same dates fall on the same days of the week.
+const LATER: i32 = 28;
+
+/// Where the clock starts; `later` takes the same days of years to come.
+pub(super) fn start(rng: &mut StdRng, later: bool) -> Timestamp {
+    let mut start = pick(rng, &STARTS).to_owned();
+    if later {
+        let year: i32 = start[..4].parse().expect("a year");
+        start.replace_range(..4, &(year + LATER).to_string());
+    }
+    start.parse().expect("an instant")
 }
 
 /// How far the clock moves.
