@@ -236,6 +236,17 @@ async fn delivered(process: &Process, user: &str) {
     .await;
 }
 
+/// What dead letters other than those of `bob` show, in order; none shows a word of `mark`.
+async fn letters(process: &Process, mark: &str) -> Vec<Value> {
+    let page = process.get("/v1/ops/dead-letters?limit=200").await;
+    assert!(!page.to_string().contains(mark), "{page}");
+    let items = page["items"].as_array().unwrap().iter().filter(|item| !item.to_string().contains("bob"));
+    let shown = items.map(|item| ["reason", "detail", "value", "valueBase64"].map(|name| item[name].clone()));
+    let mut shown: Vec<Value> = shown.map(Value::from_iter).collect();
+    shown.sort_by_key(Value::to_string);
+    shown
+}
+
 async fn check(dir: &Path, place: &str) {
     assert_eq!(raw(dir, MARK, ""), Vec::<String>::new(), "{place}");
     assert_eq!(in_tables(dir, MARK).await, Vec::<String>::new(), "{place}");
@@ -252,10 +263,16 @@ async fn everything_is_said_and_erased(dir: &Path, store: Option<&str>) {
     say_all(&process, 200, "ann", MARK).await;
     delivered(&process, "ann").await;
     post(&process, "application/cloudevents+json", user_event("ann", "erased", json!({})).to_string()).await;
+    until("the erasure is read", LIMIT, async || is_caught_up(&process).await.then_some(())).await;
+    let before = letters(&process, MARK).await;
+    assert!(before.len() >= 2, "{before:?}");
     erased_everywhere(&process).await;
+    assert_eq!(letters(&process, MARK).await, before, "shown as they are once every copy is rewritten");
     // The same events again, and letters that nobody can read, come after it.
     say_all(&process, 200, "ann", MARK).await;
     erased_everywhere(&process).await;
+    let twice: Vec<Value> = before.iter().flat_map(|letter| [letter.clone(), letter.clone()]).collect();
+    assert_eq!(letters(&process, MARK).await, twice, "the same is left of one that is read before and after");
     let (ended, _) = process.terminate();
     assert!(ended);
 }

@@ -55,6 +55,7 @@ pub(super) async fn show(api: Arc<Api>, parts: Arc<Parts>, ask: Ask) -> Answer {
         0 => Vec::new(),
         fit => parts.store.dead_letters(from, fit).await.map_err(store_trouble)?,
     };
+    let found: Vec<_> = found.into_iter().map(|kept| parts.eraser.shown(kept)).collect();
     // Read: what is left is the values themselves.
     hold.shrink(lengths().take(fit).sum());
     let next_cursor = found.last().filter(|_| sizes.len() > fit).map(|last| last.no.to_string());
@@ -153,7 +154,7 @@ pub(super) async fn replay(State(parts): State<Arc<Parts>>, Path(id): Path<Strin
         serde_json::from_slice(&body)
             .map_err(|error| Problem::new(Code::InvalidBody, format!("The body is not {{\"value\": …}}: {error}.")))?
     };
-    let letter = kept.letter;
+    let letter = parts.eraser.shown(kept).letter;
     let value = match replay.value {
         None => letter.value,
         Some(Value::String(text)) => text.into(),
@@ -202,6 +203,7 @@ mod tests {
             time: Timestamp::default(),
             key: None,
             headers: Vec::new(),
+            erased: false,
             value: Bytes::copy_from_slice(value),
         };
         let parts: Vec<Bytes> = Item::new(KeptDeadLetter { no: 5, letter }, true).collect();

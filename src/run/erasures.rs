@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use compact_str::CompactString;
 use pipeline::source::log::{Log, LogError, Part, Rewritten, StoredRecord};
-use sinks::store::{Erasures, Store, StoreError, lower_priority};
+use sinks::store::{Erasures, KeptDeadLetter, Store, StoreError, lower_priority};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use topics::dead_letter::{DeadLetter, Reason};
-use topics::event::erase::{erase, erase_letter, erase_told, time_told, users_named};
+use topics::event::erase::{covers_letter, erase, erase_letter, erase_told};
 use topics::event::{Decoded, EventBody, Limits, TaskEvent, decode};
 use topics::record::SourceTopic;
 use topics::topic_list::{TASK_EVENTS_DLQ, TASK_REMINDERS, TASK_UPDATES};
@@ -41,6 +41,7 @@ pub struct Eraser {
     /// Counts the rounds that are over.
     rounds: watch::Receiver<u64>,
     stop: CancellationToken,
+    limits: Limits,
     thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -49,7 +50,7 @@ impl Eraser {
     pub(super) fn start(store: Arc<dyn Store>, log: Option<Arc<Log>>, limits: Limits) -> Eraser {
         let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let (told, rounds) = watch::channel(0);
-        let work = Work { store: store.clone(), log, limits, scanned: None };
+        let work = Work { store: store.clone(), log, limits: limits.clone(), scanned: None };
         let (more, stopped) = (wake.clone(), stop.clone());
         let run = move || {
             lower_priority();
@@ -58,12 +59,21 @@ impl Eraser {
         };
         let thread = std::thread::Builder::new().name("tasktide-erase".into()).spawn(run);
         let thread = std::sync::Mutex::new(Some(thread.expect("a thread can be started")));
-        Eraser { store, wake, rounds, stop, thread }
+        Eraser { store, wake, rounds, stop, limits, thread }
     }
 
     /// There may be something to do.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// A stored dead letter without what an erasure covers, also while its copy is not yet rewritten.
+    pub(crate) fn shown(&self, mut kept: KeptDeadLetter) -> KeptDeadLetter {
+        let covers = |user: &str, at| self.store.erased_until(user).is_some_and(|until| at <= until);
+        if self.store.status().erasures > 0 && covers_letter(&kept.letter, covers) {
+            erase_letter(&mut kept.letter, &self.limits);
+        }
+        kept
     }
 
     /// Waits until every copy of what was erased in commits up to `n` is rewritten, but no longer than `within`.
@@ -256,17 +266,16 @@ impl Work {
                 let value = erase(&record, &self.limits, &mut covers)?;
                 Some(Rewritten { headers: record.headers, value: Some(value) })
             }
-            Decoded::Dead(letter) => self
-                .erase_letter(&record, letter)
-                .map(|letter| Rewritten { headers: letter.headers, value: Some(letter.value) }),
+            Decoded::Dead(letter) => {
+                self.erase_letter(letter).map(|letter| Rewritten { headers: letter.headers, value: Some(letter.value) })
+            }
             Decoded::Skipped(_) => None,
         }
     }
 
     /// A dead letter of somebody who was erased since, without what is personal in it; `None` where nothing is.
-    fn erase_letter(&self, record: &Record, mut letter: DeadLetter) -> Option<DeadLetter> {
-        let at = time_told(record);
-        if !users_named(record).iter().any(|user| self.covers(user, at)) {
+    fn erase_letter(&self, mut letter: DeadLetter) -> Option<DeadLetter> {
+        if !covers_letter(&letter, |user, at| self.covers(user, at)) {
             return None;
         }
         let before = (letter.headers.clone(), letter.value.clone());
@@ -300,8 +309,9 @@ impl Work {
             key: record.key.clone(),
             headers: received.headers.clone(),
             value: record.value.clone().unwrap_or_default(),
+            erased: false,
         };
-        let erased = self.erase_letter(&received, letter)?;
+        let erased = self.erase_letter(letter)?;
         let detail = Bytes::from(erased.detail);
         let ours = ours.into_iter().map(|(name, value)| match name.as_str() {
             "x-dlq-detail" => (name, detail.clone()),

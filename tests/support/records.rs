@@ -14,10 +14,7 @@ pub const EVENT_BYTES_MAX: usize = 20_000;
 /// A history of records that a topic can take.
 pub fn history(seed: u64) -> History {
     let limits = Limits { max_event_bytes: EVENT_BYTES_MAX };
-    generate(
-        seed,
-        &Options { strands: 10, http_only: false, restarts: false, kills: false, on_broker: true, limits },
-    )
+    generate(seed, &Options { strands: 10, http_only: false, restarts: false, kills: false, on_broker: true, limits })
 }
 
 /// The records of a history, step by step, each at the time at which its step begins.

@@ -89,21 +89,6 @@ pub struct DeadLetter {
     pub headers: Vec<(CompactString, Bytes)>,
     /// Value as received.
     pub value: Bytes,
-}
-
-impl DeadLetter {
-    /// What is left of the value of a record that an erasure covered when it was read.
-    const ERASED: &[u8] = br#"{"$erased":true}"#;
-
-    /// Takes out all that it says.
-    pub fn erase(&mut self) {
-        self.value = Bytes::from_static(DeadLetter::ERASED);
-        self.headers = Vec::new();
-        self.detail = String::new();
-    }
-
-    /// Whether [`DeadLetter::erase`] was there: the record that it was read from still says what it said.
-    pub fn is_erased(&self) -> bool {
-        self.value == DeadLetter::ERASED
-    }
+    /// Whether an erasure covered it already when it was read. Not stored: `false` of one that is read back.
+    pub erased: bool,
 }

@@ -14,6 +14,7 @@ use topics::action::{ActionKind, Outcome};
 use topics::audit::AuditEntry;
 use topics::commit::{Counts, Erasure, NextOffset, Restored, Traced};
 use topics::dead_letter::DeadLetter;
+use topics::event::Limits;
 use topics::ids::{TaskId, UserId};
 use topics::record::{Position, SourceTopic};
 use topics::time::Timestamp;
@@ -143,6 +144,8 @@ pub struct Tasks {
     missed: Missed,
     /// While rebuilding: how far back creates are still sent, in milliseconds.
     horizon_ms: Option<i64>,
+    /// Bounds of the decoder.
+    limits: Limits,
     /// Nothing is sent yet, so that a create may still find its confirmation in the log.
     holding: bool,
     now: Timestamp,
@@ -166,6 +169,7 @@ impl Tasks {
             missed: config.missed,
             horizon_ms: (!restored.rebuilt)
                 .then(|| i64::try_from(config.create_horizon.as_millis()).unwrap_or(i64::MAX)),
+            limits: config.limits.clone(),
             holding: true,
             now: restored.committed_at,
         };

@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use topics::audit::AuditAction;
 use topics::commit::Commit;
-use topics::dead_letter::DeadLetter;
 use topics::event::SOURCE;
-use topics::event::erase::{time_told, users_named};
+use topics::event::erase::covers_letter;
 use topics::ids::UserId;
-use topics::record::{Position, Record, SourceTopic};
+use topics::record::{Position, SourceTopic};
 use topics::time::Timestamp;
 
 use crate::store::chains::Users;
@@ -105,7 +104,7 @@ pub(crate) fn late(commit: &Commit, users: &Users) -> Vec<RecordRange> {
         }
     }
     for letter in &commit.dead_letters {
-        if letter.is_erased() || covered_by(letter, &covers) {
+        if letter.erased || covers_letter(letter, covers) {
             found.insert(one(letter.topic, letter.position));
         }
     }
@@ -121,18 +120,4 @@ pub(crate) fn late(commit: &Commit, users: &Users) -> Vec<RecordRange> {
     }
     let range = |(topic, partition, from, to)| RecordRange { topic, partition, from, to, n: commit.n };
     found.into_iter().map(range).collect()
-}
-
-/// Whether a dead letter is of a user who was erased since it came to be.
-pub(crate) fn covered_by(letter: &DeadLetter, covers: &impl Fn(&str, Timestamp) -> bool) -> bool {
-    let record = Record {
-        topic: letter.topic,
-        position: letter.position,
-        timestamp: letter.time,
-        key: letter.key.clone(),
-        headers: letter.headers.clone(),
-        value: Some(letter.value.clone()),
-    };
-    let at = time_told(&record);
-    users_named(&record).iter().any(|user| covers(user, at))
 }

@@ -440,6 +440,7 @@ impl History {
             key: self.rng.random_bool(0.5).then(|| "key".into()),
             headers: vec![("content-type".into(), "text/plain".into())],
             value: vec![0xff, 0, 1].into(),
+            erased: false,
         };
         self.letters.push(letter.clone());
         commit.dead_letters.push(letter);

@@ -73,6 +73,7 @@ pub fn decode(record: &Record, limits: &Limits) -> Decoded {
             key: record.key.clone(),
             headers: record.headers.clone(),
             value: value.clone(),
+            erased: false,
         }),
     }
 }

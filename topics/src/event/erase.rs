@@ -257,8 +257,27 @@ fn values_of<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String> +
     })
 }
 
+/// Whether a dead letter tells of somebody whom an erasure covers, for whom `covers` answers by user and time.
+pub fn covers_letter(letter: &DeadLetter, covers: impl Fn(&str, Timestamp) -> bool) -> bool {
+    let record = received(letter, letter.value.clone());
+    let at = time_told(&record);
+    users_named(&record).iter().any(|user| covers(user, at))
+}
+
+/// The record that a dead letter was read from, with another value.
+fn received(letter: &DeadLetter, value: Bytes) -> Record {
+    Record {
+        topic: letter.topic,
+        position: letter.position,
+        timestamp: letter.time,
+        key: letter.key.clone(),
+        headers: letter.headers.clone(),
+        value: Some(value),
+    }
+}
+
 /// When what a record that cannot be read tells of happened: what it says, at the latest the record's own time.
-pub fn time_told(record: &Record) -> Timestamp {
+fn time_told(record: &Record) -> Timestamp {
     let value = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default());
     let header = record.header("ce_time").and_then(|time| Timestamp::parse_rfc3339(std::str::from_utf8(time).ok()?));
     let said = header.or_else(|| values_of(&value, "time").find_map(|time| Timestamp::parse_rfc3339(&time)));
@@ -280,15 +299,7 @@ pub fn erase_letter(letter: &mut DeadLetter, limits: &Limits) {
     // The last one has the same length: it may be unreadable for nothing but that.
     let long = Bytes::from(format!("{{}}{}", " ".repeat(letter.value.len().saturating_sub(2))));
     for value in [skeleton, Bytes::from_static(NOT_JSON.as_bytes()), Bytes::from_static(b"{}"), long] {
-        let record = Record {
-            topic: letter.topic,
-            position: letter.position,
-            timestamp: letter.time,
-            key: letter.key.clone(),
-            headers: letter.headers.clone(),
-            value: Some(value.clone()),
-        };
-        match decode(&record, limits) {
+        match decode(&received(letter, value.clone()), limits) {
             Decoded::Dead(dead) if dead.reason == reason => {
                 (letter.value, letter.detail) = (value, dead.detail);
                 return;

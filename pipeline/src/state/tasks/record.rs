@@ -3,6 +3,7 @@
 use hashbrown::HashSet;
 use serde_json::Value;
 use topics::dead_letter::{DeadLetter, Reason};
+use topics::event::erase::{covers_letter, erase_letter};
 use topics::event::{Decoded, EventBody, SkipReason, TaskAction, TaskEvent};
 use topics::ids::{TaskId, UserId};
 use topics::record::Record;
@@ -35,42 +36,38 @@ impl Tasks {
                     key: record.key,
                     headers: record.headers,
                     value: record.value.unwrap_or_default(),
+                    erased: false,
                 })),
             },
         }
         0
     }
 
-    /// The dead letter without what it says, if an erasure covers it. What cannot be read so far that it names its user
-    /// is nobody's.
+    /// The dead letter without what is personal in it, if an erasure covers it. What cannot be read so far that it names
+    /// its user or a task is nobody's.
     fn seen(&self, mut letter: DeadLetter) -> DeadLetter {
         if !self.users.any_erased() {
             return letter;
         }
-        let Ok(value) = serde_json::from_slice::<Value>(&letter.value) else { return letter };
-        let events = value.as_array().map_or(std::slice::from_ref(&value), Vec::as_slice);
-        let covered = events.iter().any(|event| {
-            let time = event["time"].as_str().and_then(Timestamp::parse_rfc3339).unwrap_or(letter.time);
-            self.user_of(event).is_some_and(|user| self.users.covers(&user, time.min(letter.time)))
-        });
-        if covered {
-            letter.erase();
+        let covers = |user: &str, at: Timestamp| UserId::parse(user).is_some_and(|user| self.users.covers(&user, at));
+        if covers_letter(&letter, covers) || self.is_of_erased_task(&letter) {
+            erase_letter(&mut letter, &self.limits);
+            letter.erased = true;
         }
         letter
     }
 
-    /// Whose an event is that cannot be applied.
-    fn user_of(&self, event: &Value) -> Option<UserId> {
-        let data = &event["data"];
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let named = [data, &data["task"], &data["data"], event]
-            .iter()
-            .find_map(|part| text(&part["userId"]).or_else(|| text(&part["user_id"])));
-        let task = || {
-            let id = text(&data["taskId"]).or_else(|| text(&data["task_id"])).or_else(|| text(&event["subject"]))?;
-            Some(self.entries.get(TaskId::parse(&id)?.0)?.owner.clone())
-        };
-        named.and_then(|user| UserId::parse(&user)).or_else(task)
+    /// Whether it names a task, whose owner was erased.
+    fn is_of_erased_task(&self, letter: &DeadLetter) -> bool {
+        let Ok(value) = serde_json::from_slice::<Value>(&letter.value) else { return false };
+        let events = value.as_array().map_or(std::slice::from_ref(&value), Vec::as_slice);
+        events.iter().any(|event| {
+            let data = &event["data"];
+            let named = [&data["taskId"], &data["task_id"], &event["subject"]].into_iter().find_map(Value::as_str);
+            let entry = named.and_then(TaskId::parse).and_then(|task| self.entries.get(task.0));
+            let time = event["time"].as_str().and_then(Timestamp::parse_rfc3339).unwrap_or(letter.time);
+            entry.is_some_and(|entry| self.users.covers(&entry.owner, time.min(letter.time)))
+        })
     }
 
     /// The first reason why an event of the record cannot be applied to the stored tasks.

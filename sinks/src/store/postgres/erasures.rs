@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection, Row};
 use topics::audit::{AuditAction, AuditQuery};
 use topics::event::Limits;
-use topics::event::erase::erase_letter;
+use topics::event::erase::{covers_letter, erase_letter};
 use topics::record::SourceTopic;
 use topics::time::Timestamp;
 
@@ -21,7 +21,7 @@ use crate::store::StoreError;
 use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::Group;
 use crate::store::engine::PASS_SHARE;
-use crate::store::erasures::{Erasure, Erasures, RecordRange, covered_by};
+use crate::store::erasures::{Erasure, Erasures, RecordRange};
 use crate::store::postgres::db::{At, Db, Role, Stored, answer, close, to_sql};
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::tables::trim_deltas;
@@ -242,7 +242,7 @@ async fn erase_letters(
         after = last.try_get::<i64, _>("no").map_err(&failed)?;
         for row in &rows {
             let mut kept = dead_letters::read(row, db)?;
-            if !covered_by(&kept.letter, &covers) {
+            if !covers_letter(&kept.letter, covers) {
                 continue;
             }
             erase_letter(&mut kept.letter, limits);

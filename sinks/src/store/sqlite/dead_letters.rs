@@ -83,6 +83,7 @@ pub(crate) fn read(row: &SqliteRow, db: &Db) -> Result<KeptDeadLetter, StoreErro
         key: row.try_get::<Option<&[u8]>, _>("key").map_err(&failed)?.map(Bytes::copy_from_slice),
         headers: read_headers(row.try_get("headers").map_err(&failed)?).map_err(unreadable)?,
         value: Bytes::copy_from_slice(row.try_get("value").map_err(&failed)?),
+        erased: false,
     };
     Ok(KeptDeadLetter { no: no as u64, letter })
 }

@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{Connection, Row};
 use topics::audit::{AuditAction, AuditQuery};
 use topics::event::Limits;
-use topics::event::erase::erase_letter;
+use topics::event::erase::{covers_letter, erase_letter};
 use topics::record::SourceTopic;
 use topics::time::Timestamp;
 
@@ -19,7 +19,7 @@ use crate::store::StoreError;
 use crate::store::dead_letters::header_bytes;
 use crate::store::encoder::Group;
 use crate::store::engine::PASS_SHARE;
-use crate::store::erasures::{Erasure, Erasures, RecordRange, covered_by};
+use crate::store::erasures::{Erasure, Erasures, RecordRange};
 use crate::store::sqlite::db::{Checkpoint, Db, Stored, checkpoint, close};
 use crate::store::sqlite::{Shared, Sqlite, dead_letters};
 
@@ -197,7 +197,7 @@ async fn erase_letters(
         after = last.try_get::<i64, _>("no").map_err(&failed)?;
         for row in &rows {
             let mut kept = dead_letters::read(row, db)?;
-            if !covered_by(&kept.letter, &covers) {
+            if !covers_letter(&kept.letter, covers) {
                 continue;
             }
             erase_letter(&mut kept.letter, limits);
