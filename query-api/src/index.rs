@@ -205,7 +205,7 @@ impl Index {
         let items: Vec<_> = hits.page.iter().map(|(_, task)| Arc::clone(task)).collect();
         let included = match query.include {
             Include { occurrence: false, reminders: false } => Vec::new(),
-            include => items.iter().map(|task| self.included(&state.shard, task.id, include)).collect(),
+            include => items.iter().map(|task| self.included(&state.shard, task, include)).collect(),
         };
         let freshness = Arc::clone(&state.fresh);
         let next = last.map(|key| Cursor::encode(query.digest, query.as_of, now, &key));
@@ -236,15 +236,21 @@ impl Index {
         let lookup = match state.shard.slot(id) {
             Some(slot) => {
                 let task = Arc::clone(state.shard.rows[slot].task());
-                Lookup::Found(task, self.included(&state.shard, id, include))
+                let included = self.included(&state.shard, &task, include);
+                Lookup::Found(task, included)
             }
             None => state.shard.deleted(id).map_or(Lookup::Unknown, |owner| Lookup::Gone(owner.clone())),
         };
         (lookup, Arc::clone(&state.fresh))
     }
 
-    fn included(&self, shard: &Shard, task: TaskId, include: Include) -> Included {
-        let rows = |name: &str| self.view(name).map(|at| shard.views[at].of_task(task)).unwrap_or_default();
+    /// The rows beside a task that are its owner's: some may still be those of who had it before.
+    fn included(&self, shard: &Shard, task: &Task, include: Include) -> Included {
+        let rows = |name: &str| {
+            let mut rows = self.view(name).map(|at| shard.views[at].of_task(task.id)).unwrap_or_default();
+            rows.retain(|row| *row.user() == task.user_id);
+            rows
+        };
         Included {
             occurrence: if include.occurrence { rows("occurrences").into_iter().next() } else { None },
             reminders: if include.reminders { rows("reminders") } else { Vec::new() },

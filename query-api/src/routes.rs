@@ -358,17 +358,29 @@ async fn no_such_method(request: Request) -> Result<Infallible, Problem> {
 }
 
 impl Api {
-    /// Refuses a caller who may see own things only, when the task is another's or nobody's.
-    pub(crate) fn may_see_task(&self, caller: &Caller, subject: Subject, task: TaskId) -> Result<(), Problem> {
-        caller.may_read(subject)?;
+    /// A page of audit entries among the first `entries`. One of a user's has them as that user is shown them, whoever
+    /// asks: what was another's task is not theirs to see.
+    pub(crate) async fn entries(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, Problem> {
+        let mut page = self.audit.audit(entries, query).await.map_err(|error| self.unreadable(error))?;
+        let all = query.user.is_none();
+        page.iter_mut().for_each(|entry| entry.json = entry.for_reader(all).clone());
+        Ok(page)
+    }
+
+    /// Refuses a caller who may see own entries only, when the task is not theirs and has none that are: a task may
+    /// have been theirs.
+    pub(crate) async fn may_see_entries(&self, caller: &Caller, task: TaskId, entries: u64) -> Result<(), Problem> {
+        let subject = Subject::Audit;
         if caller.may_see_all(subject) {
             return Ok(());
         }
-        let seen = match self.index.task(task, Include::default()).0 {
-            Lookup::Found(task, _) => caller.may_see(subject, &task.user_id),
-            Lookup::Gone(owner) => owner.is_some_and(|owner| caller.may_see(subject, &owner)),
-            Lookup::Unknown => false,
-        };
-        if seen { Ok(()) } else { Err(Problem::not_found("task")) }
+        if let Lookup::Found(task, _) = self.index.task(task, Include::default()).0
+            && caller.may_see(subject, &task.user_id)
+        {
+            return Ok(());
+        }
+        let own = AuditQuery { task: Some(task), user: caller.subject().cloned(), limit: 1, ..AuditQuery::default() };
+        let seen = self.within(self.entries(entries, &own)).await?;
+        if seen.is_empty() { Err(Problem::not_found("task")) } else { Ok(()) }
     }
 }

@@ -41,7 +41,7 @@ use ring::{Batch, Entries, Kept, Lost, Ring, What, Who};
 
 pub(crate) use body::{Opening, Reader, Snapshot, Start, body};
 pub(crate) use clients::{Guest, TooMany};
-pub(crate) use selection::{Selection, Shown, TaskFilter, ViewSelection};
+pub(crate) use selection::{AuditSelection, Selection, Shown, TaskFilter, ViewSelection};
 
 /// Bounds of the streams.
 #[derive(Clone, Debug)]
@@ -231,7 +231,10 @@ impl Hub {
         let batch = Batch::of_commit(commit.n, at, changes(commit, moved), entries);
         let mut waiting = self.waiting();
         let mut ring = self.ring.write().expect("a panic aborts the process");
-        commit.erased.iter().for_each(|erasure| ring.erase(&erasure.user));
+        if !commit.erased.is_empty() {
+            let revised = commit.tasks.iter().filter(|row| row.before != row.after).map(|row| row.id).collect();
+            commit.erased.iter().for_each(|erasure| ring.erase(&erasure.user, &revised));
+        }
         ring.push(batch);
         ring.reached(commit.n);
         waiting.pop_front();

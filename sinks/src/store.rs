@@ -387,7 +387,7 @@ pub fn shown_entry(entry: &AuditEntry, prev: &Hash, hash: &Hash) -> ShownEntry {
             }
         }
     }
-    let json = entry_text::EntryText {
+    let (json, own) = entry_text::EntryText {
         id: entry.id,
         seq: entry.seq,
         task: entry.task,
@@ -407,6 +407,7 @@ pub fn shown_entry(entry: &AuditEntry, prev: &Hash, hash: &Hash) -> ShownEntry {
         task: entry.task,
         user: entry.user.clone(),
         action: entry.action,
-        json: json.into(),
+        json,
+        own,
     }
 }

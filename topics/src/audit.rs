@@ -281,6 +281,15 @@ pub struct ShownEntry {
     pub action: AuditAction,
     /// The whole resource as JSON.
     pub json: Arc<str>,
+    /// The resource as its user is shown it, where a state in it is of another's task: without that state.
+    pub own: Option<Arc<str>>,
+}
+
+impl ShownEntry {
+    /// The resource for a reader of everybody's entries (`all`), or of one user's.
+    pub fn for_reader(&self, all: bool) -> &Arc<str> {
+        self.own.as_ref().filter(|_| !all).unwrap_or(&self.json)
+    }
 }
 
 /// Result of checking the hash chain of a task (§7).

@@ -114,15 +114,14 @@ pub(super) fn zone(api: &Api, params: &mut Params, user: Option<&UserId>) -> Tz 
 async fn entries(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Problem> {
     let mut params = ask.read(&[TASK, FILTERS, ORDER, PAGED, COMMON]);
     let (query, zone) = query(&api, &ask, &mut params, None)?;
-    page(&api, &ask, params, query, zone).await
+    page(&api, &ask, params, query, zone, None).await
 }
 
 async fn timeline(State(api): State<Arc<Api>>, Path(id): Path<String>, ask: Ask) -> Result<Response, Problem> {
     let task = TaskId(path_id(&id, "task")?);
-    api.may_see_task(&ask.caller, Subject::Audit, task)?;
     let mut params = ask.read(&[FILTERS, PAGED, COMMON]);
     let (query, zone) = query(&api, &ask, &mut params, Some(task))?;
-    page(&api, &ask, params, query, zone).await
+    page(&api, &ask, params, query, zone, Some(task)).await
 }
 
 /// The key of an entry as a cursor holds it.
@@ -133,7 +132,15 @@ fn canonical(query: &AuditQuery, zone: Tz) -> u64 {
     digest(&format!("audit {query:?} {zone}"))
 }
 
-async fn page(api: &Api, ask: &Ask, mut params: Params, mut query: AuditQuery, zone: Tz) -> Result<Response, Problem> {
+/// A page of the query; 404 where the caller must not know of the task that it is `of`.
+async fn page(
+    api: &Api,
+    ask: &Ask,
+    mut params: Params,
+    mut query: AuditQuery,
+    zone: Tz,
+    of: Option<TaskId>,
+) -> Result<Response, Problem> {
     let limit = params.integer(&super::LIMIT) as usize;
     let cursor = params.one("cursor", |text| Ok(text.to_owned()));
     let wanted = Wanted::read(&mut params, &ask.headers);
@@ -148,11 +155,13 @@ async fn page(api: &Api, ask: &Ask, mut params: Params, mut query: AuditQuery, z
         query.after = Some(AuditKey { timestamp: Timestamp::from_millis(timestamp), seq, id });
     }
     let seen = api.catch_up_stored(&wanted).await?;
+    if let Some(task) = of {
+        api.may_see_entries(&ask.caller, task, seen.entries).await?;
+    }
     let hold = api.hold(ask, PAGE_BYTES).await?;
     // One more than shown tells whether a page follows.
     (query.limit, query.bytes) = (limit + 1, PAGE_BYTES);
-    let read = async { api.audit.audit(seen.entries, &query).await.map_err(|e| api.unreadable(e)) };
-    let mut items = api.within(read).await?;
+    let mut items = api.within(api.entries(seen.entries, &query)).await?;
     let fit = fitting(items.iter().map(|entry| entry.json.len()), PAGE_BYTES).min(limit);
     let more = items.len() > fit;
     items.truncate(fit);
@@ -185,7 +194,7 @@ async fn entry(State(api): State<Arc<Api>>, Path(id): Path<String>, ask: Ask) ->
     let entry = api.within(read).await?;
     let visible = |e: &ShownEntry| ask.caller.may_see(Subject::Audit, &e.user);
     let entry = entry.filter(visible).ok_or_else(|| Problem::not_found("audit entry"))?;
-    let mut response = json_text(entry.json.to_string());
+    let mut response = json_text(entry.for_reader(ask.caller.may_see_all(Subject::Audit)).to_string());
     response.extensions_mut().insert(seen);
     Ok(response)
 }
@@ -201,8 +210,8 @@ async fn verify(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Probl
     }
     params.finish()?;
     let task = task.ok_or_else(|| Problem::parameter("taskId", "is required"))?;
-    api.may_see_task(&ask.caller, Subject::Audit, task)?;
     let seen = api.catch_up_stored(&wanted).await?;
+    api.may_see_entries(&ask.caller, task, seen.entries).await?;
     let read = async { api.audit.check_chain(task).await.map_err(|e| api.unreadable(e)) };
     let check = api.within(read).await?;
     let mut shown = serde_json::to_value(&check).expect("numbers always serialise");

@@ -24,7 +24,7 @@ use crate::params::{Kind, Param, Params, param};
 use crate::problem::{Code, Problem};
 use crate::serve::Connection;
 use crate::stream::{
-    Guest, Opening, Reader, Selection, Shown, Snapshot, Start, TaskFilter, TooMany, ViewSelection, body,
+    AuditSelection, Guest, Opening, Reader, Selection, Shown, Snapshot, Start, TaskFilter, TooMany, ViewSelection, body,
 };
 
 const STREAM: &[Param] = &[
@@ -308,19 +308,13 @@ fn entries(api: Arc<Api>, mut query: AuditQuery, all: u64) -> BoxStream<'static,
     query.limit = AUDIT_PAGE.0;
     stream::unfold(Some((api, query)), move |state| async move {
         let (api, mut query) = state?;
-        let page = match api.audit.audit(all, &query).await {
-            Ok(page) => page,
-            Err(error) => {
-                api.unreadable(error);
-                return Some((vec![None], None));
-            }
-        };
+        let Ok(page) = api.entries(all, &query).await else { return Some((vec![None], None)) };
         query.after = page.last().map(|last| last.key);
         let more = page.len() == query.limit;
         // As many as fill a page by the size of these.
         let bytes: usize = page.iter().map(|entry| entry.json.len()).sum();
         query.limit = (page.len() * AUDIT_PAGE_BYTES / bytes.max(1)).clamp(1, (2 * query.limit).min(AUDIT_PAGE.1));
-        let shown = page.iter().map(|entry| Some(Shown::entry(entry))).collect();
+        let shown = page.iter().map(|entry| Some(Shown::entry(&entry.json))).collect();
         Some((shown, more.then_some((api, query))))
     })
     .flat_map(stream::iter)
@@ -340,7 +334,9 @@ fn select(api: &Arc<Api>, wishes: &[Wish]) -> Selection {
             }
             Wish::Audit(query) => {
                 let query = query.clone();
-                selection.audit = Some(Box::new(move |entry: &ShownEntry| wants(&query, entry)));
+                let all = query.user.is_none();
+                let keep = Box::new(move |entry: &ShownEntry| wants(&query, entry));
+                selection.audit = Some(AuditSelection { keep, all });
             }
         }
     }

@@ -337,9 +337,9 @@ impl Following {
                     return Ok(());
                 }
                 self.place = batch.id(own + at);
-                if self.reader.selection.audit.as_ref().is_some_and(|keep| keep(entry)) {
+                if let Some(shown) = self.reader.selection.audit.as_ref().and_then(|audit| audit.show(entry)) {
                     let id = self.id(self.place);
-                    self.ready.event(&Shown::entry(entry), Some(&id));
+                    self.ready.event(&shown, Some(&id));
                     self.named = true;
                 }
             }

@@ -1,6 +1,6 @@
 //! The last changes, kept for streams: bounded in events and in bytes, the oldest go first.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
@@ -45,12 +45,14 @@ impl What {
         }
     }
 
-    fn is_of(&self, user: &UserId) -> bool {
-        match self {
-            What::Task { before, after, .. } => [before, after].into_iter().flatten().any(|task| task.user_id == *user),
-            What::Turn { task, .. } => task.user_id == *user,
-            What::Row { .. } | What::Erased => false,
-        }
+    /// The states of a task that it tells of.
+    fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        let [before, after] = match self {
+            What::Task { before, after, .. } => [before.as_ref(), after.as_ref()],
+            What::Turn { task, .. } => [Some(task), None],
+            What::Row { .. } | What::Erased => [None, None],
+        };
+        before.into_iter().chain(after)
     }
 
     /// About how many bytes it keeps alive.
@@ -354,16 +356,25 @@ impl Ring {
         self.erased.iter().any(|(user, upto)| *upto > id && concerns(user))
     }
 
-    /// Takes the tasks of a user out of all batches, and has entries read anew.
-    pub fn erase(&mut self, user: &UserId) {
-        let mut upto = None;
+    /// Takes the tasks that are or were a user's out of all batches, and those that the erasure `revised`: others'
+    /// tasks may have the user's words. Has entries read anew.
+    pub fn erase(&mut self, user: &UserId, revised: &HashSet<TaskId>) {
+        let tasks = self.batches.iter().flat_map(|batch| batch.changes()).flat_map(|change| change.what.tasks());
+        let theirs = tasks.filter(|task| task.user_id == *user).map(|task| task.id);
+        let out: HashSet<TaskId> = theirs.chain(revised.iter().copied()).collect();
+        let goes = |what: &What| what.tasks().any(|task| out.contains(&task.id));
+        // With the last place at which each of their owners misses something.
+        let mut missed: HashMap<UserId, EventId> = HashMap::new();
         for batch in &mut self.batches {
             batch.entries.forget();
-            if !batch.changes().iter().any(|change| change.what.is_of(user)) {
+            let gone =
+                batch.changes().iter().filter(|change| goes(&change.what)).flat_map(|change| change.what.tasks());
+            let owners: HashSet<&UserId> = gone.map(|task| &task.user_id).collect();
+            if owners.is_empty() {
                 continue;
             }
-            upto = Some(batch.end());
-            let kept = |change: &Change| if change.what.is_of(user) { What::Erased } else { change.what.clone() };
+            missed.extend(owners.into_iter().map(|owner| (owner.clone(), batch.end())));
+            let kept = |change: &Change| if goes(&change.what) { What::Erased } else { change.what.clone() };
             let changes = batch.changes().iter().map(kept).collect();
             let entries = Entries::new(batch.entries.before, batch.entries.count, None);
             // Their order is settled: what is taken out keeps its place.
@@ -372,9 +383,7 @@ impl Ring {
             (without.alive, without.before) = (batch.alive.clone(), batch.before);
             *batch = Arc::new(without);
         }
-        if let Some(upto) = upto {
-            self.erased.push((user.clone(), upto));
-        }
+        self.erased.extend(missed);
     }
 }
 

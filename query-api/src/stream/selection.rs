@@ -18,7 +18,21 @@ pub(crate) type Keep<T> = Box<dyn Fn(&T) -> bool + Send + Sync>;
 pub(crate) struct Selection {
     pub tasks: Option<TaskFilter>,
     pub views: Vec<ViewSelection>,
-    pub audit: Option<Keep<ShownEntry>>,
+    pub audit: Option<AuditSelection>,
+}
+
+/// Which audit entries are wanted.
+pub(crate) struct AuditSelection {
+    pub keep: Keep<ShownEntry>,
+    /// Everybody's: then they are shown whole.
+    pub all: bool,
+}
+
+impl AuditSelection {
+    /// What is told of an entry.
+    pub fn show(&self, entry: &ShownEntry) -> Option<Shown> {
+        (self.keep)(entry).then(|| Shown::entry(entry.for_reader(self.all)))
+    }
 }
 
 /// Which tasks are wanted.
@@ -64,8 +78,8 @@ impl Shown {
     }
 
     /// An audit entry.
-    pub fn entry(entry: &ShownEntry) -> Shown {
-        Shown { name: "audit", verb: "append", data: one_line(entry.json.as_bytes().to_vec()) }
+    pub fn entry(json: &str) -> Shown {
+        Shown { name: "audit", verb: "append", data: one_line(json.as_bytes().to_vec()) }
     }
 
     fn gone(name: &'static str, id: impl std::fmt::Display) -> Shown {

@@ -422,5 +422,6 @@ pub fn entry(number: u32, of: u32, user: &str, seq: u64, action: AuditAction) ->
         user: UserId::parse(user).expect("a user"),
         action,
         json: json.to_string().into(),
+        own: None,
     }
 }

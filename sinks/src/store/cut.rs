@@ -114,8 +114,8 @@ impl Cut {
             warnings: "[]",
             metadata: &metadata,
         };
-        let json = text.shown(state.as_deref(), &NO_HASH, &self.hash).into();
-        ShownEntry { key: self.key(&user), task: self.task, user, action: AuditAction::Truncated, json }
+        let (json, own) = text.shown(state.as_deref(), &NO_HASH, &self.hash);
+        ShownEntry { key: self.key(&user), task: self.task, user, action: AuditAction::Truncated, json, own }
     }
 }
 

@@ -8,6 +8,8 @@
 //! The personal fields are hashed as one object `{"description","extra","metadata.actor.name","tags","title"}` of
 //! those that the entry has. Everything is built from stored text, so the live path and a later check share this code.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 use topics::audit::AuditAction;
 use topics::ids::TaskId;
@@ -162,8 +164,20 @@ impl EntryText<'_> {
         to.push(b'}');
     }
 
-    /// The resource of contract §7.
-    pub(crate) fn shown(&self, before: Option<&str>, prev: &Hash, hash: &Hash) -> String {
+    /// The resource of contract §7, and as the entry's user is shown it where that is less: what the task was, or is,
+    /// as another's is not theirs to see.
+    pub(crate) fn shown(&self, before: Option<&str>, prev: &Hash, hash: &Hash) -> (Arc<str>, Option<Arc<str>>) {
+        let mut user = Vec::with_capacity(40);
+        json::put_text(self.user, &mut user);
+        let own = |state: Option<&str>| state.is_none_or(|state| is_of(state, &user));
+        let less = (!own(before) || !own(self.after)).then(|| {
+            let without = EntryText { after: self.after.filter(|after| own(Some(after))), ..*self };
+            without.write(before.filter(|before| own(Some(before))), prev, hash).into()
+        });
+        (self.write(before, prev, hash).into(), less)
+    }
+
+    fn write(&self, before: Option<&str>, prev: &Hash, hash: &Hash) -> String {
         let mut to = Vec::with_capacity(1024 + 2 * self.after.map_or(0, str::len));
         to.extend_from_slice(b"{\"action\":\"");
         to.extend_from_slice(self.action.name().as_bytes());
@@ -187,6 +201,11 @@ impl EntryText<'_> {
         self.write_end(&mut to);
         String::from_utf8(to).expect("made of text")
     }
+}
+
+/// Whether a state is that of a task of `user`, who is written as JSON.
+fn is_of(state: &str, user: &[u8]) -> bool {
+    json::field(state, "userId").is_some_and(|found| found.as_bytes() == user)
 }
 
 /// Whether a field of the task resource is empty (§13).

@@ -86,12 +86,13 @@ impl Book {
             let mut row = (*old).clone();
             if let Some(task) = &delta.after {
                 row.series = task.series_id;
-                if row.user != task.user_id {
-                    row.user = task.user_id.clone();
-                }
             }
             let asking = asked.iter().find(|wanted| wanted.is_of(&row, due));
             let holds = held(&row, task, asked) && !takes_snooze(&row, delta);
+            // What the task asked for as another's only stays with the one who was to be reminded.
+            if let Some(task) = task.filter(|task| holds && row.user != task.user_id) {
+                row.user = task.user_id.clone();
+            }
             let follows = asking.filter(|wanted| since.follows(wanted.leans));
             row.leans = asking.map_or(row.leans, |wanted| wanted.leans);
             match (row.status, row.reason) {

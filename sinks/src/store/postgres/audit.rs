@@ -245,8 +245,8 @@ impl Audit {
                 warnings: texts.warnings,
                 metadata: &metadata,
             };
-            let json = text.shown(before.as_deref(), &prev, &slot.hash).into();
-            shown.push(ShownEntry { key: entry.key(), task: slot.task, user, action: slot.action, json });
+            let (json, own) = text.shown(before.as_deref(), &prev, &slot.hash);
+            shown.push(ShownEntry { key: entry.key(), task: slot.task, user, action: slot.action, json, own });
         }
         Ok(shown)
     }

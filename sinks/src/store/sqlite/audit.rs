@@ -591,8 +591,8 @@ impl Audit {
             warnings: found.texts().warnings,
             metadata: &metadata,
         };
-        let json = text.shown(before.as_deref(), &prev, &slot.hash).into();
-        Ok(Some(ShownEntry { key: found.key(), task: slot.task, user, action: slot.action, json }))
+        let (json, own) = text.shown(before.as_deref(), &prev, &slot.hash);
+        Ok(Some(ShownEntry { key: found.key(), task: slot.task, user, action: slot.action, json, own }))
     }
 
     fn visible(&self, found: &Found) -> String {
