@@ -16,7 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 #[cfg(feature = "real-parts")]
 use components::postgres::{Options, Server};
-use process::{Process, env_of, until};
+use process::{Process, env_of};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -101,13 +101,14 @@ struct World {
 }
 
 impl World {
-    fn start(dir: &Path, mode: Mode, store: Option<&str>) -> World {
+    /// Events get numbers from `said` on.
+    fn start(dir: &Path, mode: Mode, store: Option<&str>, said: u32) -> World {
         let settings = mode.settings(dir);
         let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, &**value)).collect();
         let env = env_of(&settings);
         let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
         let more: Vec<&str> = store.iter().flat_map(|store| ["--store", store]).collect();
-        World { process: Process::run_with(dir, &more, &env), mode, said: 0.into() }
+        World { process: Process::run_with(dir, &more, &env), mode, said: said.into() }
     }
 
     fn request(&self, user: &str, path: &str) -> reqwest::RequestBuilder {
@@ -151,7 +152,7 @@ impl World {
         all.as_object_mut().unwrap().extend(data.as_object().unwrap().clone());
         json!({
             "specversion": "1.0", "id": format!("e{said}"), "source": "/chat", "type": format!("com.todo.{kind}"),
-            "time": format!("2026-03-01T08:{said:02}:00Z"), "data": all,
+            "time": format!("2026-03-01T{:02}:{:02}:00Z", 8 + said / 60, said % 60), "data": all,
         })
     }
 
@@ -449,7 +450,7 @@ async fn check_erased(world: &World, first: u32) {
 }
 
 async fn everything(dir: &Path, mode: Mode, store: Option<&str>) {
-    let world = World::start(dir, mode, store);
+    let world = World::start(dir, mode, store, 0);
     for (number, way) in (1..).zip(WAYS) {
         hand_over(&world, number, way).await;
         check_rows(&world, number).await;
@@ -460,7 +461,7 @@ async fn everything(dir: &Path, mode: Mode, store: Option<&str>) {
     check_deleted(&world, 13).await;
     let (ended, _) = world.process.terminate();
     assert!(ended);
-    let world = World::start(dir, mode, store);
+    let world = World::start(dir, mode, store, 200);
     for (number, way) in (1..).zip(WAYS) {
         check_readers(&world, number, way).await;
     }

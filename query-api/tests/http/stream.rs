@@ -362,6 +362,29 @@ async fn what_was_erased_is_not_told_again() {
 }
 
 #[tokio::test]
+async fn an_erasure_resets_the_streams_of_all_whose_task_has_the_words() {
+    let world = World::new().await;
+    world.change(created(task(8, "ann", "Secret")));
+    world.change(changed(task(8, "ann", "Secret"), task(8, "bob", "Handed over")));
+    world.change(changed(task(4, "bob", "Read book"), task(4, "bob", "Ann's words")));
+    let mut commit = world.commit();
+    commit.erased = vec![Erasure { user: topics::UserId::parse("ann").unwrap(), at: topics::Timestamp::MAX }];
+    commit.tasks = vec![changed(task(4, "bob", "Ann's words"), task(4, "bob", "Without"))];
+    world.apply(commit, Vec::new());
+    world.change(created(task(9, "bob", "Later")));
+    world.change(created(task(10, "carl", "Other")));
+    let check_resumed = async |after: &str, user: &str, expected: &str| {
+        let target = format!("/v1/stream?lastEventId={after}&userId={user}");
+        check(Events::open(world.address, &target, &[]).await.take(1).await, &[expected]);
+    };
+    check_resumed("3-0", "ann", "reset 9-0 ").await;
+    check_resumed("3-1", "bob", "reset 9-0 ").await;
+    check_resumed("4-1", "bob", "reset 9-0 ").await;
+    check_resumed("5-1", "bob", "task.upsert 6-1 Without").await;
+    check_resumed("3-0", "carl", "task.upsert 8-1 Other").await;
+}
+
+#[tokio::test]
 async fn the_ring_is_bounded_in_bytes() {
     let stream = StreamConfig { replay_bytes: 1 << 20, ..StreamConfig::default() };
     let world = World::with(Setup { stream, ..Setup::default() }).await;

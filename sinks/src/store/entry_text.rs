@@ -315,6 +315,47 @@ mod tests {
     }
 
     #[track_caller]
+    fn check_shown(before: Option<&str>, after: Option<&str>, own: Option<[&str; 3]>) {
+        let text = EntryText {
+            id: Uuid::nil(),
+            seq: 1,
+            task: None,
+            user: "bob",
+            action: AuditAction::Updated,
+            timestamp: Timestamp::MIN,
+            recorded_at: Timestamp::MIN,
+            stale: false,
+            gap: false,
+            after,
+            warnings: "[]",
+            metadata: METADATA,
+        };
+        let (whole, less) = text.shown(before, &NO_HASH, &NO_HASH);
+        assert_eq!(json::field(&whole, "beforeState"), Some(before.unwrap_or("null")));
+        let parts = |shown: &str| {
+            ["afterState", "beforeState", "changes"].map(|name| json::field(shown, name).unwrap().to_owned())
+        };
+        assert_eq!(less.as_deref().map(parts), own.map(|parts| parts.map(str::to_owned)), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn an_entry_shows_its_user_states_of_their_own_only() {
+        let [anns, bobs, more] = [
+            r#"{"extra":{"userId":"bob"},"title":"x","userId":"ann"}"#,
+            r#"{"extra":{"userId":"ann"},"title":"y","userId":"bob"}"#,
+            r#"{"extra":{"userId":"ann"},"title":"z","userId":"bob"}"#,
+        ];
+        check_shown(None, None, None);
+        check_shown(None, Some(bobs), None);
+        check_shown(Some(bobs), Some(more), None);
+        check_shown(Some(bobs), None, None);
+        let anew = r#"[{"field":"extra","from":null,"to":{"userId":"ann"}},{"field":"title","from":null,"to":"y"},{"field":"userId","from":null,"to":"bob"}]"#;
+        check_shown(Some(anns), Some(bobs), Some([bobs, "null", anew]));
+        check_shown(Some(anns), None, Some(["null", "null", "[]"]));
+        check_shown(Some(anns), Some(anns), Some(["null", "null", "[]"]));
+    }
+
+    #[track_caller]
     fn check_changes(before: Option<&str>, after: Option<&str>, expected: &str) {
         let mut changes = Vec::new();
         write_changes(before, after, &mut changes);

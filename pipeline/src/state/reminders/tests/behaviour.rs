@@ -1,6 +1,7 @@
 //! The corners of contract §5 and §13, one story each.
 
 use super::*;
+use crate::views::reminders::Status;
 
 const DUE: Option<&str> = Some("2026-03-05T12:00:00Z");
 
@@ -384,6 +385,19 @@ fn zone_changes_move_what_hangs_on_the_wall_clock() {
             send in-app of 05 14:00:00 at 05 14:00:00
         "#]],
     );
+}
+
+#[test]
+fn what_comes_to_its_end_stays_with_who_was_to_be_reminded() {
+    let users = |s: &Story| s.rows.values().map(|row| (row.status, row.user.to_string())).collect::<Vec<_>>();
+    let mut story = Story::new();
+    let bobs = |due| Task { user_id: UserId::parse("bob").unwrap(), ..task(due, None) };
+    story.set("01 08:00", Some(task(DUE, None))).set("01 09:00", Some(bobs(DUE)));
+    assert_eq!(users(&story), [(Status::Pending, "bob".to_owned())], "what is asked for still goes along");
+    story.set("01 10:00", Some(task(Some("2026-03-07T12:00:00Z"), None)));
+    let mut ended = users(&story);
+    ended.sort_by_key(|(_, user)| user.clone());
+    assert_eq!(ended, [(Status::Pending, "ann".to_owned()), (Status::Cancelled, "bob".to_owned())]);
 }
 
 #[test]
