@@ -281,12 +281,14 @@ fn a_loaded_index_knows_tombstones_rows_and_positions() {
 #[test]
 fn included_rows_come_with_their_task() {
     let index = Index::new(&[BELLS], Tz::UTC);
-    let bell = |key, at, task| Bell {
+    let bell = |key, at, task, user| Bell {
         at: Some(Timestamp::from_millis(at)),
         task: id(task),
+        user: UserId::parse(user).unwrap(),
         ..random_bell(&mut StdRng::seed_from_u64(1), key)
     };
-    let rows = [bell(1, 20, 1), bell(2, 10, 1), bell(3, 5, 2)];
+    // The last one is of who had the task before.
+    let rows = [bell(1, 20, 1, "ann"), bell(2, 10, 1, "ann"), bell(3, 5, 2, "ann"), bell(4, 6, 2, "bob")];
     let rows = rows.map(|bell| RowChange { view: 0, key: bell.key, after: Some(Arc::new(bell)) }).to_vec();
     index.apply(&Commit { n: 1, tasks: vec![put(1), put(2), put(3)], rows, ..Commit::default() });
     let mut query = TaskQuery::everything(None, Tz::UTC, Timestamp::default());

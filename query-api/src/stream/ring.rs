@@ -98,7 +98,10 @@ impl Entries {
     }
 
     fn weight(&self) -> usize {
-        self.shown().map_or(0, |shown| shown.iter().map(|entry| entry.json.len() + 128).sum())
+        self.shown().map_or(0, |shown| {
+            let own = |entry: &ShownEntry| entry.own.as_ref().map_or(0, |own| own.len());
+            shown.iter().map(|entry| entry.json.len() + own(entry) + 128).sum()
+        })
     }
 }
 

@@ -91,6 +91,7 @@ impl Book {
             let holds = held(&row, task, asked) && !takes_snooze(&row, delta);
             // What the task asked for as another's only stays with the one who was to be reminded.
             if let Some(task) = task.filter(|task| holds && row.user != task.user_id) {
+                self.take_back(ticket, &mut row, effects);
                 row.user = task.user_id.clone();
             }
             let follows = asking.filter(|wanted| since.follows(wanted.leans));
@@ -103,10 +104,8 @@ impl Book {
                     self.cancel(ticket, &mut row, reason, delta, effects);
                 }
                 (Status::Pending, _) => {
-                    if takes_text(delta) && self.handed.contains(&ticket) {
-                        self.withdraw(ticket, &mut row, effects);
-                        row.deliveries = afresh(&row, row.channels());
-                        self.schedule(row.trigger, ticket);
+                    if takes_text(delta) {
+                        self.take_back(ticket, &mut row, effects);
                     }
                     if let Some(wanted) = asking {
                         self.follow(ticket, &mut row, wanted, delta, effects);
@@ -154,6 +153,15 @@ impl Book {
             if row != *old {
                 self.set(ticket, row, effects);
             }
+        }
+    }
+
+    /// Takes back what was handed over of a row that is wanted, which is made and sent anew.
+    fn take_back(&mut self, ticket: Ticket, row: &mut Reminder, effects: &mut Effects<'_>) {
+        if row.status == Status::Pending && self.handed.contains(&ticket) {
+            self.withdraw(ticket, row, effects);
+            row.deliveries = afresh(row, row.channels());
+            self.schedule(row.trigger, ticket);
         }
     }
 

@@ -401,6 +401,28 @@ fn what_comes_to_its_end_stays_with_who_was_to_be_reminded() {
 }
 
 #[test]
+fn what_is_on_its_way_goes_to_the_new_owner_instead() {
+    check(
+        |s| {
+            s.set("01 08:00", Some(task(DUE, None)))
+                .clock("05 11:00")
+                .set("05 11:01", Some(Task { user_id: UserId::parse("bob").unwrap(), ..task(DUE, None) }))
+                .clock("05 11:02")
+                .delivered("05 11:03");
+            assert!(s.rows.values().all(|row| row.user.as_str() == "bob"));
+        },
+        expect![[r#"
+            05 11:00:00 PT1H SENT late (in-app DELIVERED 1) sent 05 11:03:00 made 01 08:00:00 changed 01 08:00:00
+            send in-app of 05 11:00:00 at 05 11:00:00
+            action CANCELLED
+            send in-app of 05 11:00:00 at 05 11:02:00
+            action DELIVERED
+            REMINDER_SENT|#|2026-03-05T11:00:00.000Z at 05 11:03:00
+        "#]],
+    );
+}
+
+#[test]
 fn the_users_settings_hold_where_the_task_says_nothing() {
     check(
         |s| {
