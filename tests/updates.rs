@@ -34,10 +34,12 @@ fn event(no: u32) -> Value {
     };
     // Every third task goes from hand to hand.
     let user = USERS[((task + if task % 3 == 0 { round } else { 0 }) % 3) as usize];
+    // These stay due when they are: what is still to be reminded of goes along.
+    let day = 1 + if task % 3 == 0 { task } else { no } % 28;
     let mut data = json!({"taskId": task_id(task), "userId": user});
     if action != "deleted" {
         data["task"] = json!({
-            "title": format!("Task {task} round {round}"), "dueDate": format!("2099-04-{:02}T09:00:00Z", 1 + no % 28),
+            "title": format!("Task {task} round {round}"), "dueDate": format!("2099-04-{day:02}T09:00:00Z"),
             "recurrenceRule": if (task + round) % 2 == 0 { json!("FREQ=DAILY") } else { Value::Null },
             "reminders": ["PT1H", "P1D"], "completed": action == "completed",
         });

@@ -39,7 +39,7 @@ const ACTIONS: &[&str] = &[
 
 /// Filters of every audit resource but the task.
 pub(super) const FILTERS: &[Param] = &[
-    param("userId", Kind::User, "Only entries of this user's tasks."),
+    param("userId", Kind::User, "Only entries of this user's tasks, as that user is shown them."),
     param("actor", Kind::Text(256), "Only what this actor did (metadata.actor.id)."),
     param("action", Kind::Words(ACTIONS), "Only these actions."),
     param("from", Kind::Moment, "Only entries whose timestamp is at or after this."),
