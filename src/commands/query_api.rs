@@ -21,7 +21,6 @@ use query_api::routes::{AuditReader, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
 use query_api::stream::{Hub, keep_time};
 use sinks::store::{Followed, PostgresReplica, Replica, SqliteReplica, StoreError};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::commit::Restored;
@@ -36,24 +35,25 @@ use crate::cli::QueryApiOptions;
 use crate::reading;
 use crate::run::porch::Porch;
 use crate::run::{Doors, Rate, read_auth, stop_signal, store};
-use crate::settings::Settings;
+use crate::settings::{Settings, Unresolved};
 
 /// The database is called away when it has not answered for this long.
 const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(options.config.as_deref()).await?;
-    let doors = Doors::judge(options.listen, &settings, false)?;
-    let auth = read_auth(&settings).await?;
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("could not listen on --listen {}", options.listen))?;
-    let addr = listener.local_addr()?;
+    let asked = Unresolved::read(options.config.as_deref())?;
+    let porch = Porch::open(options.listen).await?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
-    let porch = Porch::open(&listener, &doors)?;
-    let (replica, restored) = tokio::select! {
-        opened = open(&options, &settings, &views, &porch) => opened?,
+    let opened = async {
+        let settings = porch.settings(asked).await?;
+        let doors = Doors::judge(options.listen, &settings, false)?;
+        let auth = read_auth(&settings).await?;
+        let opened = open(&options, &settings, &views, &porch).await?;
+        anyhow::Ok((settings, doors, auth, opened))
+    };
+    let (settings, doors, auth, (replica, restored)) = tokio::select! {
+        opened = opened => opened?,
         () = stop_signal() => return Ok(ExitCode::SUCCESS),
     };
     let metrics = Arc::new(Metrics::new());
@@ -89,7 +89,8 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     });
     let shutdown = CancellationToken::new();
     let router = query_api::router(api);
-    porch.leave().await;
+    let listener = porch.leave().await;
+    let addr = listener.local_addr()?;
     let http =
         tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     announce(addr);
