@@ -317,10 +317,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Writes the group's offsets, for lag tools.
+    /// Writes the group's offsets, for lag tools: of each partition that is read, also of one without a record yet, which
+    /// would else look like one that nobody reads.
     fn tell_group(&self) {
         let mut positions = TopicPartitionList::new();
-        for partition in self.partitions.iter().map(Partition::progress).filter(|p| p.committed > 0) {
+        for partition in self.partitions.iter().map(Partition::progress) {
             let offset = Offset::Offset(partition.committed);
             // Only an offset that cannot be one is refused.
             let _ = positions.add_partition_offset(self.topic.name(), partition.partition, offset);
