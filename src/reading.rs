@@ -121,7 +121,7 @@ pub fn outbox_of(actions: &[OpenActions]) -> Outbox {
 }
 
 impl Progress {
-    fn partitions(&self) -> impl Iterator<Item = pipeline::source::PartitionProgress> {
+    fn partitions(&self) -> impl Iterator<Item = broker::PartitionProgress> {
         self.0.source.partitions().into_iter().filter(|p| p.topic == SourceTopic::TaskEvents)
     }
 }

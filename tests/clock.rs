@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use broker::kafka::Access;
+use broker::kafka::admin::{Admin, Replication};
+use broker::topic::Topics;
 use components::faketime::FakeClock;
 use components::kafka::{Broker, Options};
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication};
-use pipeline::source::topics::Topics;
 use process::{Process, output, until};
 use product::{all, ask, read_all, record, topics_of};
 use rdkafka::consumer::{BaseConsumer, Consumer};

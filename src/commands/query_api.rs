@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use pipeline::source::clock::Clock;
 use query_api::Api;
 use query_api::filter::Include;
 use query_api::index::{Index, Lookup};
@@ -23,6 +22,7 @@ use query_api::stream::{Hub, keep_time};
 use sinks::store::{Followed, PostgresReplica, Replica, SqliteReplica, StoreError};
 use tokio_util::sync::CancellationToken;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::clock::Clock;
 use topics::commit::Restored;
 use topics::record::SourceTopic;
 use topics::topic_list;

@@ -15,8 +15,8 @@ use topics::{Position, Record, Timestamp, topic_list};
 use super::connection::{self, Connection, Health};
 use super::native;
 use super::progress::{Partition, Shared};
-use crate::source::clock::Clock;
-use crate::source::{BATCH_MAX, Began, HandOver, SourceError};
+use crate::{BATCH_MAX, Began, HandOver, SourceError};
+use topics::clock::Clock;
 
 /// A batch is closed once its values are this long.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
