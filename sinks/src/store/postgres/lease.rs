@@ -158,7 +158,7 @@ impl Lease {
             close(conn).await;
             Ok::<(), sqlx::Error>(())
         };
-        if let Err(error) = given_back.await {
+        if let Err(error) = answer(ANSWERS_WITHIN, given_back).await {
             tracing::warn!(%error, "the lease was not given back; it expires by itself");
         }
     }
