@@ -211,10 +211,7 @@ impl Postgres {
         restored.identities = load::identities(conn_ref, db, mark).await?;
         let partitions =
             Partitions::load(conn_ref, options.partition_entries).await.map_err(db.failed("read its partitions"))?;
-        let letters: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
-            .fetch_one(&mut *conn_ref)
-            .await
-            .map_err(db.failed("read dead letters"))?;
+        let letters = dead_letters::kept(&mut *conn_ref, db).await?;
         let ledger = Ledger::new(ledger::tally(conn_ref, db).await?);
         let start = Start {
             n: mark.n,
@@ -223,6 +220,7 @@ impl Postgres {
             cuts: mark.cuts,
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
+            letters,
         };
         let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone(), follows: false };
         let engine = Engine::new(views, chains, options, start);
@@ -235,7 +233,7 @@ impl Postgres {
         let resume = Resume { entries: mark.entries, open: None, high_water: found.high_water, tasks: found.tasks };
         let (tell, told) = tokio::sync::mpsc::unbounded_channel();
         let indexes = (partitions.names(), told);
-        let writer = Writer::new((db.clone(), lease.clone()), partitions, tell, (mark.n, letters as u64));
+        let writer = Writer::new((db.clone(), lease.clone()), partitions, tell, (mark.n, letters));
         Ok(Loaded { shared, restored, resume, writer, newer, indexes })
     }
 }
@@ -326,10 +324,6 @@ impl Store for Postgres {
 
     async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError> {
         self.read(dead_letters::sizes(&self.pool, &self.db, before, limit)).await
-    }
-
-    async fn dead_letters_kept(&self) -> Result<u64, StoreError> {
-        self.read(dead_letters::kept(&self.pool, &self.db)).await
     }
 
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {
