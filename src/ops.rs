@@ -244,7 +244,7 @@ async fn set_clock(State(parts): State<Arc<Parts>>, body: Bytes) -> Answer {
 
 fn store_trouble(error: StoreError) -> Problem {
     error!(error = %topics::chain::chain(&error), "the store did not answer");
-    Problem::internal()
+    if error.is_passing() { Problem::store_away() } else { Problem::internal() }
 }
 
 impl Parts {

@@ -289,16 +289,16 @@ async fn start_at(porch: Porch, options: &RunOptions, settings: Settings) -> any
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
-    keep_time(&hub, &index, {
-        let clock = clock.clone();
-        move || clock.now()
-    });
     let Feed { source, topics, log, embedded, push, kafka } =
         Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
     if !*source.handed_over_start().borrow() {
         index.await_start();
     }
+    let hub = Hub::new(settings.stream.clone(), index.freshness(), &metrics);
+    keep_time(&hub, &index, {
+        let clock = clock.clone();
+        move || clock.now()
+    });
     let rebuilds = !restored.rebuilt;
     let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();

@@ -59,7 +59,7 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
+    let hub = Hub::new(settings.stream.clone(), index.freshness(), &metrics);
     keep_time(&hub, &index, || Clock::system().now());
     drop(restored);
     let status = Arc::new(Status {
@@ -161,19 +161,19 @@ struct ReplicaAudit(Arc<dyn Replica>);
 #[async_trait]
 impl AuditReader for ReplicaAudit {
     async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
-        self.0.audit_of(entries, query).await.map_err(|error| Box::new(error) as ReadError)
+        self.0.audit_of(entries, query).await.map_err(reading::unreadable)
     }
 
     async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
-        self.0.audit_range(first, last).await.map_err(|error| Box::new(error) as ReadError)
+        self.0.audit_range(first, last).await.map_err(reading::unreadable)
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
-        self.0.audit_entry(id).await.map_err(|error| Box::new(error) as ReadError)
+        self.0.audit_entry(id).await.map_err(reading::unreadable)
     }
 
     async fn check_chain(&self, task: TaskId) -> Result<ChainCheck, ReadError> {
-        let check = self.0.check_chain(task).await.map_err(|error| Box::new(error) as ReadError)?;
+        let check = self.0.check_chain(task).await.map_err(reading::unreadable)?;
         Ok(check.unwrap_or(ChainCheck { ok: true, entries: 0, first_bad_seq: None }))
     }
 }
