@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use pipeline::source::clock::Clock;
-use pipeline::source::log::{Log, NewRecord};
+use broker::log::{Log, NewRecord};
 use serde_json::{Value, json};
 use sinks::store::Durable;
 use tasktide::run::Running;
 use topics::action::OutboxChange;
+use topics::clock::Clock;
 use topics::view::Value as Column;
 use topics::{Position, TaskId, Timestamp};
 use uuid::Uuid;

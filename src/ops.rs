@@ -8,10 +8,9 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use broker::log::{BodyError, LogError, NewRecord, records_of_body};
+use broker::topic::TopicsError;
 use pipeline::Input;
-use pipeline::source::clock::ClockError;
-use pipeline::source::log::{BodyError, LogError, NewRecord, records_of_body};
-use pipeline::source::topics::TopicsError;
 use query_api::Api;
 use query_api::auth::Scope;
 use query_api::freshness::COMMON;
@@ -23,6 +22,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sinks::state_mirror::Pages;
 use sinks::store::StoreError;
+use topics::clock::ClockError;
 use topics::{Position, Timestamp};
 use tracing::{error, warn};
 
@@ -244,7 +244,7 @@ async fn set_clock(State(parts): State<Arc<Parts>>, body: Bytes) -> Answer {
 
 fn store_trouble(error: StoreError) -> Problem {
     error!(error = %topics::chain::chain(&error), "the store did not answer");
-    Problem::internal()
+    if error.is_passing() { Problem::store_away() } else { Problem::internal() }
 }
 
 impl Parts {

@@ -1,6 +1,5 @@
 //! What the query API asks of the process: the audit from the store, and how far everything is.
 
-use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -9,9 +8,9 @@ use pipeline::recurrence::RuleCache;
 use pipeline::state::rules::{Recurrence, base_of, evaluate};
 use query_api::index::Index;
 use query_api::metrics::Metrics;
-use query_api::routes::{AuditReader, Preview, ReadError};
+use query_api::routes::{AuditReader, Away, Preview, ReadError};
 use query_api::status::{Outbox, PartitionStatus, Readiness, Report, StatusSource, Waiting};
-use sinks::store::{OpenActions, Store};
+use sinks::store::{OpenActions, Store, StoreError};
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
 use topics::record::SourceTopic;
 use topics::task::RecurrenceMode;
@@ -23,8 +22,9 @@ use crate::run::Parts;
 /// The audit timeline of a store.
 pub struct StoredAudit(pub Arc<dyn Store>);
 
-fn unreadable(error: impl Error + Send + Sync + 'static) -> ReadError {
-    Box::new(error)
+/// For the readers, what kept the store from being read.
+pub fn unreadable(error: StoreError) -> ReadError {
+    if error.is_passing() { Box::new(Away(Box::new(error))) } else { Box::new(error) }
 }
 
 #[async_trait]
@@ -106,7 +106,7 @@ impl StatusSource for Progress {
             last_commit: self.0.rate.last(),
             commits_per_minute: self.0.rate.per_minute(self.0.clock.now()),
             outbox: outbox_of(&actions),
-            dead_letters: self.0.store.dead_letters_kept().await.ok(),
+            dead_letters: Some(status.dead_letters),
         }
     }
 }
@@ -121,7 +121,7 @@ pub fn outbox_of(actions: &[OpenActions]) -> Outbox {
 }
 
 impl Progress {
-    fn partitions(&self) -> impl Iterator<Item = pipeline::source::PartitionProgress> {
+    fn partitions(&self) -> impl Iterator<Item = broker::PartitionProgress> {
         self.0.source.partitions().into_iter().filter(|p| p.topic == SourceTopic::TaskEvents)
     }
 }

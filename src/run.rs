@@ -11,12 +11,11 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
-use pipeline::source::Source;
-use pipeline::source::clock::Clock;
-use pipeline::source::kafka::{KafkaSource, KafkaTopics, range};
-use pipeline::source::log::{Log, LogSource};
-use pipeline::source::push::PushSource;
-use pipeline::source::topics::Topics;
+use broker::Source;
+use broker::kafka::{KafkaSource, KafkaTopics, range};
+use broker::log::{Log, LogSource};
+use broker::push::PushSource;
+use broker::topic::Topics;
 use pipeline::state::reminders::AlreadySent;
 use pipeline::{CountKey, Input, InputSender};
 use query_api::Api;
@@ -29,10 +28,10 @@ use query_api::stream::{Hub, keep_time};
 use sinks::relay::Relay;
 use sinks::state_mirror::{StateMirror, WAITING_MAX};
 use sinks::store::{DataDir, Durable, Sqlite, Store, shown_entry};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Timestamp;
 use topics::audit::ShownEntry;
+use topics::clock::Clock;
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
 use topics::task::Priority;
@@ -58,7 +57,7 @@ use crate::run::porch::Porch;
 use crate::run::targets::Outcomes;
 use crate::run::updates::Publisher;
 use crate::settings::auth::AuthSettings;
-use crate::settings::{Retention, Settings};
+use crate::settings::{Retention, Settings, Unresolved};
 use crate::traces::Traces;
 use crate::{ops, reading, sidecar};
 
@@ -81,9 +80,14 @@ const CLOCK_FILE: &str = "manual-clock";
 
 /// `tasktide run`.
 pub async fn command(options: RunOptions) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(options.config.as_deref()).await?;
+    let asked = Unresolved::read(options.config.as_deref())?;
+    let porch = Porch::open(options.listen).await?;
+    let started = async {
+        let settings = porch.settings(asked).await?;
+        start_at(porch, &options, settings).await
+    };
     let running = tokio::select! {
-        running = start(&options, settings) => running?,
+        running = started => running?,
         // A standby has nothing to finish.
         () = stop_signal() => return Ok(ExitCode::SUCCESS),
     };
@@ -249,6 +253,10 @@ impl Running {
 
 /// Starts everything on `options.data_dir`.
 pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<Running> {
+    start_at(Porch::open(options.listen).await?, options, settings).await
+}
+
+async fn start_at(porch: Porch, options: &RunOptions, settings: Settings) -> anyhow::Result<Running> {
     let dir = &options.data_dir;
     let mode = options.source.or(settings.source).unwrap_or(SourceMode::Log);
     if mode != SourceMode::Log && options.clock != ClockOption::System {
@@ -259,11 +267,6 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     }
     let doors = Doors::judge(options.listen, &settings, mode == SourceMode::Dapr)?;
     std::fs::create_dir_all(dir).with_context(|| format!("could not make --data-dir {}", dir.display()))?;
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("could not listen on --listen {}", options.listen))?;
-    let addr = listener.local_addr()?;
-    let porch = Porch::open(&listener, &doors)?;
     let auth = read_auth(&settings).await?;
     let held = DataDir::lock(dir)?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
@@ -286,16 +289,16 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
-    keep_time(&hub, &index, {
-        let clock = clock.clone();
-        move || clock.now()
-    });
     let Feed { source, topics, log, embedded, push, kafka } =
         Feed::open(mode, dir, &settings, &restored.positions, &clock).await?;
     if !*source.handed_over_start().borrow() {
         index.await_start();
     }
+    let hub = Hub::new(settings.stream.clone(), index.freshness(), &metrics);
+    keep_time(&hub, &index, {
+        let clock = clock.clone();
+        move || clock.now()
+    });
     let rebuilds = !restored.rebuilt;
     let target = targets::target(&options.actions, &settings, &topics);
     let (outcomes, outcome_batches) = Outcomes::new();
@@ -398,7 +401,8 @@ pub async fn start(options: &RunOptions, settings: Settings) -> anyhow::Result<R
     }
     let router = query_api::router_with(api, resources);
     let shutdown = CancellationToken::new();
-    porch.leave().await;
+    let listener = porch.leave().await;
+    let addr = listener.local_addr()?;
     let http =
         tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     Ok(Running { addr, shutdown, http, parts, pipeline, closing, outcomes_done })

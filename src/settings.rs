@@ -97,32 +97,9 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Settings {
-    /// Reads the file, if one is given, and the process's environment; asks the sidecar for secrets.
+    /// The settings of a command that ends: those that are secrets are waited for no longer than a minute.
     pub async fn load(file: Option<&Path>) -> Result<Settings, SettingError> {
-        let mut given = BTreeMap::new();
-        if let Some(path) = file {
-            let unreadable = |detail: String| SettingError::File { path: path.to_owned(), detail };
-            let text = String::from_utf8(private::read_trusted(path).map_err(unreadable)?);
-            let text = text.map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
-            let table: Value = toml::from_str(&text).map_err(|error| unreadable(place_of(&error, &text)))?;
-            flatten(String::new(), table, &mut given);
-            if given.iter().any(|(key, value)| secrets::is_one(key, value)) {
-                secrets::only_ours("the settings file, which holds secrets,", path)?;
-            }
-        }
-        for (variable, value) in std::env::vars_os() {
-            let Some(key) = variable.to_str().and_then(list::key_of) else { continue };
-            let value = value.into_string().map_err(|_| SettingError::Variable { variable: list::variable(&key) })?;
-            given.insert(key, Value::String(value));
-        }
-        // Before a sidecar is waited for.
-        if let Some(key) = given.keys().find(|key| list::find(key).is_none()) {
-            return Err(SettingError::Unknown { key: key.clone() });
-        }
-        let secret = secrets::resolve(&mut given, &secrets::Sidecar::from_environment()).await?;
-        let settings = Settings::of(Given::new(given, secret))?;
-        settings.kafka.are_files_ours()?;
-        Ok(settings)
+        Unresolved::read(file)?.resolve(Some(secrets::SIDECAR_WITHIN), |_| {}).await
     }
 
     /// Reads settings from their dotted names.
@@ -164,6 +141,49 @@ impl Settings {
             http: http::HttpSettings::read(&mut from)?,
         };
         from.finish()?;
+        Ok(settings)
+    }
+}
+
+/// Settings as they are given: some may refer to secrets.
+pub struct Unresolved(BTreeMap<String, Value>);
+
+impl Unresolved {
+    /// Reads the file, if one is given, and the process's environment.
+    pub fn read(file: Option<&Path>) -> Result<Unresolved, SettingError> {
+        let mut given = BTreeMap::new();
+        if let Some(path) = file {
+            let unreadable = |detail: String| SettingError::File { path: path.to_owned(), detail };
+            let text = String::from_utf8(private::read_trusted(path).map_err(unreadable)?);
+            let text = text.map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
+            let table: Value = toml::from_str(&text).map_err(|error| unreadable(place_of(&error, &text)))?;
+            flatten(String::new(), table, &mut given);
+            if given.iter().any(|(key, value)| secrets::is_one(key, value)) {
+                secrets::only_ours("the settings file, which holds secrets,", path)?;
+            }
+        }
+        for (variable, value) in std::env::vars_os() {
+            let Some(key) = variable.to_str().and_then(list::key_of) else { continue };
+            let value = value.into_string().map_err(|_| SettingError::Variable { variable: list::variable(&key) })?;
+            given.insert(key, Value::String(value));
+        }
+        if let Some(key) = given.keys().find(|key| list::find(key).is_none()) {
+            return Err(SettingError::Unknown { key: key.clone() });
+        }
+        Ok(Unresolved(given))
+    }
+
+    /// Asks the sidecar for what is a secret. One that does not answer is waited for, for ever or no longer than `within`;
+    /// `waits` hears why, again and again.
+    pub async fn resolve(
+        mut self,
+        within: Option<Duration>,
+        waits: impl FnMut(&str),
+    ) -> Result<Settings, SettingError> {
+        let sidecar = secrets::Sidecar::from_environment();
+        let secret = secrets::resolve(&mut self.0, &sidecar, within, waits).await?;
+        let settings = Settings::of(Given::new(self.0, secret))?;
+        settings.kafka.are_files_ours()?;
         Ok(settings)
     }
 }

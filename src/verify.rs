@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::bail;
-use pipeline::source::kafka::KafkaTopics;
-use pipeline::source::log::Log;
-use pipeline::source::topics::Topics;
+use broker::kafka::KafkaTopics;
+use broker::log::Log;
+use broker::topic::Topics;
 use serde::Serialize;
 use serde_json::Value;
 use sinks::store::{DataDir, Options, Postgres, Sqlite, Store, Waiting};

@@ -18,10 +18,10 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use broker::log::NewRecord;
 use components::daprd::Options;
 use components::free_port;
 use oracle::history::{RecordSpec, Step};
-use pipeline::source::log::NewRecord;
 use process::Process;
 use product::{all, ask, committed, product, record, same, settled, topics_of, until, views};
 use serde_json::{Value, json};

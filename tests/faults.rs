@@ -18,10 +18,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use broker::topic::Topics;
 use components::kafka::Options;
 use components::postgres::Server;
 use load::{TIMELESS, broker, chains_hold, chat, expected, nothing_is_lost_or_done_twice, partition_of, records};
-use pipeline::source::topics::Topics;
 use process::Process;
 use product::{all, ask, committed, event, record, same, task_id, topics_of, until, views};
 use rand::rngs::StdRng;

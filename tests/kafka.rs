@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use broker::kafka::admin::{Admin, Replication};
+use broker::kafka::{Access, Identity, Mechanism, Pem, Tls};
+use broker::log::NewRecord;
 use components::kafka::{Broker, Options};
-use pipeline::source::kafka::admin::{Admin, Replication};
-use pipeline::source::kafka::{Access, Identity, Mechanism, Pem, Tls};
-use pipeline::source::log::NewRecord;
 use product::{
     all, ask, dead_letter, event, header, product, read_all, record, same, settled, task_id, topics_of, until, views,
 };

@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use broker::log::Log;
+use broker::topic::Topics;
 #[cfg(feature = "real-parts")]
 use components::postgres::{Options, Server};
 use made::{Extra, Made, Text};
-use pipeline::source::log::Log;
-use pipeline::source::topics::Topics;
 use process::{Process, output, until};
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use process::{Process, env_of, output};
+use process::{Process, env_of, output, until};
 use tasktide::settings::list::SETTINGS;
 
 /// It stands in every secret of these tests, and in nothing that is written.
@@ -36,6 +36,39 @@ fn check(more: &[&str], settings: &[(&str, &str)], environment: &[(&str, &str)],
     for text in [out, error] {
         assert!(!text.contains(CANARY), "{settings:?} {more:?}: a secret is shown: {text}");
     }
+}
+
+/// A port on which nobody listens.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_holds_a_secret_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (of_sidecar, own) = (free_port(), free_port());
+    let mut args = run(dir.path());
+    *args.last_mut().unwrap() = format!("127.0.0.1:{own}");
+    let starting = tokio::task::spawn_blocking(move || {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let port = of_sidecar.to_string();
+        Process::with(&args, &[("DAPR_HTTP_PORT", &port), ("TASKTIDE_TIMEZONE", "secret:local/zone")])
+    });
+    let ready = format!("http://127.0.0.1:{own}/readyz");
+    until("it says what it waits for", Duration::from_secs(60), async || {
+        let answer = reqwest::get(&ready).await.ok().filter(|answer| answer.status() == 503)?;
+        let said: serde_json::Value = answer.json().await.unwrap();
+        let reason = said["reason"].as_str().unwrap();
+        let names_it = reason.contains("\"timezone\"") && reason.contains("does not answer");
+        (said["waiting"] == serde_json::json!(["catch-up", "sidecar"]) && names_it).then_some(())
+    })
+    .await;
+    let zone = axum::routing::get(|| async { axum::Json(serde_json::json!({"zone": "Europe/Berlin"})) });
+    let sidecar = axum::Router::new().route("/v1.0/secrets/local/zone", zone);
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", of_sidecar)).await.unwrap();
+    tokio::spawn(async move { axum::serve(listener, sidecar).await });
+    let started = starting.await.unwrap();
+    started.is_ready().await;
 }
 
 /// A value that no secret setting can be, for each of the list.

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use pipeline::source::log::Log;
-use pipeline::source::topics::Topics;
+use broker::log::Log;
+use broker::topic::Topics;
 use process::Process;
 use product::{Served, all, header, product, read_all, settled, task_id, until};
 use serde_json::{Value, json};
@@ -206,9 +206,9 @@ async fn a_process_that_is_killed_leaves_out_nothing_that_a_database_has() {
 
 #[cfg(feature = "real-parts")]
 mod on_kafka {
+    use broker::kafka::Access;
+    use broker::kafka::admin::{Admin, Replication};
     use components::kafka::{Broker, Options};
-    use pipeline::source::kafka::Access;
-    use pipeline::source::kafka::admin::{Admin, Replication};
     use product::{ask, topics_of};
     use rdkafka::ClientConfig;
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};

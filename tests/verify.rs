@@ -14,10 +14,10 @@ mod records;
 
 use std::path::Path;
 
+use broker::kafka::Access;
+use broker::kafka::admin::{Admin, Replication};
 use components::kafka::{Broker, Options};
 use components::postgres::{Options as PostgresOptions, Server};
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication};
 use process::env_of;
 use product::{all, event, product, record, settled, task_id, topics_of, until, user_event};
 use rdkafka::admin::{AdminClient, AdminOptions};

@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 
+use broker::log::NewRecord;
 use bytes::Bytes;
-use pipeline::source::log::NewRecord;
 use topics::{TaskId, Timestamp, ids};
 use uuid::Uuid;
 

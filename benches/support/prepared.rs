@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use pipeline::source::log::Log;
+use broker::log::Log;
 use serde::{Deserialize, Serialize};
 use topics::TaskId;
 
@@ -66,10 +66,7 @@ impl Prepared {
     /// A directory with a copy of the log, which goes away with what is returned.
     pub fn copy(&self, name: &str) -> anyhow::Result<Scratch> {
         let scratch = Scratch::new(name)?;
-        std::fs::copy(
-            self.dir.join(pipeline::source::log::FILE_NAME),
-            scratch.path().join(pipeline::source::log::FILE_NAME),
-        )?;
+        std::fs::copy(self.dir.join(broker::log::FILE_NAME), scratch.path().join(broker::log::FILE_NAME))?;
         Ok(scratch)
     }
 

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use pipeline::source::kafka::admin::{Admin, Replication};
-use pipeline::source::kafka::{Access, KafkaTopics};
-use pipeline::source::log::{Log, NewRecord};
-use pipeline::source::topics::Topics;
+use broker::kafka::admin::{Admin, Replication};
+use broker::kafka::{Access, KafkaTopics};
+use broker::log::{Log, NewRecord};
+use broker::topic::Topics;
 use tasktide::cli::{Actions, ClockOption, RunOptions, SourceMode};
 use tasktide::run::{self, Running};
 use tasktide::settings::{Secret, Settings};

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use pipeline::{Clock, Config, Input, start};
+use pipeline::{Config, Input, start};
+use topics::clock::Clock;
 use topics::commit::Restored;
 use topics::record::{Position, Record, SourceTopic};
 use topics::{TaskId, Timestamp};

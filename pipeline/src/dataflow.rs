@@ -37,10 +37,10 @@ use topics::view::ViewRow;
 
 use crate::config::Config;
 use crate::input::{Arrived, Barrier, Input, Message, decode_all};
-use crate::source::clock::Clock;
 use crate::state::Effect;
 use crate::state::tasks::{Drafts, Tasks};
 use crate::views::{self, Follow, Stored, VIEWS, View, Wake};
+use topics::clock::Clock;
 
 mod commit;
 mod counts;

@@ -11,8 +11,8 @@ use topics::commit::NextOffset;
 use topics::event::{Decoded, Limits, decode};
 use topics::record::Record;
 
-use crate::source::clock::Clock;
 use crate::state::reminders::AlreadySent;
+use topics::clock::Clock;
 
 /// An input of the pipeline.
 pub enum Input {

@@ -1,12 +1,11 @@
-//! From task events to commits: sources, decoding, dataflow, views and actions.
+//! From task events to commits: decoding, dataflow, views and actions.
 //!
-//! Everything after [`source`] is a function of its input: no clock, no random ids, no I/O. So a replay gives the
+//! It is a function of its input: no clock of its own, no random ids, no I/O. So a replay gives the
 //! same rows and the same action ids, and a test drives time by hand.
 //!
 //! [`start`] runs it all: [`Input`]s go in, [`topics::commit::Commit`]s come out.
 
 pub mod config;
-pub mod source;
 mod input;
 pub mod state;
 pub mod recurrence;
@@ -16,5 +15,4 @@ pub mod dataflow;
 pub use config::Config;
 pub use dataflow::{CountKey, Counts, Handle, InputSender, Stopped, TrySend, start};
 pub use input::{Barrier, Input};
-pub use source::clock::{Clock, ClockError};
 pub use views::{VIEWS, View};

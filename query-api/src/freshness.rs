@@ -89,11 +89,17 @@ impl Api {
         if self.index.wait_for(&wanted.positions, wanted.wait).await { Ok(()) } else { Err(behind()) }
     }
 
-    /// Returns once the store, too, has every commit that readers of the index can see: the audit is read from there.
+    /// As [`Api::catch_up`], for what is read from the store: returns how far that is. It is given a while to have every
+    /// commit that readers of the index can see; a slow one is read as it is then, if it has what is wanted.
     pub async fn catch_up_stored(&self, wanted: &Wanted) -> Result<Arc<Freshness>, Problem> {
         self.catch_up(wanted).await?;
         let seen = self.index.freshness();
         let wait = wanted.wait.max(Duration::from_millis(100));
-        if self.hub.published(seen.n, wait).await { Ok(seen) } else { Err(behind()) }
+        if self.hub.published(seen.n, wait).await {
+            return Ok(seen);
+        }
+        let stored = self.hub.stored();
+        let covers = wanted.positions.is_empty() || (stored.covers_start && stored.covers(&wanted.positions));
+        if covers { Ok(stored) } else { Err(behind()) }
     }
 }

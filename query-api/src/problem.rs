@@ -210,6 +210,12 @@ impl Problem {
         Self::new(Code::Internal, "Something went wrong on our side; the log has it under this request id.")
     }
 
+    /// The store is away, or busy: the same may be asked again.
+    pub fn store_away() -> Self {
+        Self::new(Code::NotReady, "The store does not answer now; try again.")
+            .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
     /// With one more header.
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.push((name, value));

@@ -90,6 +90,11 @@ impl Default for Config {
 /// A store could not be read. The client is told nothing of the cause; the log is.
 pub type ReadError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What is wrong is of a kind that passes: the store is away, or busy.
+#[derive(Debug, thiserror::Error)]
+#[error("the store is away")]
+pub struct Away(#[source] pub ReadError);
+
 /// The audit timeline, which is read from the store.
 #[async_trait]
 pub trait AuditReader: Send + Sync {
@@ -140,10 +145,10 @@ impl Api {
         })
     }
 
-    /// Logs that the store could not be read; the client hears of an internal error.
+    /// Logs that the store could not be read; the client hears whether to ask again.
     pub(crate) fn unreadable(&self, error: ReadError) -> Problem {
         tracing::error!(error = %error, cause = ?error.source(), "could not read the audit");
-        Problem::internal()
+        if error.is::<Away>() { Problem::store_away() } else { Problem::internal() }
     }
 }
 

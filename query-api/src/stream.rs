@@ -34,7 +34,7 @@ use topics::view::ViewRow;
 use topics::{Task, TaskId, Timestamp, UserId};
 use uuid::Uuid;
 
-use crate::index::{Index, floats};
+use crate::index::{Freshness, Index, floats};
 use calendar::Calendar;
 use clients::Clients;
 use ring::{Batch, Entries, Kept, Lost, Ring, What, Who};
@@ -155,6 +155,8 @@ struct Moved {
     zones: HashMap<TaskId, (Tz, Tz)>,
     /// Tasks that it leaves as they are, with a due in the zone of a user who moved.
     tasks: Vec<(Arc<Task>, (Tz, Tz))>,
+    /// How far the index was with it; `None` where it was never applied.
+    seen: Option<Arc<Freshness>>,
 }
 
 /// Where commits become events for streams.
@@ -166,13 +168,16 @@ pub struct Hub {
     waiting: Mutex<VecDeque<Waiting>>,
     ring: RwLock<Ring>,
     published: watch::Sender<EventId>,
+    /// How far the store is, as the index was at the last commit published.
+    stored: RwLock<Arc<Freshness>>,
     clients: Arc<Clients>,
 }
 
 impl Hub {
-    /// A hub that knows of the commits up to `n`, and of their audit entries, only that they were; `clients` counts the
-    /// open streams.
-    pub fn new(config: StreamConfig, n: u64, entries: u64, clients: &crate::metrics::Metrics) -> Arc<Hub> {
+    /// A hub that knows of the commits in `stored`, and of their audit entries, only that they were; `clients` counts
+    /// the open streams.
+    pub fn new(config: StreamConfig, stored: Arc<Freshness>, clients: &crate::metrics::Metrics) -> Arc<Hub> {
+        let Freshness { n, entries, .. } = *stored;
         let place = EventId::before(n + 1);
         let kept = Kept { events: config.replay, bytes: config.replay_bytes };
         Arc::new(Hub {
@@ -181,6 +186,7 @@ impl Hub {
             waiting: Mutex::default(),
             ring: RwLock::new(Ring::new(kept, n)),
             published: watch::Sender::new(place),
+            stored: RwLock::new(stored),
             clients: Clients::new(&config, clients.stream_clients().clone()),
             config,
         })
@@ -214,7 +220,8 @@ impl Hub {
             }
         }
         let count = commit.entries.saturating_sub(stage.entries) as u32;
-        let moved = Moved { rows_before: rows_before.clone(), entries: (stage.entries, count), zones, tasks };
+        let (entries, seen) = ((stage.entries, count), Some(index.freshness()));
+        let moved = Moved { rows_before: rows_before.clone(), entries, zones, tasks, seen };
         stage.entries = stage.entries.max(commit.entries);
         stage.place = EventId::before(commit.n + 1);
         self.waiting().push_back(Waiting::Commit(commit.n, stage.as_of, moved));
@@ -224,7 +231,8 @@ impl Hub {
     /// Makes events of a commit that was applied, once the store has written it; `audit` are its entries as shown, if
     /// somebody follows them ([`Hub::wants_audit`]).
     pub fn publish(&self, commit: &Commit, audit: Vec<ShownEntry>) {
-        let (at, moved) = self.take(commit.n);
+        let (at, mut moved) = self.take(commit.n);
+        let seen = moved.seen.take();
         // What an erasure leaves of them, only the store knows.
         let shown = (!audit.is_empty() && commit.erased.is_empty()).then(|| audit.into());
         let entries = Entries::new(moved.entries.0, moved.entries.1, shown);
@@ -248,6 +256,9 @@ impl Hub {
         }
         let latest = ring.latest();
         drop((waiting, ring));
+        if let Some(seen) = seen {
+            *self.stored.write().expect("a panic aborts the process") = seen;
+        }
         self.published.send_replace(latest);
     }
 
@@ -303,6 +314,11 @@ impl Hub {
     /// Number of the last published commit.
     pub fn latest(&self) -> u64 {
         self.published.borrow().n - 1
+    }
+
+    /// How far the store is.
+    pub(crate) fn stored(&self) -> Arc<Freshness> {
+        self.stored.read().expect("a panic aborts the process").clone()
     }
 
     /// Waits until commit `n` is published, at most `wait`.

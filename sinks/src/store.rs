@@ -133,9 +133,6 @@ pub trait Store: Send + Sync {
     /// Numbers and lengths of the values of [`Store::dead_letters`], which are as long as a body may be.
     async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError>;
 
-    /// How many dead letters are kept.
-    async fn dead_letters_kept(&self) -> Result<u64, StoreError>;
-
     /// One dead letter.
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError>;
 
@@ -194,6 +191,8 @@ pub struct StoreStatus {
     pub last_commit_us: u64,
     /// Why the disk refuses to be written, while it does: what was appended is kept and tried again.
     pub failing: Option<String>,
+    /// Dead letters kept.
+    pub dead_letters: u64,
     /// Erasures, and records that came after them, of which some copy is not rewritten yet.
     pub erasures: u64,
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use broker::log::Log;
+use broker::log::ingest::{Batches, ingest};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use pipeline::source::clock::Clock;
-use pipeline::source::log::Log;
-use pipeline::source::log::ingest::{Batches, ingest};
+use topics::clock::Clock;
 
 use crate::cli::IngestOptions;
 

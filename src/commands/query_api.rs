@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use pipeline::source::clock::Clock;
 use query_api::Api;
 use query_api::filter::Include;
 use query_api::index::{Index, Lookup};
@@ -21,9 +20,9 @@ use query_api::routes::{AuditReader, ReadError};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource, Waiting};
 use query_api::stream::{Hub, keep_time};
 use sinks::store::{Followed, PostgresReplica, Replica, SqliteReplica, StoreError};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::audit::{AuditQuery, ChainCheck, ShownEntry};
+use topics::clock::Clock;
 use topics::commit::Restored;
 use topics::record::SourceTopic;
 use topics::topic_list;
@@ -36,30 +35,31 @@ use crate::cli::QueryApiOptions;
 use crate::reading;
 use crate::run::porch::Porch;
 use crate::run::{Doors, Rate, read_auth, stop_signal, store};
-use crate::settings::Settings;
+use crate::settings::{Settings, Unresolved};
 
 /// The database is called away when it has not answered for this long.
 const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(options.config.as_deref()).await?;
-    let doors = Doors::judge(options.listen, &settings, false)?;
-    let auth = read_auth(&settings).await?;
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("could not listen on --listen {}", options.listen))?;
-    let addr = listener.local_addr()?;
+    let asked = Unresolved::read(options.config.as_deref())?;
+    let porch = Porch::open(options.listen).await?;
     let views: Vec<ViewSpec> = pipeline::VIEWS.iter().map(|view| view.spec).collect();
-    let porch = Porch::open(&listener, &doors)?;
-    let (replica, restored) = tokio::select! {
-        opened = open(&options, &settings, &views, &porch) => opened?,
+    let opened = async {
+        let settings = porch.settings(asked).await?;
+        let doors = Doors::judge(options.listen, &settings, false)?;
+        let auth = read_auth(&settings).await?;
+        let opened = open(&options, &settings, &views, &porch).await?;
+        anyhow::Ok((settings, doors, auth, opened))
+    };
+    let (settings, doors, auth, (replica, restored)) = tokio::select! {
+        opened = opened => opened?,
         () = stop_signal() => return Ok(ExitCode::SUCCESS),
     };
     let metrics = Arc::new(Metrics::new());
     let index = Arc::new(Index::new(&views, settings.pipeline.timezone));
     index.load(&restored);
-    let hub = Hub::new(settings.stream.clone(), restored.n, restored.entries, &metrics);
+    let hub = Hub::new(settings.stream.clone(), index.freshness(), &metrics);
     keep_time(&hub, &index, || Clock::system().now());
     drop(restored);
     let status = Arc::new(Status {
@@ -89,7 +89,8 @@ pub async fn command(options: QueryApiOptions) -> anyhow::Result<ExitCode> {
     });
     let shutdown = CancellationToken::new();
     let router = query_api::router(api);
-    porch.leave().await;
+    let listener = porch.leave().await;
+    let addr = listener.local_addr()?;
     let http =
         tokio::spawn(query_api::serve(listener, router, doors.connections_max, shutdown.clone().cancelled_owned()));
     announce(addr);
@@ -160,19 +161,19 @@ struct ReplicaAudit(Arc<dyn Replica>);
 #[async_trait]
 impl AuditReader for ReplicaAudit {
     async fn audit(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, ReadError> {
-        self.0.audit_of(entries, query).await.map_err(|error| Box::new(error) as ReadError)
+        self.0.audit_of(entries, query).await.map_err(reading::unreadable)
     }
 
     async fn range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, ReadError> {
-        self.0.audit_range(first, last).await.map_err(|error| Box::new(error) as ReadError)
+        self.0.audit_range(first, last).await.map_err(reading::unreadable)
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<ShownEntry>, ReadError> {
-        self.0.audit_entry(id).await.map_err(|error| Box::new(error) as ReadError)
+        self.0.audit_entry(id).await.map_err(reading::unreadable)
     }
 
     async fn check_chain(&self, task: TaskId) -> Result<ChainCheck, ReadError> {
-        let check = self.0.check_chain(task).await.map_err(|error| Box::new(error) as ReadError)?;
+        let check = self.0.check_chain(task).await.map_err(reading::unreadable)?;
         Ok(check.unwrap_or(ChainCheck { ok: true, entries: 0, first_bad_seq: None }))
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use pipeline::source::log::{Log, tail};
+use broker::log::{Log, tail};
 
 use crate::cli::TailOptions;
 

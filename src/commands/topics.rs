@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication, configuration};
+use broker::kafka::Access;
+use broker::kafka::admin::{Admin, Replication, configuration};
 use topics::topic_list::TOPICS;
 
 use crate::cli::{BrokerOptions, RenderOptions, ReplicationOptions, TopicsOptions, TopicsTask};

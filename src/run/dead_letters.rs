@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::kafka::BrokerError;
+use broker::log::NewRecord;
+use broker::topic::{Topics, TopicsError};
 use bytes::Bytes;
 use compact_str::CompactString;
-use pipeline::source::kafka::BrokerError;
-use pipeline::source::log::NewRecord;
-use pipeline::source::topics::{Topics, TopicsError};
 use tokio::runtime::Handle;
 use topics::Timestamp;
 use topics::dead_letter::DeadLetter;

@@ -13,9 +13,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use broker::log::{Log, LogError, Part, Rewritten, StoredRecord};
 use bytes::Bytes;
 use compact_str::CompactString;
-use pipeline::source::log::{Log, LogError, Part, Rewritten, StoredRecord};
 use sinks::store::{Erasures, KeptDeadLetter, Store, StoreError, lower_priority};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;

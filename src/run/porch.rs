@@ -4,6 +4,8 @@
 //! to the product's own server on the same socket; who comes in between waits for that one.
 
 use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
@@ -19,31 +21,55 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::Doors;
+use crate::settings::{SettingError, Settings, Unresolved};
+
+/// Open connections at once; there is little to be had here.
+const CONNECTIONS_MAX: usize = 64;
+/// While a sidecar is away.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// A server for the time before the product's own.
 pub struct Porch {
+    listener: TcpListener,
     readiness: watch::Sender<Readiness>,
     ended: CancellationToken,
     serving: JoinHandle<io::Result<()>>,
 }
 
 impl Porch {
-    /// Serves on the socket of `listener` as `doors` allow, until [`Porch::leave`].
-    pub fn open(listener: &TcpListener, doors: &Doors) -> anyhow::Result<Porch> {
+    /// Listens, and serves until [`Porch::leave`].
+    pub async fn open(listen: SocketAddr) -> anyhow::Result<Porch> {
+        let listener = TcpListener::bind(listen).await;
+        let listener = listener.with_context(|| format!("could not listen on --listen {listen}"))?;
         let starting =
             Readiness { waiting: vec![Waiting::CatchUp], reason: Some("the process starts".to_owned()), role: None };
         let (tell, readiness) = watch::channel(starting);
         let ended = CancellationToken::new();
-        let socket = listen_too(listener).context("could not serve before the start is done")?;
+        let socket = listen_too(&listener).context("could not serve before the start is done")?;
         let stop = ended.clone().cancelled_owned();
-        let serving = tokio::spawn(query_api::serve(socket, router(readiness), doors.connections_max, stop));
-        Ok(Porch { readiness: tell, ended, serving })
+        let serving = tokio::spawn(query_api::serve(socket, router(readiness), CONNECTIONS_MAX, stop));
+        Ok(Porch { listener, readiness: tell, ended, serving })
+    }
+
+    /// The settings that are asked for; their secrets are waited for as long as the sidecar is away.
+    pub async fn settings(&self, asked: Unresolved) -> Result<Settings, SettingError> {
+        let mut warned: Option<Instant> = None;
+        let waits = |why: &str| {
+            self.waits_for(Waiting::Sidecar, why);
+            if warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                warn!(why, "the sidecar that holds a secret is waited for");
+                warned = Some(Instant::now());
+            }
+        };
+        asked.resolve(None, waits).await
     }
 
     /// The process cannot go on for a while, because of `what`.
     pub fn waits_for(&self, what: Waiting, why: &str) {
-        self.readiness.send_replace(Readiness { waiting: vec![what], reason: Some(why.to_owned()), role: None });
+        // Elsewhere a sidecar that is away does not keep requests away.
+        let first = (what == Waiting::Sidecar).then_some(Waiting::CatchUp);
+        let waiting = first.into_iter().chain([what]).collect();
+        self.readiness.send_replace(Readiness { waiting, reason: Some(why.to_owned()), role: None });
     }
 
     /// Another process writes; this one waits to take over, and nothing is wrong.
@@ -52,13 +78,14 @@ impl Porch {
     }
 
     /// Ends it, so that another server may take the socket.
-    pub async fn leave(self) {
+    pub async fn leave(self) -> TcpListener {
         self.ended.cancel();
         match self.serving.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "what was served before the start was done ended badly"),
             Err(error) => warn!(%error, "what was served before the start was done ended badly"),
         }
+        self.listener
     }
 }
 

@@ -1,7 +1,7 @@
 //! On an empty store with full topics: what was delivered before is read back from `task-reminders` (contract §4.1).
 
-use pipeline::source::log::StoredRecord;
-use pipeline::source::topics::{Bounds, Topics, TopicsError};
+use broker::log::StoredRecord;
+use broker::topic::{Bounds, Topics, TopicsError};
 use pipeline::state::reminders::AlreadySent;
 use serde::Deserialize;
 use topics::topic_list::TASK_REMINDERS;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use pipeline::source::SourceError;
-use pipeline::source::log::Log;
+use broker::SourceError;
+use broker::log::Log;
 use query_api::status::Waiting as Needs;
 use sinks::store::{DataDir, Database, Lease, Options, Postgres, Sqlite, Store, StoreError, Waiting};
 use topics::commit::{NextOffset, Restored};

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use pipeline::source::clock::Clock;
-use pipeline::source::log::NewRecord;
-use pipeline::source::topics::Topics;
+use broker::log::NewRecord;
+use broker::topic::Topics;
 use pipeline::{Input, InputSender};
 use query_api::metrics::Metrics;
 use sinks::relay::{Append, Backoff, Dapr, LogRecord, PortError, Ports, StoreLedger, Target, WebhookSecret, Wording};
@@ -16,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use topics::action::{Action, Outcome, OutcomeResult};
+use topics::clock::Clock;
 
 use crate::cli::Actions;
 use crate::settings::Settings;

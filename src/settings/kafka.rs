@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use pipeline::source::kafka::{Access, Identity, Mechanism, Options, Pem, Tls};
+use broker::kafka::{Access, Identity, Mechanism, Options, Pem, Tls};
 
 use super::given::{Given, SettingError};
 use super::secrets::only_ours;

@@ -13,8 +13,8 @@ use super::list;
 
 /// What begins a reference.
 const SCHEME: &str = "secret:";
-/// How long the sidecar is waited for.
-const SIDECAR_WITHIN: Duration = Duration::from_secs(60);
+/// How long a command that ends waits for the sidecar.
+pub(super) const SIDECAR_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take to load its stores.
 const LOADED_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -50,12 +50,23 @@ impl Sidecar {
     }
 }
 
-/// Puts what they refer to in the place of references; returns the settings that now hold a secret.
-pub async fn resolve(given: &mut BTreeMap<String, Value>, sidecar: &Sidecar) -> Result<BTreeSet<String>, SettingError> {
+/// Puts what they refer to in the place of references; returns the settings that now hold a secret. A sidecar that does
+/// not answer is waited for, for ever or no longer than `within`; `waits` hears why, again and again.
+pub async fn resolve(
+    given: &mut BTreeMap<String, Value>,
+    sidecar: &Sidecar,
+    within: Option<Duration>,
+    mut waits: impl FnMut(&str),
+) -> Result<BTreeSet<String>, SettingError> {
+    let began = Instant::now();
+    let mut goes_on = |why: &str| {
+        waits(why);
+        within.is_none_or(|within| began.elapsed() < within)
+    };
     let mut secret = BTreeSet::new();
     for (key, value) in given.iter_mut() {
         let Some(reference) = value.as_str().and_then(|text| text.strip_prefix(SCHEME)) else { continue };
-        *value = Value::String(look_up(key, reference, sidecar).await?);
+        *value = Value::String(look_up(key, reference, sidecar, &mut goes_on).await?);
         secret.insert(key.clone());
     }
     Ok(secret)
@@ -82,7 +93,13 @@ pub(super) fn only_ours(what: &'static str, path: &Path) -> Result<(), SettingEr
     private::read(path).map(drop).map_err(exposed)
 }
 
-async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<String, SettingError> {
+/// `goes_on` hears why nothing was answered, and says whether to ask again.
+async fn look_up(
+    setting: &str,
+    reference: &str,
+    sidecar: &Sidecar,
+    goes_on: &mut impl FnMut(&str) -> bool,
+) -> Result<String, SettingError> {
     let mut parts = reference.splitn(3, '/');
     let (store, name) = (parts.next().unwrap_or_default(), parts.next());
     // A password may begin like a reference; what has the form of one is a name, and no secret.
@@ -113,15 +130,16 @@ async fn look_up(setting: &str, reference: &str, sidecar: &Sidecar) -> Result<St
                 tokio::time::sleep(ASK_AGAIN).await;
             }
             Ok(answer) => break answer,
-            Err(error) if began.elapsed() >= SIDECAR_WITHIN => {
-                return Err(failed(format!(
-                    "the sidecar at {} does not answer ({})",
-                    sidecar.shown(),
-                    error.without_url()
-                )));
-            }
             // It may start after us.
-            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+            Err(error) => {
+                let error = error.without_url();
+                let why = topics::chain::chain(&error);
+                let failed = failed(format!("the sidecar at {} does not answer ({why})", sidecar.shown()));
+                if !goes_on(&failed.to_string()) {
+                    return Err(failed);
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
         }
     };
     let status = answer.status();

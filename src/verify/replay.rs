@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::bail;
+use broker::BATCH_MAX;
+use broker::log::StoredRecord;
+use broker::topic::{Reading, Topics};
 use pipeline::Input;
-use pipeline::source::BATCH_MAX;
-use pipeline::source::clock::Clock;
-use pipeline::source::log::StoredRecord;
-use pipeline::source::topics::{Reading, Topics};
 use pipeline::state::reminders::AlreadySent;
 use serde_json::Value;
 use topics::audit::ShownEntry;
+use topics::clock::Clock;
 use topics::commit::Restored;
 use topics::event::{Decoded, Limits, decode};
 use topics::ids;

@@ -4,10 +4,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use broker::PartitionProgress;
+use broker::topic::Topics;
 use components::kafka::Options;
 use components::postgres::{self, Server};
-use pipeline::source::PartitionProgress;
-use pipeline::source::topics::Topics;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};

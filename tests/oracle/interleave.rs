@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use pipeline::source::clock::Clock;
 use pipeline::{Config, Input, VIEWS};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
+use topics::clock::Clock;
 use topics::commit::{Commit, Restored};
 use topics::event::{Decoded, EventBody, Limits, TaskAction, decode};
 use topics::record::SourceTopic;

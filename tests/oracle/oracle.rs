@@ -14,10 +14,10 @@ mod creates;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use broker::log::records_of_body;
 use bytes::Bytes;
 use chrono::NaiveTime;
 use chrono_tz::Tz;
-use pipeline::source::log::records_of_body;
 use serde_json::{Map, Value, json};
 use topics::dead_letter::Reason;
 use topics::event::{Decoded, EventBody, Limits, SkipReason, TaskAction, TaskChange, TaskEvent, UserSettings, decode};

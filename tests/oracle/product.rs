@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pipeline::source::log::NewRecord;
+use broker::log::NewRecord;
 use serde_json::{Value, json};
 use tasktide::cli::{Actions, ClockOption, RunOptions, VerifyOptions};
 use tasktide::run::Running;

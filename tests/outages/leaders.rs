@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::kafka::Access;
+use broker::kafka::admin::{Admin, Replication};
+use broker::log::NewRecord;
 use components::kafka::{Broker, Cluster, Options};
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication};
-use pipeline::source::log::NewRecord;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::{Value, json};

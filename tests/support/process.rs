@@ -73,6 +73,15 @@ impl Process {
         self.child.id()
     }
 
+    /// Waits until it is ready.
+    pub async fn is_ready(&self) {
+        let ready = format!("{}/readyz", self.base);
+        until("it is ready", ENDS_WITHIN, async || {
+            reqwest::get(&ready).await.ok().filter(|answer| answer.status() == 200).map(drop)
+        })
+        .await;
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pipeline::source::kafka::{Access, KafkaTopics};
-use pipeline::source::log::{NewRecord, StoredRecord};
-use pipeline::source::topics::Topics;
+use broker::kafka::{Access, KafkaTopics};
+use broker::log::{NewRecord, StoredRecord};
+use broker::topic::Topics;
 use serde_json::Value;
 use tasktide::cli::{Actions, ClockOption, RunOptions, SourceMode};
 use tasktide::run::{Running, start};

@@ -1,6 +1,6 @@
 //! Generated histories as records of a topic.
 
-use pipeline::source::log::NewRecord;
+use broker::log::NewRecord;
 use topics::Timestamp;
 use topics::event::Limits;
 

@@ -10,10 +10,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use broker::kafka::Access;
+use broker::kafka::admin::{Admin, Replication};
 use components::daprd::{Daprd, Options};
 use components::kafka::{self, Broker};
-use pipeline::source::kafka::Access;
-use pipeline::source::kafka::admin::{Admin, Replication};
 use serde_json::Value;
 use tokio::net::TcpListener;
 

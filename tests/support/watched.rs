@@ -110,7 +110,8 @@ impl Tasktide {
 
     /// Sum of the offsets up to which `task-events` is committed.
     pub async fn committed(&self) -> i64 {
-        let (_, status) = ask(self.base.as_str(), "/v1/views/status").await;
+        let (answered, status) = ask(self.base.as_str(), "/v1/views/status").await;
+        assert_eq!(answered, 200, "how far it is can always be asked: {status}");
         let partitions = status["source"]["partitions"].as_array().cloned().unwrap_or_default();
         partitions.iter().filter_map(|partition| partition["committed"].as_i64()).sum()
     }

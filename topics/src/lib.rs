@@ -1,4 +1,4 @@
-//! What crosses a border of Tasktide: types and their wire form. No I/O, no clock, no dataflow.
+//! What crosses a border of Tasktide: types and their wire form. No I/O, no dataflow. Who needs the time asks [`clock::Clock`].
 //!
 //! Read in this order: a [`record::Record`] of the log is decoded to [`event::TaskEvent`]s or to a
 //! [`dead_letter::DeadLetter`]; the pipeline turns them into [`commit::Commit`]s, which hold the changed
@@ -23,6 +23,7 @@ pub mod commit;
 pub mod update;
 pub mod schemas;
 pub mod chain;
+pub mod clock;
 
 pub use ids::{TaskId, UserId};
 pub use record::{Position, Record};

@@ -4,7 +4,7 @@
 //! Clocks that only tell how long something took go on as they are, as they do when an operator sets a machine's clock.
 //! Waits that the kernel ends at an instant of the time of day it does not reach. `waits.c`, compiled once, does for
 //! those of C11 conditions, by which librdkafka's threads wait: a clock that is set forward ends them, one that is set
-//! back prolongs them. Tasktide has a `cnd_timedwait` of its own that does neither (`pipeline/src/source/kafka/waits.rs`);
+//! back prolongs them. Tasktide has a `cnd_timedwait` of its own that does neither (`topics/broker/src/kafka/waits.rs`);
 //! if it were lost, this would show what a machine does then.
 
 use std::ffi::OsString;

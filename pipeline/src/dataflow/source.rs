@@ -11,7 +11,7 @@ use timely::scheduling::activate::SyncActivator;
 use super::{Batch, Built, Gate};
 use crate::config::Config;
 use crate::input::Message;
-use crate::source::clock::Clock;
+use topics::clock::Clock;
 
 /// Builds the operator. It holds one capability, moved on after each batch and at each heartbeat, so that the frontier
 /// moves when nothing comes.

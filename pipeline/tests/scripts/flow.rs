@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use pipeline::{Clock, Config, Input, Stopped, start};
+use pipeline::{Config, Input, Stopped, start};
 use serde_json::{Map, Value, json};
+use topics::clock::Clock;
 use topics::commit::Restored;
 use topics::record::SourceTopic;
 use uuid::Uuid;

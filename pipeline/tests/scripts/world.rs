@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use pipeline::{Clock, Config, Handle, Input, VIEWS, start};
+use pipeline::{Config, Handle, Input, VIEWS, start};
 use serde_json::{Map, Value, json};
 use topics::Timestamp;
 use topics::action::{Action, ActionKind, ActionState, OutboxChange, Outcome, OutcomeResult, Progress};
 use topics::audit::AuditEntry;
+use topics::clock::Clock;
 use topics::commit::{Commit, NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::dead_letter::DeadLetter;
 use topics::ids::{TaskId, successor};

@@ -138,6 +138,31 @@ async fn causes_stay_inside() {
         check(&answer, 500, "internal", "");
         assert!(!answer.text().contains("secret"), "{}", answer.text());
     }
+    world.audit.away.store(true, std::sync::atomic::Ordering::SeqCst);
+    let answer = world.get("/v1/audit").await;
+    check(&answer, 503, "not-ready", "");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert!(!answer.text().contains("secret"), "{}", answer.text());
+}
+
+/// The store has commit 1, readers of tasks see commit 2.
+#[tokio::test]
+async fn a_slow_store_is_read_as_it_is_by_who_wants_no_more() {
+    let world = World::new().await;
+    world.show(world.commit(), &[]);
+    let stored = ["/v1/audit", "/v1/audit/export", "/v1/views/status"];
+    for (wanted, expected) in [("", 200), ("&min_position=0:1", 200), ("&min_position=0:2", 503)] {
+        for path in stored {
+            let answer = world.get(&format!("{path}?wait=0{wanted}")).await;
+            assert_eq!(answer.status, expected, "{path} {wanted}: {}", answer.text());
+            if expected == 200 {
+                assert_eq!(answer.header("x-view-position"), Some("0:1"), "{path} {wanted}");
+            } else {
+                check(&answer, 503, "view-behind", "");
+            }
+        }
+        assert_eq!(world.get(&format!("/v1/tasks?wait=0{wanted}")).await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use query_api::auth::Auth;
 use query_api::index::Index;
 use query_api::limits::{Bounds, Limits};
 use query_api::metrics::Metrics;
-use query_api::routes::{AuditReader, ReadError, Resource};
+use query_api::routes::{AuditReader, Away, ReadError, Resource};
 use query_api::status::{PartitionStatus, Readiness, Report, StatusSource};
 use query_api::stream::{Hub, StreamConfig};
 use query_api::{Api, Config};
@@ -137,6 +137,8 @@ const REMINDERS: ViewSpec = ViewSpec {
 pub struct Audit {
     entries: Mutex<Vec<ShownEntry>>,
     pub broken: AtomicBool,
+    /// The same, and it passes.
+    pub away: AtomicBool,
 }
 
 impl Audit {
@@ -153,7 +155,12 @@ impl Audit {
     }
 
     fn works(&self) -> Result<(), ReadError> {
-        if self.broken.load(Ordering::SeqCst) { Err("disk secret-volume is away".into()) } else { Ok(()) }
+        let why = "disk secret-volume is away".into();
+        match (self.away.load(Ordering::SeqCst), self.broken.load(Ordering::SeqCst)) {
+            (true, _) => Err(Box::new(Away(why))),
+            (false, true) => Err(why),
+            (false, false) => Ok(()),
+        }
     }
 }
 
@@ -314,11 +321,12 @@ impl World {
         let audit = Arc::new(Audit::default());
         let process =
             Arc::new(Process { readiness: Mutex::default(), serving: AtomicBool::new(true), now: Mutex::new(at(NOW)) });
+        let index = Arc::new(Index::new(&views, chrono_tz::UTC));
         let api = Arc::new(Api {
-            index: Arc::new(Index::new(&views, chrono_tz::UTC)),
+            index: index.clone(),
             audit: audit.clone(),
             status: process.clone(),
-            hub: Hub::new(setup.stream, 0, 0, &metrics),
+            hub: Hub::new(setup.stream, index.freshness(), &metrics),
             metrics,
             views,
             preview: Arc::new(|task, _, from, _, count| {

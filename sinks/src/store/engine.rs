@@ -90,6 +90,8 @@ pub(crate) struct Engine {
     /// Held by who rewrites or removes entries that are written: one at a time.
     pub(crate) rewriting: tokio::sync::Mutex<()>,
     pub(crate) tasks: AtomicI64,
+    /// Durable dead letters: none is removed.
+    letters: AtomicU64,
     /// Last commit that the tables hold.
     pub(crate) applied: AtomicU64,
     pub(crate) last_commit_us: AtomicU64,
@@ -113,6 +115,8 @@ pub(crate) struct Start {
     pub(crate) tasks: usize,
     /// Last commit that the tables hold.
     pub(crate) applied: u64,
+    /// Dead letters.
+    pub(crate) letters: u64,
 }
 
 impl Engine {
@@ -133,6 +137,7 @@ impl Engine {
             expiry: Expiry::default(),
             rewriting: tokio::sync::Mutex::new(()),
             tasks: AtomicI64::new(start.tasks as i64),
+            letters: AtomicU64::new(start.letters),
             applied: AtomicU64::new(start.applied),
             last_commit_us: AtomicU64::new(0),
             failing: Mutex::default(),
@@ -207,6 +212,7 @@ impl Engine {
             queued_events: self.unwritten.load(Ordering::Relaxed),
             last_commit_us: self.last_commit_us.load(Ordering::Relaxed),
             failing: self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            dead_letters: self.letters.load(Ordering::Acquire),
             erasures: self.erasures.get(),
         }
     }
@@ -231,6 +237,8 @@ impl Engine {
                     _ => 0,
                 };
             }
+            let letters = commits.iter().map(|commit| commit.dead_letters.len()).sum::<usize>();
+            self.letters.fetch_add(letters as u64, Ordering::AcqRel);
             self.entries.store(changes.entries, Ordering::Release);
             self.last_commit_us.store(started.elapsed().as_micros() as u64, Ordering::Relaxed);
         }

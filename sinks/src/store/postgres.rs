@@ -58,13 +58,15 @@ pub use lease::{Lease, Waiting};
 
 use audit::Audit;
 pub(crate) use db::is_passing;
-use db::{Db, Role, close};
+use db::{Db, Role, answer, close};
 use ledger::Table;
 use partitions::Partitions;
 use writer::Writer;
 
 /// Connections for readers.
 const READERS: u32 = 6;
+/// What a reader asks that takes longer is given up with its connection: the server may be there and not answer.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// A database that may become a store.
 #[derive(Clone, Debug)]
@@ -185,6 +187,11 @@ impl Postgres {
         Ok((Arc::new(store), restored))
     }
 
+    /// What the database says to a reader, in bounded time.
+    async fn read<T>(&self, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        answer(READ_WITHIN, async { Ok(asked.await) }).await.map_err(self.db.failed("answer a reader"))?
+    }
+
     async fn load(db: &Db, lease: &Lease, views: &[ViewSpec], options: &Options) -> Result<Loaded, StoreError> {
         let mut conn = db.connect(Role::Load, &lease.connection_name()).await.map_err(db.failed("connect"))?;
         let conn_ref = &mut conn;
@@ -204,10 +211,7 @@ impl Postgres {
         restored.identities = load::identities(conn_ref, db, mark).await?;
         let partitions =
             Partitions::load(conn_ref, options.partition_entries).await.map_err(db.failed("read its partitions"))?;
-        let letters: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
-            .fetch_one(&mut *conn_ref)
-            .await
-            .map_err(db.failed("read dead letters"))?;
+        let letters = dead_letters::kept(&mut *conn_ref, db).await?;
         let ledger = Ledger::new(ledger::tally(conn_ref, db).await?);
         let start = Start {
             n: mark.n,
@@ -216,6 +220,7 @@ impl Postgres {
             cuts: mark.cuts,
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
+            letters,
         };
         let audit = Audit { pool: db.pool(READERS), db: db.clone(), chains: chains.clone(), follows: false };
         let engine = Engine::new(views, chains, options, start);
@@ -228,7 +233,7 @@ impl Postgres {
         let resume = Resume { entries: mark.entries, open: None, high_water: found.high_water, tasks: found.tasks };
         let (tell, told) = tokio::sync::mpsc::unbounded_channel();
         let indexes = (partitions.names(), told);
-        let writer = Writer::new((db.clone(), lease.clone()), partitions, tell, (mark.n, letters as u64));
+        let writer = Writer::new((db.clone(), lease.clone()), partitions, tell, (mark.n, letters));
         Ok(Loaded { shared, restored, resume, writer, newer, indexes })
     }
 }
@@ -282,15 +287,15 @@ impl Store for Postgres {
     }
 
     async fn audit_of(&self, entries: u64, query: &AuditQuery) -> Result<Vec<ShownEntry>, StoreError> {
-        self.shared.audit.page(entries, query).await
+        self.read(self.shared.audit.page(entries, query)).await
     }
 
     async fn audit_range(&self, first: u64, last: u64) -> Result<Vec<ShownEntry>, StoreError> {
-        self.shared.audit.range(first, last).await
+        self.read(self.shared.audit.range(first, last)).await
     }
 
     async fn audit_entry(&self, id: Uuid) -> Result<Option<ShownEntry>, StoreError> {
-        self.shared.audit.one(self.entries(), id).await
+        self.read(self.shared.audit.one(self.entries(), id)).await
     }
 
     async fn check_chain(&self, task: TaskId) -> Result<Option<ChainCheck>, StoreError> {
@@ -302,7 +307,7 @@ impl Store for Postgres {
     }
 
     async fn actions(&self, query: &ActionQuery) -> Result<Vec<ShownAction>, StoreError> {
-        self.shared.ledger.page(query, &Table(&self.pool, &self.db)).await
+        self.read(self.shared.ledger.page(query, &Table(&self.pool, &self.db))).await
     }
 
     fn open_actions(&self) -> Vec<OpenActions> {
@@ -310,23 +315,19 @@ impl Store for Postgres {
     }
 
     async fn action(&self, id: Uuid) -> Result<Option<ShownAction>, StoreError> {
-        self.shared.ledger.get(id, &Table(&self.pool, &self.db)).await
+        self.read(self.shared.ledger.get(id, &Table(&self.pool, &self.db))).await
     }
 
     async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<KeptDeadLetter>, StoreError> {
-        dead_letters::page(&self.pool, &self.db, before, limit).await
+        self.read(dead_letters::page(&self.pool, &self.db, before, limit)).await
     }
 
     async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError> {
-        dead_letters::sizes(&self.pool, &self.db, before, limit).await
-    }
-
-    async fn dead_letters_kept(&self) -> Result<u64, StoreError> {
-        dead_letters::kept(&self.pool, &self.db).await
+        self.read(dead_letters::sizes(&self.pool, &self.db, before, limit)).await
     }
 
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {
-        dead_letters::get(&self.pool, &self.db, no).await
+        self.read(dead_letters::get(&self.pool, &self.db, no)).await
     }
 
     fn contains(&self, audit_id: Uuid) -> Result<bool, StoreError> {
@@ -349,7 +350,7 @@ impl Store for Postgres {
     }
 
     async fn erasures(&self) -> Result<Erasures, StoreError> {
-        erasures::open(&self.pool, &self.db, &self.shared).await
+        self.read(erasures::open(&self.pool, &self.db, &self.shared)).await
     }
 
     fn erased_until(&self, user: &str) -> Option<Timestamp> {
@@ -365,19 +366,19 @@ impl Store for Postgres {
     }
 
     async fn keep_updates(&self) -> Result<u64, StoreError> {
-        updates::keep(&self.pool, &self.db).await
+        self.read(updates::keep(&self.pool, &self.db)).await
     }
 
     async fn forget_updates(&self) -> Result<(), StoreError> {
-        updates::forget(&self.pool, &self.db).await
+        self.read(updates::forget(&self.pool, &self.db)).await
     }
 
     async fn updates_after(&self, n: u64, limit: usize) -> Result<Vec<Commit>, StoreError> {
-        updates::after((&self.pool, &self.db), &self.shared.engine.views, n, limit).await
+        self.read(updates::after((&self.pool, &self.db), &self.shared.engine.views, n, limit)).await
     }
 
     async fn updates_published(&self, n: u64) -> Result<(), StoreError> {
-        updates::published(&self.pool, &self.db, n).await
+        self.read(updates::published(&self.pool, &self.db, n)).await
     }
 
     fn status(&self) -> StoreStatus {

@@ -216,6 +216,7 @@ impl Sqlite {
             cuts: mark.cuts,
             tasks: restored.tasks.iter().filter(|task| task.after.is_some()).count(),
             applied: applied.n,
+            letters: dead_letters::kept(&mut *journal_conn, &journal_db).await?,
         };
         let shared = Arc::new(Shared {
             engine: Engine::new(views, chains.clone(), options, start),
@@ -413,10 +414,6 @@ impl Store for Sqlite {
 
     async fn dead_letter_sizes(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, StoreError> {
         dead_letters::sizes(&self.journal.0, &self.journal.1, before, limit).await
-    }
-
-    async fn dead_letters_kept(&self) -> Result<u64, StoreError> {
-        dead_letters::kept(&self.journal.0, &self.journal.1).await
     }
 
     async fn dead_letter(&self, no: u64) -> Result<Option<KeptDeadLetter>, StoreError> {

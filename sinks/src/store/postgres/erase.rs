@@ -63,7 +63,7 @@ async fn run(users: &[u32], shared: &Shared, db: &Db, lease: &Lease) -> Result<(
             from = last;
             tokio::time::sleep(started.elapsed() * PASS_SHARE).await;
         }
-        cuts::erase(&mut conn, no, &user).await.map_err(&failed)?;
+        answer(TRY_FOR, cuts::erase(&mut conn, no, &user)).await.map_err(&failed)?;
         let forgotten = sqlx::query(
             "WITH held AS (SELECT FROM lease WHERE part_set = 0 AND epoch = $2 FOR SHARE) \
              UPDATE user_key SET old_key = NULL WHERE no = $1 AND EXISTS (SELECT FROM held)",

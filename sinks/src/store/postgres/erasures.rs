@@ -164,17 +164,19 @@ async fn erase_in(
 ) -> Result<bool, StoreError> {
     let failed = db.failed("erase what is not needed any more");
     erase_letters(conn, limits, shared, (db, lease)).await?;
-    trim_deltas(conn, shared.applied.load(Ordering::Acquire)).await.map_err(&failed)?;
-    let first: Option<i64> =
-        sqlx::query_scalar("SELECT min(n) FROM delta").fetch_one(&mut *conn).await.map_err(&failed)?;
+    let trimmed = async {
+        trim_deltas(conn, shared.applied.load(Ordering::Acquire)).await?;
+        sqlx::query(LOCK_TIMEOUT).execute(&mut *conn).await?;
+        sqlx::query_scalar("SELECT min(n) FROM delta").fetch_one(&mut *conn).await
+    };
+    let first: Option<i64> = answer(TRY_FOR, trimmed).await.map_err(&failed)?;
     if first.is_some_and(|first| first as u64 <= erasures.n()) {
         return Ok(false);
     }
-    sqlx::query(LOCK_TIMEOUT).execute(&mut *conn).await.map_err(&failed)?;
     let mut tables = vec!["dead_letter".to_owned(), "delta".to_owned()];
     if !erasures.users.is_empty() {
         tables.extend(["user_key", "audit_cut"].map(str::to_owned));
-        tables.extend(partitions_of(conn, erasures, shared).await.map_err(&failed)?);
+        tables.extend(answer(PACK_WITHIN, partitions_of(conn, erasures, shared)).await.map_err(&failed)?);
         tables.extend(["tasks", "users", "actions"].map(str::to_owned));
         tables.extend(shared.views.iter().map(|view| view.name.to_owned()));
     }
@@ -229,36 +231,51 @@ async fn erase_letters(
     shared: &Shared,
     (db, lease): (&Db, &Lease),
 ) -> Result<(), StoreError> {
-    let failed = db.failed("erase dead letters");
-    let covers = |user: &str, at: Timestamp| shared.chains.users().erased_until(user).is_some_and(|until| at <= until);
     let mut after = 0;
     loop {
         let started = Instant::now();
-        let mut transaction = conn.begin().await.map_err(&failed)?;
-        let rows = sqlx::query("SELECT * FROM dead_letter WHERE no > $1 ORDER BY no LIMIT $2");
-        let rows = answer(TRY_FOR, rows.bind(after).bind(LETTERS).fetch_all(&mut *transaction)).await;
-        let rows = rows.map_err(&failed)?;
-        let Some(last) = rows.last() else { return Ok(()) };
-        after = last.try_get::<i64, _>("no").map_err(&failed)?;
-        for row in &rows {
-            let mut kept = dead_letters::read(row, db)?;
-            if !covers_letter(&kept.letter, covers) {
-                continue;
-            }
-            erase_letter(&mut kept.letter, limits);
-            sqlx::query("UPDATE dead_letter SET detail = $1, headers = $2, value = $3 WHERE no = $4")
-                .bind(to_sql(&kept.letter.detail).into_owned())
-                .bind(header_bytes(&kept.letter))
-                .bind(&kept.letter.value[..])
-                .bind(kept.no as i64)
-                .execute(&mut *transaction)
-                .await
-                .map_err(&failed)?;
+        let step = async { Ok(erase_some_letters(conn, after, limits, shared, (db, lease)).await) };
+        match answer(TRY_FOR, step).await.map_err(db.failed("erase dead letters"))?? {
+            Some(last) => after = last,
+            None => return Ok(()),
         }
-        hold(&mut transaction, lease).await.map_err(&failed)??;
-        transaction.commit().await.map_err(&failed)?;
         tokio::time::sleep(started.elapsed() * PASS_SHARE).await;
     }
+}
+
+/// The next of them behind `after`; the last one's number, if there was any.
+async fn erase_some_letters(
+    conn: &mut PgConnection,
+    after: i64,
+    limits: &Limits,
+    shared: &Shared,
+    (db, lease): (&Db, &Lease),
+) -> Result<Option<i64>, StoreError> {
+    let failed = db.failed("erase dead letters");
+    let covers = |user: &str, at: Timestamp| shared.chains.users().erased_until(user).is_some_and(|until| at <= until);
+    let mut transaction = conn.begin().await.map_err(&failed)?;
+    let rows = sqlx::query("SELECT * FROM dead_letter WHERE no > $1 ORDER BY no LIMIT $2");
+    let rows = rows.bind(after).bind(LETTERS).fetch_all(&mut *transaction).await.map_err(&failed)?;
+    let Some(last) = rows.last() else { return Ok(None) };
+    let last = last.try_get::<i64, _>("no").map_err(&failed)?;
+    for row in &rows {
+        let mut kept = dead_letters::read(row, db)?;
+        if !covers_letter(&kept.letter, covers) {
+            continue;
+        }
+        erase_letter(&mut kept.letter, limits);
+        sqlx::query("UPDATE dead_letter SET detail = $1, headers = $2, value = $3 WHERE no = $4")
+            .bind(to_sql(&kept.letter.detail).into_owned())
+            .bind(header_bytes(&kept.letter))
+            .bind(&kept.letter.value[..])
+            .bind(kept.no as i64)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+    }
+    hold(&mut transaction, lease).await.map_err(&failed)??;
+    transaction.commit().await.map_err(&failed)?;
+    Ok(Some(last))
 }
 
 /// Only who holds the lease may write.
@@ -274,6 +291,19 @@ async fn hold(conn: &mut PgConnection, lease: &Lease) -> Result<Result<(), Store
 pub(crate) async fn done(erasures: &Erasures, shared: &Shared, db: &Db, lease: &Lease) -> Result<(), StoreError> {
     let failed = db.failed("note that erasures are done");
     let mut conn = db.connect(Role::Load, &lease.connection_name()).await.map_err(&failed)?;
+    let noted = async { Ok(note_done(&mut conn, erasures, shared, (db, lease)).await) };
+    answer(TRY_FOR, noted).await.map_err(&failed)??;
+    close(conn).await;
+    Ok(())
+}
+
+async fn note_done(
+    conn: &mut PgConnection,
+    erasures: &Erasures,
+    shared: &Shared,
+    (db, lease): (&Db, &Lease),
+) -> Result<(), StoreError> {
+    let failed = db.failed("note that erasures are done");
     let mut transaction = conn.begin().await.map_err(&failed)?;
     for erasure in &erasures.users {
         // One that came meanwhile is still to be done.
@@ -301,7 +331,6 @@ pub(crate) async fn done(erasures: &Erasures, shared: &Shared, db: &Db, lease: &
     }
     hold(&mut transaction, lease).await.map_err(&failed)??;
     transaction.commit().await.map_err(&failed)?;
-    shared.erasures.set(count(&mut conn).await.map_err(&failed)?);
-    close(conn).await;
+    shared.erasures.set(count(conn).await.map_err(&failed)?);
     Ok(())
 }

@@ -94,9 +94,13 @@ impl Lease {
 
     /// Another process has taken over: nothing can be written any more.
     pub(crate) fn lose(&self) {
-        if !self.lost.send_replace(true) {
-            tracing::error!(epoch = self.epoch, "another process took over the lease; nothing more is written");
-        }
+        self.lost.send_if_modified(|lost| {
+            if !*lost {
+                // Before anybody hears of it: the process ends at once then.
+                tracing::error!(epoch = self.epoch, "another process took over the lease; nothing more is written");
+            }
+            !std::mem::replace(lost, true)
+        });
     }
 
     /// Whether it is known that another process has taken over.
@@ -158,7 +162,7 @@ impl Lease {
             close(conn).await;
             Ok::<(), sqlx::Error>(())
         };
-        if let Err(error) = given_back.await {
+        if let Err(error) = answer(ANSWERS_WITHIN, given_back).await {
             tracing::warn!(%error, "the lease was not given back; it expires by itself");
         }
     }

@@ -20,7 +20,7 @@ use crate::store::block::After;
 use crate::store::chains::ChainId;
 use crate::store::cut::{Cut, Line, Link, prefix};
 use crate::store::engine::{PASS_PAUSE, PASS_SHARE, lower_priority};
-use crate::store::postgres::db::{At, Db, Role, close};
+use crate::store::postgres::db::{At, Db, Role, answer, close};
 use crate::store::postgres::entries::{COLUMNS, Entry, read};
 use crate::store::postgres::lease::Lease;
 use crate::store::postgres::tables::trim_deltas;
@@ -30,6 +30,8 @@ use crate::store::postgres::{Shared, cuts, partitions};
 const ENTRIES: i64 = 1000;
 /// Entries of one chain removed in one step.
 const OF_A_CHAIN: i64 = 100;
+/// A step that takes longer is given up with its connection: the server may be there and not answer.
+const TRY_FOR: Duration = Duration::from_secs(60);
 
 /// The removing thread.
 pub(crate) async fn run(shared: Arc<Shared>, db: Db, lease: Lease) {
@@ -79,19 +81,22 @@ async fn pass(
     let mut removed = 0;
     while !shared.expiry.is_closed() {
         let started = Instant::now();
-        match step(conn, shared, db, lease, line, &mut seen).await? {
+        let alone = shared.rewriting.lock().await;
+        let stepped = async { Ok(step(conn, shared, db, lease, line, &mut seen).await) };
+        match answer(TRY_FOR, stepped).await.map_err(&failed)?? {
             Some(count) => removed += count,
             None => break,
         }
+        drop(alone);
         tokio::time::sleep(started.elapsed() * PASS_SHARE).await;
     }
     if removed > 0 {
-        drop_empty(conn, shared, lease, kept_from).await.map_err(&failed)?;
+        answer(TRY_FOR, drop_empty(conn, shared, lease, kept_from)).await.map_err(&failed)?;
     }
     Ok(removed)
 }
 
-/// Looks at the next old entries after `seen`. `None` when there are none.
+/// Looks at the next old entries after `seen`. `None` when there are none. The caller alone rewrites entries.
 async fn step(
     conn: &mut PgConnection,
     shared: &Shared,
@@ -101,7 +106,6 @@ async fn step(
     seen: &mut (Timestamp, i64),
 ) -> Result<Option<u64>, StoreError> {
     let failed = db.failed("remove audit entries");
-    let _alone = shared.rewriting.lock().await;
     let applied = shared.applied.load(Ordering::Acquire);
     trim_deltas(conn, applied).await.map_err(&failed)?;
     let limit: i64 = sqlx::query_scalar(

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sqlx::Row;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::sqlite::{SqliteExecutor, SqlitePool, SqliteRow};
 use topics::dead_letter::DeadLetter;
 use topics::record::Position;
 use topics::time::Timestamp;
@@ -47,9 +47,9 @@ pub(crate) async fn sizes(
 }
 
 /// How many there are: they are numbered from 1, and none is removed.
-pub(crate) async fn kept(pool: &SqlitePool, db: &Db) -> Result<u64, StoreError> {
+pub(crate) async fn kept(of: impl SqliteExecutor<'_>, db: &Db) -> Result<u64, StoreError> {
     let last: i64 = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM dead_letter")
-        .fetch_one(pool)
+        .fetch_one(of)
         .await
         .map_err(db.failed("count dead letters"))?;
     Ok(last as u64)

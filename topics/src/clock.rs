@@ -1,4 +1,4 @@
-//! The clock: the only place of this crate that asks what time it is.
+//! The clock: the only place on an event's way that asks what time it is.
 //!
 //! A manual clock stands still until it is moved, and only moves forward. It lets a test, and a person who tries
 //! the system out, decide when reminders fall due.
@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::time::Timestamp;
 use chrono::Utc;
-use topics::Timestamp;
 
 /// Tells the time. Clones show the same time.
 #[derive(Clone, Debug)]

@@ -18,8 +18,8 @@ use topics::{Position, Timestamp};
 
 use super::connection::{Connection, is_refusal};
 use super::{Access, native};
-use crate::source::log::{NewRecord, StoredRecord};
-use crate::source::topics::{Bounds, Reading, Topics, TopicsError};
+use crate::log::{NewRecord, StoredRecord};
+use crate::topic::{Bounds, Reading, Topics, TopicsError};
 
 /// How long a record may be under way before its write counts as failed.
 const DELIVER_WITHIN_MS: &str = "30000";

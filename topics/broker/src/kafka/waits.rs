@@ -12,7 +12,7 @@ use std::ffi::{c_int, c_long, c_void};
 use std::hint::black_box;
 use std::io::{Error, ErrorKind};
 
-use crate::source::clock::Clock;
+use topics::clock::Clock;
 
 const CLOCK_MONOTONIC: c_int = 1;
 const THRD_SUCCESS: c_int = 0;

@@ -17,7 +17,7 @@ use topics::record::SourceTopic;
 use topics::topic_list;
 
 use super::{Log, LogError, StoredRecord};
-use crate::source::{BATCH_MAX, HandOver, PartitionProgress, Source, SourceError};
+use crate::{BATCH_MAX, HandOver, PartitionProgress, Source, SourceError};
 
 /// Batches that are read and not yet handed over.
 const BATCHES_AHEAD: usize = 2;

@@ -15,8 +15,8 @@ use topics::{Position, Record, Timestamp, topic_list};
 use super::connection::{self, Connection, Health};
 use super::native;
 use super::progress::{Partition, Shared};
-use crate::source::clock::Clock;
-use crate::source::{BATCH_MAX, Began, HandOver, SourceError};
+use crate::{BATCH_MAX, Began, HandOver, SourceError};
+use topics::clock::Clock;
 
 /// A batch is closed once its values are this long.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -317,10 +317,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Writes the group's offsets, for lag tools.
+    /// Writes the group's offsets, for lag tools: of each partition that is read, also of one without a record yet, which
+    /// would else look like one that nobody reads.
     fn tell_group(&self) {
         let mut positions = TopicPartitionList::new();
-        for partition in self.partitions.iter().map(Partition::progress).filter(|p| p.committed > 0) {
+        for partition in self.partitions.iter().map(Partition::progress) {
             let offset = Offset::Offset(partition.committed);
             // Only an offset that cannot be one is refused.
             let _ = positions.add_partition_offset(self.topic.name(), partition.partition, offset);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use topics::Timestamp;
 
 use super::*;
-use crate::source::log::NewRecord;
+use crate::log::NewRecord;
 
 fn records(partition: i32, count: i64) -> Vec<NewRecord> {
     let record = |n| NewRecord {

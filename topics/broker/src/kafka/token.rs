@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::client::OAuthToken;
 use serde::Deserialize;
 
-use crate::source::clock::Clock;
+use topics::clock::Clock;
 
 /// Longest life that the client is told of. It asks again after four fifths of it.
 const LIFE_MAX_MS: i64 = 10_000;

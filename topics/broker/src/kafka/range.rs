@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use topics::commit::NextOffset;
 use topics::record::SourceTopic;
 
-use crate::source::SourceError;
+use crate::SourceError;
 
 /// An error where what is stored was made of other partitions than those `asked` for; `None` asks for all. How many
 /// that are, only the broker can say, and with holes between them it is no range: the sidecar pushed them.

@@ -10,7 +10,7 @@ use topics::record::SourceTopic;
 use topics::topic_list;
 
 use super::{Numbers, Options};
-use crate::source::{PartitionProgress, SourceError};
+use crate::{PartitionProgress, SourceError};
 
 /// How often a thread that waits looks whether it should stop.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

@@ -22,8 +22,8 @@ use topics::commit::NextOffset;
 use topics::record::SourceTopic;
 use topics::{Position, Record};
 
-use crate::source::clock::Clock;
-use crate::source::{BATCH_MAX, HandOver, PartitionProgress, Source, SourceError};
+use crate::{BATCH_MAX, HandOver, PartitionProgress, Source, SourceError};
+use topics::clock::Clock;
 
 pub mod delivery;
 

@@ -1,21 +1,20 @@
-//! Where records and time come from: the only part of the pipeline that touches the outside.
+//! Where topics are, and where records come from: the embedded log, Kafka, or what a sidecar pushes.
 //!
 //! Whatever the source, it hands records over in order of each partition, in batches of bounded size, and waits
 //! while the pipeline is busy. It begins where the last commit ended, which the store knows, not the source.
 
 use std::sync::Arc;
 
-use ::topics::Record;
-use ::topics::commit::NextOffset;
-use ::topics::record::SourceTopic;
 use async_trait::async_trait;
 use tokio::sync::watch;
+use topics::Record;
+use topics::commit::NextOffset;
+use topics::record::SourceTopic;
 
-pub mod clock;
 pub mod kafka;
 pub mod log;
 pub mod push;
-pub mod topics;
+pub mod topic;
 
 /// Most records of a batch.
 pub const BATCH_MAX: usize = 1000;
