@@ -97,8 +97,6 @@ fn entry_of(
         Some(state) => state.clone(),
         None => tasks.get(fact.task).cloned(),
     };
-    // Of one whose task it is no more, it says nothing of the task.
-    let state = state.filter(|task| task.user_id == fact.user);
     let cause = fact.cause.as_deref();
     let metadata = Metadata {
         action_id: (!fact.about_reminder).then_some(fact.subject),

@@ -328,7 +328,7 @@ fn a_task_can_change_hands() {
             1 CREATED -→v1
             2 UPDATED v1→v2
             3 UPDATED v2→v3
-            4 REMINDER_CANCELLED -→-
+            4 REMINDER_CANCELLED v3→v3
             5 UPDATED v3→v4
             6 REMINDER_CANCELLED v4→v4
         "#]],

@@ -79,11 +79,9 @@ impl Tasks {
                 drafts.counts.stale += 1;
                 drafts.touched.push((id, live.clone()));
                 let warnings = event.warnings.clone();
-                // An entry of one whose task it is not says nothing of the task.
-                let shown = live.clone().filter(|task| task.user_id == owner);
-                let kept = known.filter(|_| shown.is_some()).and_then(|entry| entry.stated().kept(None));
+                let kept = known.filter(|_| live.is_some()).and_then(|entry| entry.stated().kept(None));
                 let said =
-                    Said { before: &shown, after: &shown, stale: true, warnings, kept, covered, ..Said::default() };
+                    Said { before: &live, after: &live, stale: true, warnings, kept, covered, ..Said::default() };
                 drafts.entry(order, &event, action, Some(id), owner, said);
                 return;
             }
