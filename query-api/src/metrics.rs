@@ -221,7 +221,7 @@ impl Metrics {
         for reason in ["tombstone", "unknown_type"] {
             drop(self.skipped.get_or_create(&ReasonLabels { reason }));
         }
-        for kind in [ActionKind::CreateNextTask, ActionKind::Reminder] {
+        for kind in ActionKind::ALL {
             drop(self.outbox_pending.get_or_create(&KindLabels { kind: kind.name() }));
         }
     }

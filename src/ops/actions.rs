@@ -26,10 +26,9 @@ use uuid::Uuid;
 use super::{Answer, CURSOR, LIMIT, finish_with_cursor, store_trouble};
 use crate::run::Parts;
 
-const STATES: &[&str] = &["DECIDED", "PENDING", "SENT", "DELIVERED", "CONFIRMED", "FAILED", "CANCELLED"];
 pub(super) const ACTIONS: &[Param] = &[
-    param("state", Kind::Words(STATES), "Any of these states."),
-    param("kind", Kind::Word(&["create-next-task", "reminder"]), "Only of this kind."),
+    param("state", Kind::Words(&ActionState::NAMES), "Any of these states."),
+    param("kind", Kind::Word(&ActionKind::NAMES), "Only of this kind."),
     param("taskId", Kind::Id, "Only of this task."),
     LIMIT,
     CURSOR,
@@ -39,11 +38,8 @@ pub(super) async fn show(api: Arc<Api>, parts: Arc<Parts>, ask: Ask) -> Answer {
     ask.caller.require(Scope::Ops)?;
     let mut params = ask.read(&[ACTIONS, COMMON]);
     params.zone("tz");
-    let states = params.words("state").into_iter().filter_map(action_state).collect();
-    let kind = params.word("kind").map(|word| match word {
-        "reminder" => ActionKind::Reminder,
-        _ => ActionKind::CreateNextTask,
-    });
+    let states = params.words("state").into_iter().filter_map(ActionState::parse).collect();
+    let kind = params.word("kind").and_then(ActionKind::parse);
     let task = params.id("taskId").map(TaskId);
     let limit = params.integer(&LIMIT) as usize;
     let after = params.one("cursor", |text| action_cursor(text).ok_or_else(|| "is unreadable".to_owned()));
@@ -62,10 +58,6 @@ pub(super) async fn show(api: Arc<Api>, parts: Arc<Parts>, ask: Ask) -> Answer {
     let as_of = parts.clock.now();
     let items = found.iter().map(|shown| shown_action(shown).to_string());
     Ok(list(ListBody { items, next_cursor, total: None, facets: None, as_of }, seen, hold))
-}
-
-fn action_state(name: &str) -> Option<ActionState> {
-    ActionState::ALL.into_iter().find(|state| state.name() == name)
 }
 
 fn action_cursor(text: &str) -> Option<(Timestamp, Uuid)> {

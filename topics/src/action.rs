@@ -23,8 +23,43 @@ pub enum ActionKind {
 }
 
 impl ActionKind {
+    /// Every kind.
+    pub const ALL: [ActionKind; 2] = [ActionKind::CreateNextTask, ActionKind::Reminder];
+
+    /// The names of all kinds.
+    pub const NAMES: [&str; ActionKind::ALL.len()] = {
+        let (mut names, mut at) = ([""; ActionKind::ALL.len()], 0);
+        while at < names.len() {
+            names[at] = ActionKind::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
+    /// The kind of a name on the wire.
+    pub fn parse(name: &str) -> Option<ActionKind> {
+        ActionKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Where a new action of this kind stands.
+    pub fn first_state(self) -> ActionState {
+        match self {
+            ActionKind::CreateNextTask => ActionState::Decided,
+            ActionKind::Reminder => ActionState::Pending,
+        }
+    }
+
+    /// Whether an action in this state is still asked for by the pipeline: creates always are, since the task that they
+    /// ask for may come back.
+    pub fn is_known_in(self, state: ActionState) -> bool {
+        match self {
+            ActionKind::CreateNextTask => true,
+            ActionKind::Reminder => state.is_open(),
+        }
+    }
+
     /// The name on the wire.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             ActionKind::CreateNextTask => "create-next-task",
             ActionKind::Reminder => "reminder",
@@ -65,8 +100,23 @@ impl ActionState {
         ActionState::Cancelled,
     ];
 
+    /// The names of all states.
+    pub const NAMES: [&str; ActionState::ALL.len()] = {
+        let (mut names, mut at) = ([""; ActionState::ALL.len()], 0);
+        while at < names.len() {
+            names[at] = ActionState::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
+    /// The state of a name on the wire.
+    pub fn parse(name: &str) -> Option<ActionState> {
+        ActionState::ALL.into_iter().find(|state| state.name() == name)
+    }
+
     /// The name on the wire.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             ActionState::Decided => "DECIDED",
             ActionState::Pending => "PENDING",

@@ -80,10 +80,8 @@ async fn status(State(api): State<Arc<Api>>, ask: Ask) -> Result<Response, Probl
     views.extend(api.views.iter().zip(rows).map(|(spec, rows)| view(spec.name, rows)));
     views.push(view("audit", report.audit_rows));
     let pending: u64 = report.outbox.pending.iter().map(|(_, number)| number).sum();
-    let mut by_kind: Map<String, Value> = [ActionKind::CreateNextTask, ActionKind::Reminder]
-        .into_iter()
-        .map(|kind| (kind.name().to_owned(), 0.into()))
-        .collect();
+    let mut by_kind: Map<String, Value> =
+        ActionKind::NAMES.into_iter().map(|name| (name.to_owned(), 0.into())).collect();
     by_kind.extend(report.outbox.pending.iter().map(|(kind, number)| (kind.name().to_owned(), (*number).into())));
     let oldest = report.outbox.oldest.map(|at| (now.millis() - at.millis()).max(0));
     let waiting = api.index.view("reminders").map(|view| api.index.tally(view, "PENDING", now)).unwrap_or_default();

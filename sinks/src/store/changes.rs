@@ -92,7 +92,7 @@ impl Changes {
         match change {
             OutboxChange::Decided(action) => {
                 let progress = Progress {
-                    state: first_state(action),
+                    state: action.kind.first_state(),
                     attempts: 0,
                     last_error: None,
                     next_attempt_at: None,
@@ -138,14 +138,6 @@ pub(crate) fn outlives_erasure(action: &Action, state: ActionState) -> bool {
     match action.kind {
         ActionKind::CreateNextTask => state.is_open() || state == ActionState::Delivered,
         ActionKind::Reminder => state.is_open(),
-    }
-}
-
-/// Where a new action stands.
-pub(crate) fn first_state(action: &Action) -> topics::action::ActionState {
-    match action.kind {
-        topics::action::ActionKind::CreateNextTask => topics::action::ActionState::Decided,
-        topics::action::ActionKind::Reminder => topics::action::ActionState::Pending,
     }
 }
 

@@ -51,7 +51,7 @@ impl Counted {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     actions: HashMap<Uuid, Counted>,
-    kinds: [Numbers; 2],
+    kinds: [Numbers; ActionKind::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -112,8 +112,8 @@ impl Tally {
 
     /// The numbers, one for each kind.
     pub(crate) fn numbers(&self) -> Vec<OpenActions> {
-        let kinds = [ActionKind::CreateNextTask, ActionKind::Reminder].into_iter();
-        kinds
+        ActionKind::ALL
+            .into_iter()
             .map(|kind| {
                 let of = &self.kinds[kind as usize];
                 let oldest = of.decided.first_key_value().map(|(at, _)| *at);

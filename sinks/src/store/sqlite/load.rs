@@ -611,10 +611,8 @@ async fn actions(
         };
         found.insert(*id, (action, progress.clone()));
     }
-    let mut actions: Vec<_> = found
-        .into_values()
-        .filter(|(action, progress)| action.kind == ActionKind::CreateNextTask || progress.state.is_open())
-        .collect();
+    let mut actions: Vec<_> =
+        found.into_values().filter(|(action, progress)| action.kind.is_known_in(progress.state)).collect();
     actions.sort_by_key(|(action, _)| (action.decided_at, action.id));
     Ok(actions)
 }
