@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use hashbrown::{HashMap, HashSet};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Row};
-use topics::action::{Action, ActionKind, ActionState, Progress};
+use topics::action::{Action, ActionState, Progress};
 use topics::commit::{NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::ids::{TaskId, UserId};
 use topics::record::SourceTopic;

@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use hashbrown::{HashMap, HashSet};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-use topics::action::{Action, ActionKind, ActionState, Progress};
+use topics::action::{Action, ActionState, Progress};
 use topics::commit::{NextOffset, Restored, RowChange, TaskRow, UserRow};
 use topics::ids::{TaskId, UserId};
 use topics::record::SourceTopic;
